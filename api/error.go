@@ -1,0 +1,120 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"strings"
+)
+
+// ErrorKind says what went wrong in terms that a program can act on. The
+// strings are part of the API and never change their meaning.
+type ErrorKind string
+
+// The kinds of error. One table in package rest maps them to HTTP status, one
+// in package cmd/berth to exit status.
+const (
+	Invalid     ErrorKind = "invalid"     // the request contradicts itself or is malformed
+	NotFound    ErrorKind = "not-found"   // the named thing does not exist
+	Exists      ErrorKind = "exists"      // the name is taken
+	InUse       ErrorKind = "in-use"      // something still depends on the thing
+	Conflict    ErrorKind = "conflict"    // the thing is in a state that does not allow this
+	Denied      ErrorKind = "denied"      // the caller may not do this
+	Exhausted   ErrorKind = "exhausted"   // no room, no address, no memory left
+	Unsupported ErrorKind = "unsupported" // this kind, host or kernel cannot do it
+	Unavailable ErrorKind = "unavailable" // a peer (registry, guest agent, daemon) does not answer
+	Corrupt     ErrorKind = "corrupt"     // data does not match its digest or its format
+	NotRunnable ErrorKind = "not-runnable" // the command exists but cannot be executed
+	NoCommand   ErrorKind = "no-command"  // the command is not in the image
+	Canceled    ErrorKind = "canceled"    // the caller gave up
+	Internal    ErrorKind = "internal"    // a fault of Berth's own
+)
+
+// Error is the one error type that crosses Berth's layers.
+//
+// A user sees one line, "Op Name: Err", that names the thing, the cause and
+// the way out. The wrapped chain stays available to errors.Is and errors.As on
+// this side of the wire; on the other side only Kind, Op, Name and the text
+// arrive.
+type Error struct {
+	Op   string    // what was attempted: "start", "pull"; may be empty
+	Kind ErrorKind // never empty
+	Name string    // the thing: an instance, an image, a path; may be empty
+	Err  error     // the cause and the way out; never nil
+}
+
+// E makes an Error. A nil err yields nil, so that "return api.E(…, err)" is
+// correct at the end of a function. A context's end always has the kind
+// Canceled; an error that already is an *Error keeps its kind where kind is
+// empty.
+func E(op string, kind ErrorKind, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) {
+		kind = Canceled
+	}
+	if kind == "" {
+		kind = KindOf(err)
+	}
+	return &Error{Op: op, Kind: kind, Name: name, Err: err}
+}
+
+// Error returns the one line a user sees. Fields that a wrapped Error repeats
+// are said once.
+func (e *Error) Error() string {
+	var b strings.Builder
+	var inner *Error
+	op, name := e.Op, e.Name
+	if errors.As(e.Err, &inner) {
+		if inner.Op == op {
+			op = ""
+		}
+		if inner.Name == name {
+			name = ""
+		}
+	}
+	b.WriteString(op)
+	if name != "" {
+		if b.Len() > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(name)
+	}
+	if b.Len() > 0 {
+		b.WriteString(": ")
+	}
+	b.WriteString(OneLine(e.Err.Error()))
+	return b.String()
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// KindOf returns the kind of the outermost *Error in err's chain; Canceled for
+// an ended context; Internal for any other error; "" for nil.
+func KindOf(err error) ErrorKind {
+	var e *Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &e):
+		return e.Kind
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return Canceled
+	}
+	return Internal
+}
+
+// IsKind reports whether err has the kind k.
+func IsKind(err error, k ErrorKind) bool { return err != nil && KindOf(err) == k }
+
+// OneLine folds every line break and control character of s into one space,
+// so that text from a guest, a registry or a kernel log cannot break out of
+// its line on a terminal.
+func OneLine(s string) string {
+	fields := strings.FieldsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+	for i := range fields {
+		fields[i] = strings.TrimSpace(fields[i])
+	}
+	return strings.TrimSpace(strings.Join(fields, " "))
+}
