@@ -13,20 +13,20 @@ type ErrorKind string
 // The kinds of error. One table in package rest maps them to HTTP status, one
 // in package cmd/berth to exit status.
 const (
-	Invalid     ErrorKind = "invalid"     // the request contradicts itself or is malformed
-	NotFound    ErrorKind = "not-found"   // the named thing does not exist
-	Exists      ErrorKind = "exists"      // the name is taken
-	InUse       ErrorKind = "in-use"      // something still depends on the thing
-	Conflict    ErrorKind = "conflict"    // the thing is in a state that does not allow this
-	Denied      ErrorKind = "denied"      // the caller may not do this
-	Exhausted   ErrorKind = "exhausted"   // no room, no address, no memory left
-	Unsupported ErrorKind = "unsupported" // this kind, host or kernel cannot do it
-	Unavailable ErrorKind = "unavailable" // a peer (registry, guest agent, daemon) does not answer
-	Corrupt     ErrorKind = "corrupt"     // data does not match its digest or its format
+	Invalid     ErrorKind = "invalid"      // the request contradicts itself or is malformed
+	NotFound    ErrorKind = "not-found"    // the named thing does not exist
+	Exists      ErrorKind = "exists"       // the name is taken
+	InUse       ErrorKind = "in-use"       // something still depends on the thing
+	Conflict    ErrorKind = "conflict"     // the thing is in a state that does not allow this
+	Denied      ErrorKind = "denied"       // the caller may not do this
+	Exhausted   ErrorKind = "exhausted"    // no room, no address, no memory left
+	Unsupported ErrorKind = "unsupported"  // this kind, host or kernel cannot do it
+	Unavailable ErrorKind = "unavailable"  // a peer (registry, guest agent, daemon) does not answer
+	Corrupt     ErrorKind = "corrupt"      // data does not match its digest or its format
 	NotRunnable ErrorKind = "not-runnable" // the command exists but cannot be executed
-	NoCommand   ErrorKind = "no-command"  // the command is not in the image
-	Canceled    ErrorKind = "canceled"    // the caller gave up
-	Internal    ErrorKind = "internal"    // a fault of Berth's own
+	NoCommand   ErrorKind = "no-command"   // the command is not in the image
+	Canceled    ErrorKind = "canceled"     // the caller gave up
+	Internal    ErrorKind = "internal"     // a fault of Berth's own
 )
 
 // Error is the one error type that crosses Berth's layers.

@@ -1,0 +1,253 @@
+package api
+
+import "time"
+
+// Kind says by what an instance is virtualized.
+type Kind string
+
+// The kinds of instance.
+const (
+	Container Kind = "container" // by the operating system: namespaces, cgroups, access control
+	VM        Kind = "vm"        // by the host: QEMU, with or without hardware support
+)
+
+// Virtualization says how a VM's processor and devices are provided.
+type Virtualization string
+
+// The ways to virtualize a VM.
+const (
+	VirtAuto     Virtualization = "auto"     // hardware where a probe guest proves it, else para
+	VirtHardware Virtualization = "hardware" // KVM on VT-x or AMD-V, virtio devices
+	VirtPara     Virtualization = "para"     // emulated processor, virtio devices
+	VirtFull     Virtualization = "full"     // every device emulated; not built yet
+)
+
+// State is the one word for where an instance stands in its life.
+//
+//	created ──start──▶ running ◀──▶ paused
+//	                     │
+//	                     ├─ stop, kill, own exit ─▶ exited ──start──▶ running
+//	                     ├─ own exit, restart policy ─▶ restarting ─▶ running
+//	                     └─ fault of the host, QEMU, the keeper ─▶ failed ──start──▶ running
+type State string
+
+// The states of an instance.
+const (
+	Created    State = "created"    // recorded, never started
+	Starting   State = "starting"   // being prepared or booting
+	Running    State = "running"    // its entrypoint runs
+	Paused     State = "paused"     // frozen in memory
+	Stopping   State = "stopping"   // asked to end, not ended yet
+	Restarting State = "restarting" // ended; its restart policy will start it again
+	Exited     State = "exited"     // its entrypoint ended; the exit code is known
+	Failed     State = "failed"     // ended by a fault; Status.Error says which
+	Removing   State = "removing"   // being deleted
+)
+
+// Alive reports whether processes of an instance in this state may run.
+func (s State) Alive() bool {
+	return s == Starting || s == Running || s == Paused || s == Stopping
+}
+
+// Instance is a workload with its own root filesystem, network, limits and
+// identity.
+type Instance struct {
+	ID       string    `json:"id" doc:"64 hexadecimal digits; any unique prefix names the instance"`
+	Name     string    `json:"name"`
+	Created  time.Time `json:"created"`
+	Spec     Spec      `json:"spec"`
+	Digest   string    `json:"image_digest" doc:"the manifest the instance was made from"`
+	Status   Status    `json:"status"`
+	Revision int64     `json:"revision" doc:"counts every change of the record"`
+}
+
+// Spec is what the user wants. It is complete after creation: defaults of the
+// image stay with the image, defaults of Berth are filled in.
+type Spec struct {
+	Name  string `json:"name,omitempty"`
+	Kind  Kind   `json:"kind,omitempty" enum:"container,vm" doc:"default container"`
+	Image string `json:"image"`
+
+	Entrypoint []string          `json:"entrypoint,omitempty" doc:"replaces the image's entrypoint and command; one empty string removes it"`
+	Command    []string          `json:"command,omitempty" doc:"replaces the image's command"`
+	Env        []string          `json:"env,omitempty" doc:"NAME=VALUE, added to the image's"`
+	User       string            `json:"user,omitempty" doc:"name or uid, optionally with :group"`
+	WorkingDir string            `json:"working_dir,omitempty"`
+	Hostname   string            `json:"hostname,omitempty" doc:"default: the first 12 digits of the id"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	TTY        bool              `json:"tty,omitempty"`
+	OpenStdin  bool              `json:"open_stdin,omitempty" doc:"keep standard input open while nobody is attached"`
+	StdinOnce  bool              `json:"stdin_once,omitempty" doc:"close standard input when the first attached client leaves"`
+	Init       bool              `json:"init,omitempty" doc:"run a reaping init as process 1 of a container"`
+	AutoRemove bool              `json:"auto_remove,omitempty" doc:"remove the instance when it has exited"`
+
+	StopSignal  string   `json:"stop_signal,omitempty" doc:"default: the image's, else SIGTERM"`
+	StopTimeout Duration `json:"stop_timeout,omitempty" doc:"grace between the stop signal and SIGKILL; default 10s"`
+
+	Limits   Limits        `json:"limits,omitzero"`
+	Ulimits  []Ulimit      `json:"ulimits,omitempty"`
+	Restart  RestartPolicy `json:"restart,omitzero"`
+	Health   *HealthCheck  `json:"health,omitempty" doc:"default: the image's"`
+	Mounts   []Mount       `json:"mounts,omitempty"`
+	Network  NetworkSpec   `json:"network,omitzero"`
+	Security Security      `json:"security,omitzero"`
+	VM       VMSpec        `json:"vm,omitzero"`
+}
+
+// Limits bound what an instance may use of its host. Zero means the kind's
+// default: none for a container; 1 CPU and 512 MiB for a VM. All of them can
+// be changed while the instance runs, as far as its kind allows.
+type Limits struct {
+	CPUs       float64 `json:"cpus,omitempty" doc:"processor time per wall time; a VM gets the next whole number of vCPUs"`
+	CPUWeight  uint64  `json:"cpu_weight,omitempty" doc:"share under contention, 1 to 10000, default 100"`
+	CPUSet     string  `json:"cpuset,omitempty" doc:"the processors to run on, as in 0-2,4"`
+	Memory     int64   `json:"memory,omitempty" doc:"bytes"`
+	MemorySwap int64   `json:"memory_swap,omitempty" doc:"bytes of memory and swap together; -1 for no limit of swap; default: no swap beyond the memory limit"`
+	PIDs       int64   `json:"pids,omitempty" doc:"processes and threads; -1 for no limit; default 4096 for a container"`
+	Disk       int64   `json:"disk,omitempty" doc:"bytes of the writable layer; VM only; default 10 GiB, sparse"`
+}
+
+// Ulimit is a resource limit of the entrypoint (setrlimit).
+type Ulimit struct {
+	Name string `json:"name" doc:"as in nofile, without RLIMIT_"`
+	Soft int64  `json:"soft" doc:"-1 for unlimited"`
+	Hard int64  `json:"hard" doc:"-1 for unlimited"`
+}
+
+// RestartMode says when an ended instance is started again.
+type RestartMode string
+
+// The restart modes, as docker users know them.
+const (
+	RestartNo            RestartMode = "no"
+	RestartOnFailure     RestartMode = "on-failure"     // after a non-zero exit or a fault
+	RestartAlways        RestartMode = "always"         // also after a reboot of the host
+	RestartUnlessStopped RestartMode = "unless-stopped" // like always, but not after berth stop
+)
+
+// RestartPolicy is a mode and, for on-failure, a bound.
+type RestartPolicy struct {
+	Mode       RestartMode `json:"mode,omitempty" enum:"no,on-failure,always,unless-stopped"`
+	MaxRetries int         `json:"max_retries,omitempty" doc:"on-failure only; 0 for no bound"`
+}
+
+// HealthCheck is a command run in the instance at intervals.
+type HealthCheck struct {
+	Test        []string `json:"test" doc:"[NONE], [CMD, args…] or [CMD-SHELL, line], as in an image's config"`
+	Interval    Duration `json:"interval,omitempty" doc:"default 30s"`
+	Timeout     Duration `json:"timeout,omitempty" doc:"default 30s"`
+	StartPeriod Duration `json:"start_period,omitempty" doc:"failures in it do not count"`
+	Retries     int      `json:"retries,omitempty" doc:"failures in a row that make it unhealthy; default 3"`
+}
+
+// MountType says where a mount's content comes from.
+type MountType string
+
+// The types of mount.
+const (
+	MountBind   MountType = "bind"   // a path of the host
+	MountVolume MountType = "volume" // a named volume
+	MountTmpfs  MountType = "tmpfs"  // memory
+)
+
+// Mount is a file tree that an instance sees in place of its image's.
+type Mount struct {
+	Type     MountType `json:"type" enum:"bind,volume,tmpfs"`
+	Source   string    `json:"source,omitempty" doc:"bind: an absolute path; volume: a name, made on first use"`
+	Target   string    `json:"target" doc:"an absolute path in the instance"`
+	ReadOnly bool      `json:"read_only,omitempty"`
+	Size     int64     `json:"size,omitempty" doc:"tmpfs only: bytes; default half of the memory limit or 64 MiB"`
+	Mode     uint32    `json:"mode,omitempty" doc:"tmpfs only: permission bits; default 1777"`
+	NoCopy   bool      `json:"no_copy,omitempty" doc:"volume only: do not fill an empty volume from the image"`
+}
+
+// Names of networks with a meaning of their own.
+const (
+	NetworkDefault = "default" // Berth's bridge
+	NetworkNone    = "none"    // loopback alone
+	NetworkHost    = "host"    // the host's own; containers only
+)
+
+// NetworkSpec says to which network an instance belongs.
+type NetworkSpec struct {
+	Name    string   `json:"name,omitempty" doc:"default, none, host; default: default"`
+	Address string   `json:"address,omitempty" doc:"a fixed address of the network's pool"`
+	MAC     string   `json:"mac,omitempty"`
+	Publish []Port   `json:"publish,omitempty"`
+	DNS     []string `json:"dns,omitempty" doc:"name servers instead of the network's own"`
+	Hosts   []string `json:"hosts,omitempty" doc:"NAME:ADDRESS, added to /etc/hosts"`
+}
+
+// Port is a port of the host that leads into an instance. The instance sees
+// the client's own address.
+type Port struct {
+	HostIP   string `json:"host_ip,omitempty" doc:"default: every address of the host"`
+	HostPort uint16 `json:"host_port,omitempty" doc:"0 for a free one, chosen at start"`
+	Port     uint16 `json:"port" doc:"in the instance"`
+	Protocol string `json:"protocol,omitempty" enum:"tcp,udp" doc:"default tcp"`
+}
+
+// Security narrows or widens what an instance may do. The zero value is the
+// safe default.
+type Security struct {
+	ReadOnly   bool     `json:"read_only,omitempty" doc:"the root filesystem cannot be written"`
+	CapAdd     []string `json:"cap_add,omitempty" doc:"as in NET_ADMIN, or ALL; a container's hold in its own user namespace only"`
+	CapDrop    []string `json:"cap_drop,omitempty"`
+	HostUsers  bool     `json:"host_users,omitempty" doc:"no user namespace: root in the container is root on the host"`
+	NewPrivs   bool     `json:"new_privileges,omitempty" doc:"allow setuid programs to gain privileges"`
+	Unconfined bool     `json:"unconfined,omitempty" doc:"no seccomp filter, no masked paths"`
+}
+
+// VMSpec is what only a VM has.
+type VMSpec struct {
+	Virtualization Virtualization `json:"virtualization,omitempty" enum:"auto,hardware,para,full" doc:"default auto"`
+	Kernel         string         `json:"kernel,omitempty" doc:"a kernel image; default kernel/debian-cloud"`
+}
+
+// Health is the verdict of the health check.
+type Health string
+
+// The verdicts.
+const (
+	HealthNone      Health = ""          // no health check
+	HealthStarting  Health = "starting"  // no verdict yet
+	HealthHealthy   Health = "healthy"   // the last check passed
+	HealthUnhealthy Health = "unhealthy" // Retries checks in a row failed
+)
+
+// Status is what Berth observes of an instance.
+type Status struct {
+	State    State     `json:"state"`
+	Error    string    `json:"error,omitempty" doc:"one line: why it failed or could not start"`
+	ExitCode *int      `json:"exit_code,omitempty" doc:"of the last run; absent while unknown"`
+	OOM      bool      `json:"oom,omitempty" doc:"the last run ended for lack of memory"`
+	PID      int       `json:"pid,omitempty" doc:"on the host: the container's process 1 or QEMU"`
+	Started  time.Time `json:"started,omitzero"`
+	Finished time.Time `json:"finished,omitzero"`
+	Restarts int       `json:"restarts,omitempty" doc:"by the restart policy, since the last start by a user"`
+	Stopped  bool      `json:"stopped,omitempty" doc:"a user ended it: no restart policy applies, except always after a reboot"`
+	Health   Health    `json:"health,omitempty"`
+
+	Virtualization Virtualization `json:"virtualization,omitempty" doc:"what auto became"`
+	Notice         string         `json:"notice,omitempty" doc:"one line the user should know, as why hardware virtualization is not used"`
+
+	Interfaces []Interface `json:"interfaces,omitempty"`
+	Ports      []Port      `json:"ports,omitempty" doc:"as published, free ports filled in"`
+}
+
+// Interface is a network interface of an instance.
+type Interface struct {
+	Network string `json:"network"`
+	Name    string `json:"name" doc:"in the instance, as in eth0"`
+	MAC     string `json:"mac"`
+	Address string `json:"address" doc:"with prefix length, as in 10.88.0.5/24"`
+	Gateway string `json:"gateway,omitempty"`
+}
+
+// Exit is how a run of an instance or a command in it ended.
+type Exit struct {
+	Code  int       `json:"code" doc:"the exit code; 128 + N after signal N"`
+	OOM   bool      `json:"oom,omitempty"`
+	Error string    `json:"error,omitempty" doc:"one line, when the end was a fault and not the command's own"`
+	Time  time.Time `json:"time"`
+}

@@ -1,0 +1,200 @@
+package api
+
+import "time"
+
+// Exec is a command to run in a running instance.
+type Exec struct {
+	Command    []string `json:"command"`
+	Env        []string `json:"env,omitempty" doc:"added to the instance's"`
+	User       string   `json:"user,omitempty" doc:"default: the instance's"`
+	WorkingDir string   `json:"working_dir,omitempty" doc:"default: the instance's"`
+	TTY        bool     `json:"tty,omitempty"`
+	Stdin      bool     `json:"stdin,omitempty" doc:"the command reads the client's standard input"`
+	Size       Size     `json:"size,omitzero" doc:"of the terminal at start"`
+}
+
+// Size is the size of a terminal in characters.
+type Size struct {
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}
+
+// Stats is what an instance has used. Counters grow from the instance's start.
+// For a container they count its cgroup, for a VM the guest as its agent sees
+// it, with HostMemory and HostCPU for what the VM costs the host.
+type Stats struct {
+	ID          string    `json:"id"`
+	Name        string    `json:"name"`
+	Time        time.Time `json:"time"`
+	CPU         Duration  `json:"cpu" doc:"processor time, user and system"`
+	Memory      int64     `json:"memory" doc:"bytes in use without the page cache"`
+	MemoryLimit int64     `json:"memory_limit" doc:"bytes"`
+	PIDs        int64     `json:"pids"`
+	NetRx       int64     `json:"net_rx" doc:"bytes received"`
+	NetTx       int64     `json:"net_tx" doc:"bytes sent"`
+	DiskRead    int64     `json:"disk_read" doc:"bytes"`
+	DiskWrite   int64     `json:"disk_write" doc:"bytes"`
+	HostMemory  int64     `json:"host_memory,omitempty" doc:"VM only: bytes resident on the host"`
+	HostCPU     Duration  `json:"host_cpu,omitempty" doc:"VM only: processor time of QEMU"`
+}
+
+// Top lists the processes of an instance, with pids as the instance sees them.
+type Top struct {
+	Processes []Process `json:"processes"`
+}
+
+// Process is one process of an instance.
+type Process struct {
+	PID     int    `json:"pid"`
+	PPID    int    `json:"ppid"`
+	User    string `json:"user" doc:"uid in the instance"`
+	State   string `json:"state" doc:"as in /proc/PID/stat"`
+	Memory  int64  `json:"memory" doc:"resident bytes"`
+	Command string `json:"command"`
+}
+
+// LogLine is one line, or a part of a very long one, that an instance wrote.
+type LogLine struct {
+	Time    time.Time `json:"time"`
+	Stream  string    `json:"stream" enum:"stdout,stderr"`
+	Text    string    `json:"text" doc:"without the line break; bytes that are not UTF-8 are replaced"`
+	Partial bool      `json:"partial,omitempty" doc:"the next line continues this one"`
+}
+
+// Event says that something changed.
+type Event struct {
+	Time   time.Time         `json:"time"`
+	Type   string            `json:"type" doc:"instance, image, volume, network"`
+	Action string            `json:"action" doc:"as in create, start, exit, health, pull"`
+	ID     string            `json:"id,omitempty"`
+	Name   string            `json:"name,omitempty"`
+	Detail map[string]string `json:"detail,omitempty"`
+}
+
+// Operation is work that takes longer than a request should.
+type Operation struct {
+	ID       string     `json:"id"`
+	Kind     string     `json:"kind" doc:"as in pull, import, bootstrap"`
+	Name     string     `json:"name,omitempty" doc:"what it works on"`
+	Started  time.Time  `json:"started"`
+	Done     bool       `json:"done"`
+	Error    *Problem   `json:"error,omitempty"`
+	Result   string     `json:"result,omitempty" doc:"the name or id of what it made"`
+	Progress []Progress `json:"progress,omitempty" doc:"the latest of each part"`
+}
+
+// Progress is how far one part of an operation has come.
+type Progress struct {
+	Part    string `json:"part" doc:"as in a layer's short digest"`
+	Stage   string `json:"stage" doc:"as in waiting, downloading, converting, done"`
+	Current int64  `json:"current,omitempty" doc:"bytes"`
+	Total   int64  `json:"total,omitempty" doc:"bytes; 0 while unknown"`
+	Text    string `json:"text,omitempty" doc:"a line of output, where the stage is not counted in bytes"`
+}
+
+// Problem is an Error on the wire.
+type Problem struct {
+	Kind    ErrorKind `json:"kind"`
+	Op      string    `json:"op,omitempty"`
+	Name    string    `json:"name,omitempty"`
+	Message string    `json:"message" doc:"the whole line a user sees"`
+}
+
+// Image is a named image of the store.
+type Image struct {
+	Name     string       `json:"name" doc:"as in docker.io/library/debian:12, or a short local name"`
+	Digest   string       `json:"digest" doc:"of the manifest or index"`
+	Created  time.Time    `json:"created"`
+	Size     int64        `json:"size" doc:"bytes of content in the store: layers as distributed and as EROFS"`
+	Platform string       `json:"platform,omitempty"`
+	Type     string       `json:"type" doc:"rootfs or kernel"`
+	Layers   []ImageLayer `json:"layers,omitempty" doc:"bottom first; inspect only"`
+	Config   *ImageConfig `json:"config,omitempty" doc:"inspect only"`
+	Users    []string     `json:"users,omitempty" doc:"instances that hold it; inspect only"`
+}
+
+// ImageLayer is one read-only layer.
+type ImageLayer struct {
+	DiffID string `json:"diff_id" doc:"digest of the uncompressed tar"`
+	Digest string `json:"digest" doc:"digest as distributed"`
+	Size   int64  `json:"size" doc:"bytes as distributed"`
+	EROFS  int64  `json:"erofs" doc:"bytes of the EROFS image"`
+}
+
+// ImageConfig is what an image says of how it wants to run.
+type ImageConfig struct {
+	Entrypoint []string          `json:"entrypoint,omitempty"`
+	Command    []string          `json:"command,omitempty"`
+	Env        []string          `json:"env,omitempty"`
+	User       string            `json:"user,omitempty"`
+	WorkingDir string            `json:"working_dir,omitempty"`
+	StopSignal string            `json:"stop_signal,omitempty"`
+	Volumes    []string          `json:"volumes,omitempty"`
+	Ports      []string          `json:"ports,omitempty" doc:"as in 80/tcp"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Health     *HealthCheck      `json:"health,omitempty"`
+}
+
+// Volume is storage that outlives instances.
+type Volume struct {
+	Name    string            `json:"name"`
+	Created time.Time         `json:"created"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Path    string            `json:"path" doc:"on the host"`
+	Users   []string          `json:"users,omitempty" doc:"instances that mount it"`
+}
+
+// Info describes a daemon and its host.
+type Info struct {
+	Version   string            `json:"version"`
+	Host      string            `json:"host"`
+	Kernel    string            `json:"kernel"`
+	Arch      string            `json:"arch"`
+	CPUs      int               `json:"cpus"`
+	Memory    int64             `json:"memory" doc:"bytes"`
+	Root      string            `json:"root" doc:"where state lives"`
+	Run       string            `json:"run" doc:"where runtime facts live"`
+	Cgroup    string            `json:"cgroup" doc:"v1 or v2"`
+	Instances map[string]int    `json:"instances" doc:"how many in each state"`
+	Images    int               `json:"images"`
+	Drivers   map[string]string `json:"drivers" doc:"each kind, and why it cannot be used where it cannot"`
+	Hardware  string            `json:"hardware" doc:"whether hardware virtualization was proved, or why not"`
+	Warnings  []string          `json:"warnings,omitempty"`
+}
+
+// VersionInfo names a build.
+type VersionInfo struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Built   string `json:"built,omitempty"`
+	Go      string `json:"go"`
+	API     string `json:"api"`
+}
+
+// Pruned is what a prune removed.
+type Pruned struct {
+	Instances []string `json:"instances,omitempty"`
+	Images    []string `json:"images,omitempty"`
+	Volumes   []string `json:"volumes,omitempty"`
+	Bytes     int64    `json:"bytes" doc:"freed"`
+}
+
+// Channel is the first byte of every binary message of an attach or exec
+// stream (a websocket); the rest is the channel's data.
+type Channel byte
+
+// The channels of a stream.
+const (
+	ChannelStdin   Channel = 0 // client to server
+	ChannelStdout  Channel = 1 // server to client
+	ChannelStderr  Channel = 2 // server to client
+	ChannelControl Channel = 3 // a Control as JSON, both ways
+)
+
+// Control is a message on ChannelControl; one field is set.
+type Control struct {
+	Resize     *Size    `json:"resize,omitempty"`      // client: the terminal's new size
+	CloseStdin bool     `json:"close_stdin,omitempty"` // client: end of standard input
+	Exit       *Exit    `json:"exit,omitempty"`        // server: the command ended; last message
+	Problem    *Problem `json:"problem,omitempty"`     // server: it failed; last message
+}
