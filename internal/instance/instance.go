@@ -1,0 +1,159 @@
+// Package instance says what it takes to run an instance, whatever its kind.
+//
+// # Words
+//
+// An instance is a record of the engine (api.Instance). A run is one life of
+// it: from Create until Delete of a Handle. Each start of an instance is a new
+// run; what outlives a run (the writable layer, the log, the record) belongs
+// to the engine and is handed to the driver in Prepared.
+//
+// # Life of a run
+//
+//	Driver.Plan ─▶ Driver.Create ─▶ Handle.Start ─▶ Handle.Wait ─▶ Handle.Delete
+//	                     │                                 ▲
+//	                     └── berthd dies, a new one: Driver.Adopt ──┘
+//
+// Create makes everything ready: namespaces, cgroups, mounts, interfaces, the
+// VM's process. After it the run exists, holds memory, and runs no code of the
+// user's. Start lets the entrypoint go. Wait returns once the run has ended,
+// however it ended. Delete takes back all that Create made; it may be called
+// at any time, any number of times, and ends what still runs.
+//
+// A driver never looks anything up: paths, addresses, layers and limits
+// arrive finished in Prepared. It keeps no state that it cannot find again
+// after berthd was killed: what it needs stands in Prepared.RunDir or in the
+// keeper.
+//
+// Drivers are kinds of one noun, so they are tested by one suite: package
+// instancetest.
+package instance
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// Driver runs instances of one kind. All methods may be called concurrently,
+// but the engine never works on one instance from two goroutines, except for
+// Wait and the optional interfaces of a Handle, which run beside anything.
+type Driver interface {
+	// Kind returns the kind of instance this driver runs.
+	Kind() api.Kind
+
+	// Plan says what Create would do: an OCI config.json; QEMU's arguments and
+	// QMP commands. It is a pure function: it reads no file and asks no
+	// kernel. It fails with kind Invalid or Unsupported where the
+	// specification cannot work on this host, and so doubles as validation.
+	Plan(*Prepared, Host) (Plan, error)
+
+	// Create makes a run and leaves it before its first instruction. On
+	// failure nothing is left behind. The command's absence from the image is
+	// reported here or by Start, as api.NoCommand or api.NotRunnable.
+	Create(context.Context, *Prepared) (Handle, error)
+
+	// Adopt finds the run of an instance again after a restart of berthd. The
+	// Prepared is the one that Create got, read back from disk. It fails with
+	// kind NotFound where no run exists. A run that has ended meanwhile is
+	// adopted too: its Wait returns how it ended.
+	Adopt(context.Context, *Prepared) (Handle, error)
+}
+
+// Handle is one run of an instance.
+type Handle interface {
+	// Start lets the entrypoint go. It returns once the entrypoint runs.
+	Start(context.Context) error
+
+	// Signal sends a signal to the entrypoint. A run that has ended yields
+	// kind Conflict.
+	Signal(ctx context.Context, signal int) error
+
+	// Stop asks the entrypoint to end by the signal, and ends it by force
+	// after the grace. It returns once the run has ended; a run that has
+	// already ended is a success.
+	Stop(ctx context.Context, signal int, grace time.Duration) error
+
+	// Wait returns how the run ended, once it has ended. Any number of
+	// callers may wait, at any time before Delete.
+	Wait(context.Context) (api.Exit, error)
+
+	// Status observes the run now.
+	Status(context.Context) (Status, error)
+
+	// Update changes the limits of the run to those given, live. It may be
+	// called again with the same limits.
+	Update(context.Context, api.Limits) error
+
+	// Delete ends the run and takes back everything Create made.
+	Delete(context.Context) error
+}
+
+// Status is what a driver observes of a run.
+type Status struct {
+	State          api.State          // Created, Running, Paused, Exited or Failed
+	PID            int                // on the host; 0 once ended
+	Virtualization api.Virtualization // of a VM: what was chosen
+	Notice         string             // one line worth telling, or ""
+}
+
+// Plan is what a driver intends to do, as indented JSON that a person can
+// read and a golden test can hold.
+type Plan []byte
+
+// The abilities below are found by type assertion on a Handle. Where one is
+// missing, the engine says that the kind cannot do it.
+
+// Execer runs further commands in a run.
+type Execer interface {
+	// Exec runs the command and returns how it ended. The streams are its
+	// standard streams; Exec returns after the last output was written. A
+	// canceled context kills the command.
+	Exec(context.Context, api.Exec, Streams) (api.Exit, error)
+}
+
+// Attacher connects to the standard streams of the entrypoint.
+type Attacher interface {
+	// Attach returns once the entrypoint has ended or ctx is canceled; the
+	// streams carry what is written from now on. Several clients may be
+	// attached. Attach calls ready (where not nil) once no output can be
+	// missed any more, so that a caller can attach before it starts.
+	Attach(ctx context.Context, s Streams, ready func()) error
+}
+
+// Pauser freezes and thaws a run.
+type Pauser interface {
+	Pause(context.Context) error
+	Unpause(context.Context) error
+}
+
+// Statser measures a run.
+type Statser interface {
+	Stats(context.Context) (api.Stats, error)
+}
+
+// Topper lists the processes of a run.
+type Topper interface {
+	Top(context.Context) (api.Top, error)
+}
+
+// Copier moves files between a run's root filesystem, as the run sees it, and
+// the host, as tar streams. Paths are absolute and resolved inside the
+// instance: a symbolic link never leads to a file of the host.
+type Copier interface {
+	// CopyIn unpacks the tar stream into the existing directory dir.
+	CopyIn(ctx context.Context, dir string, tar io.Reader) error
+	// CopyOut packs the file or directory path; names in the tar begin with
+	// path's last element.
+	CopyOut(ctx context.Context, path string, tar io.Writer) error
+}
+
+// Streams are the standard streams of a command. Nil fields are not
+// connected.
+type Streams struct {
+	Stdin  io.Reader       // its end closes the command's standard input
+	Stdout io.Writer       // with a terminal, all output
+	Stderr io.Writer       // without a terminal
+	Resize <-chan api.Size // with a terminal: each new size
+}

@@ -1,0 +1,123 @@
+package instance
+
+import "github.com/berthcloud/berth/api"
+
+// Prepared is everything a driver needs for one run, finished by the engine.
+// It is plain data: the engine writes it to RunDir/prepared.json before
+// Create, and reads it back for Adopt.
+type Prepared struct {
+	ID   string   `json:"id"`
+	Spec api.Spec `json:"spec"`
+
+	Process Process `json:"process"` // image and Spec merged
+	Rootfs  Rootfs  `json:"rootfs"`
+
+	Interfaces []Interface  `json:"interfaces,omitempty"` // beside loopback
+	HostNet    bool         `json:"host_net,omitempty"`   // containers: share the host's network
+	Mounts     []Mount      `json:"mounts,omitempty"`     // sources resolved and existing
+	Hostname   string       `json:"hostname"`
+	DNS        []string     `json:"dns,omitempty"`   // name servers for resolv.conf
+	Hosts      []HostsEntry `json:"hosts,omitempty"` // lines of /etc/hosts beyond localhost
+
+	Users  IDRange `json:"users"`  // containers: the host ids of the user namespace; Size 0 for none
+	Kernel Kernel  `json:"kernel"` // VMs
+
+	Dir     string `json:"dir"`     // existing; survives a reboot of the host
+	RunDir  string `json:"run_dir"` // existing; does not
+	LogPath string `json:"log_path"`
+	Cgroup  string `json:"cgroup"` // path below the hierarchy's root that the run owns, as in /berth/ID
+}
+
+// Process is the entrypoint of a run.
+type Process struct {
+	Args        []string `json:"args"` // never empty; Args[0] is looked up in PATH of Env inside the instance
+	Env         []string `json:"env"`
+	User        string   `json:"user,omitempty"` // name, uid, name:group…; resolved inside the instance
+	WorkingDir  string   `json:"working_dir"`
+	TTY         bool     `json:"tty,omitempty"`
+	OpenStdin   bool     `json:"open_stdin,omitempty"`
+	StdinOnce   bool     `json:"stdin_once,omitempty"`
+	StopSignal  int      `json:"stop_signal"`
+	InitialSize api.Size `json:"initial_size,omitzero"`
+}
+
+// Rootfs describes where the root filesystem comes from.
+type Rootfs struct {
+	// Layers are the read-only layers, bottom first. For a container each is
+	// a directory of the host (a mounted EROFS image); for a VM each is an
+	// EROFS image file.
+	Layers []string `json:"layers"`
+	// Upper and Work are a container's writable layer: overlayfs's upperdir
+	// and workdir, on one filesystem. File ownership in Upper is the
+	// container's own (ids 0 to 65535), never shifted.
+	Upper string `json:"upper,omitempty"`
+	Work  string `json:"work,omitempty"`
+	// Disk is a VM's writable layer: a sparse raw file of DiskSize bytes. It
+	// holds ext4 after the first run; the driver makes the filesystem where
+	// the file does not exist.
+	Disk     string `json:"disk,omitempty"`
+	DiskSize int64  `json:"disk_size,omitempty"`
+}
+
+// Interface is a network interface that the driver plugs: a veth pair for a
+// container, a tap for a VM, one end of it a port of the bridge.
+type Interface struct {
+	Network  string   `json:"network"`
+	Name     string   `json:"name"`      // in the instance: eth0
+	HostName string   `json:"host_name"` // on the host, unique, at most 15 bytes
+	Bridge   string   `json:"bridge"`
+	MAC      string   `json:"mac"`
+	Address  []string `json:"addresses"` // with prefix length
+	Gateway  string   `json:"gateway,omitempty"`
+	MTU      int      `json:"mtu,omitempty"` // 0 for the bridge's
+}
+
+// Mount is a mount of the specification whose source the engine has resolved.
+type Mount struct {
+	Type     api.MountType `json:"type"`
+	Source   string        `json:"source,omitempty"` // an absolute, existing path of the host; "" for tmpfs
+	Target   string        `json:"target"`           // in the instance; made where missing
+	ReadOnly bool          `json:"read_only,omitempty"`
+	Size     int64         `json:"size,omitempty"` // tmpfs: bytes
+	Mode     uint32        `json:"mode,omitempty"` // tmpfs
+}
+
+// HostsEntry is a line of /etc/hosts.
+type HostsEntry struct {
+	Address string   `json:"address"`
+	Names   []string `json:"names"`
+}
+
+// IDRange is a range of user and group ids of the host.
+type IDRange struct {
+	First uint32 `json:"first"`
+	Size  uint32 `json:"size"`
+}
+
+// Kernel is a guest kernel, unpacked on the host.
+type Kernel struct {
+	Release string `json:"release"` // as uname -r
+	Vmlinux string `json:"vmlinux"` // uncompressed ELF with the PVH note
+	Modules string `json:"modules"` // the directory that holds modules.dep
+	Config  string `json:"config"`  // the kernel's .config
+}
+
+// Host is what a driver's plan depends on beside the specification. It is
+// gathered once when berthd starts.
+type Host struct {
+	Arch     string // as GOARCH
+	CPUs     int
+	Memory   int64 // bytes
+	CgroupV2 bool  // unified hierarchy alone
+	TSCKHz   int   // frequency of the time stamp counter, 0 where unknown
+
+	UserNamespaces bool
+	AppArmor       bool
+	SELinux        bool
+
+	QEMU      string // path of qemu-system for Arch, "" where there is none
+	Virtiofsd string // path, "" where there is none
+	KVM       bool   // proved by a probe guest
+	KVMReason string // one line: why KVM is, or is not, used
+	VMUser    int    // uid and gid that QEMU runs as; 0 where none is set aside
+}
