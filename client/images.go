@@ -1,0 +1,88 @@
+package client
+
+import (
+	"context"
+	"io"
+	"net/url"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// Images returns the images of the store, by name.
+func (c *Client) Images(ctx context.Context) ([]api.Image, error) {
+	return get[[]api.Image](ctx, c, nil, "images")
+}
+
+// Image returns an image with its layers, its configuration and its users.
+func (c *Client) Image(ctx context.Context, ref string) (api.Image, error) {
+	return get[api.Image](ctx, c, nil, "images", ref)
+}
+
+// RemoveImage removes a name from the store, and the content that no other
+// name needs. Force removes it though stopped instances were made from it.
+func (c *Client) RemoveImage(ctx context.Context, ref string, force bool) error {
+	path, err := at("images", ref)
+	if err != nil {
+		return err
+	}
+	return c.send(ctx, request{method: "DELETE", path: path, query: query("force", flag(force))})
+}
+
+// TagImage gives an image a further name.
+func (c *Client) TagImage(ctx context.Context, ref, name string) error {
+	path, err := at("images", ref, "tag")
+	if err != nil {
+		return err
+	}
+	return c.send(ctx, request{method: "POST", path: path, query: query("name", name)})
+}
+
+// The formats of an archive of images.
+const (
+	FormatOCI    = "oci"    // an OCI image layout
+	FormatDocker = "docker" // what docker load reads
+)
+
+// ExportImage writes images as one tar archive.
+func (c *Client) ExportImage(ctx context.Context, refs []string, format string, w io.Writer) error {
+	q := query("format", format)
+	q["image"] = refs
+	return c.tar(ctx, request{method: "GET", path: "/v1/archive", query: q}, w)
+}
+
+// ImportImage sends an archive (plain tar, docker-archive, OCI archive;
+// compressed or not) as an image of the given name ("": the archive's own) and
+// hands each state of the operation to f. Giving up cancels the import.
+func (c *Client) ImportImage(ctx context.Context, name string, archive io.Reader, f func(api.Operation) error) (api.Operation, error) {
+	r := request{method: "POST", path: "/v1/archive", query: query("name", name), body: archive}
+	return finish(ctx, c, r, f)
+}
+
+// Volumes returns all volumes, by name.
+func (c *Client) Volumes(ctx context.Context) ([]api.Volume, error) {
+	return get[[]api.Volume](ctx, c, nil, "volumes")
+}
+
+// Volume returns one volume with the instances that mount it.
+func (c *Client) Volume(ctx context.Context, name string) (api.Volume, error) {
+	return get[api.Volume](ctx, c, nil, "volumes", name)
+}
+
+// CreateVolume makes a volume; "" lets the daemon choose the name.
+func (c *Client) CreateVolume(ctx context.Context, name string, labels map[string]string) (api.Volume, error) {
+	body := struct {
+		Name   string            `json:"name,omitempty"`
+		Labels map[string]string `json:"labels,omitempty"`
+	}{name, labels}
+	return call[api.Volume](ctx, c, request{method: "POST", path: "/v1/volumes", body: body})
+}
+
+// RemoveVolume deletes a volume with what it holds. With force a missing one
+// is a success.
+func (c *Client) RemoveVolume(ctx context.Context, name string, force bool) error {
+	path, err := at("volumes", name)
+	if err != nil {
+		return err
+	}
+	return c.send(ctx, request{method: "DELETE", path: path, query: url.Values(query("force", flag(force)))})
+}

@@ -1,0 +1,124 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// OperationRequest starts one operation; exactly one field is set.
+type OperationRequest struct {
+	Pull      *PullRequest      `json:"pull,omitempty"`
+	Bootstrap *BootstrapRequest `json:"bootstrap,omitempty"`
+	Kernel    *KernelRequest    `json:"kernel,omitempty"`
+	Base      *BaseRequest      `json:"base,omitempty"`
+	Import    *ImportRequest    `json:"import,omitempty"`
+}
+
+// PullRequest fetches an image from a registry.
+type PullRequest struct {
+	Image    string `json:"image"`
+	Insecure bool   `json:"insecure,omitempty"` // plain HTTP, or a certificate nobody vouches for
+	Username string `json:"username,omitempty"`
+	Password string `json:"password,omitempty"` // a password or an identity token
+}
+
+// BootstrapRequest makes an image from a distribution's packages.
+type BootstrapRequest struct {
+	Name string `json:"name"` // as in debian:12
+}
+
+// KernelRequest makes a guest kernel from the distribution's packages.
+type KernelRequest struct {
+	Flavor string `json:"flavor"` // cloud or standard
+}
+
+// BaseRequest makes the tiny image "base" from the host's busybox.
+type BaseRequest struct{}
+
+// ImportRequest reads an archive or OCI layout on the daemon's side.
+type ImportRequest struct {
+	Name string `json:"name,omitempty"`
+	Path string `json:"path"`
+}
+
+// StartOperation starts an operation and returns at once.
+func (c *Client) StartOperation(ctx context.Context, r OperationRequest) (api.Operation, error) {
+	return call[api.Operation](ctx, c, request{method: "POST", path: "/v1/operations", body: r})
+}
+
+// Operations returns the operations that run, and those that ended lately.
+func (c *Client) Operations(ctx context.Context) ([]api.Operation, error) {
+	return get[[]api.Operation](ctx, c, nil, "operations")
+}
+
+// Operation returns one operation.
+func (c *Client) Operation(ctx context.Context, id string) (api.Operation, error) {
+	return get[api.Operation](ctx, c, nil, "operations", id)
+}
+
+// CancelOperation asks an operation to end early and leave nothing behind.
+func (c *Client) CancelOperation(ctx context.Context, id string) error {
+	path, err := at("operations", id)
+	if err != nil {
+		return err
+	}
+	return c.send(ctx, request{method: "DELETE", path: path})
+}
+
+// WatchOperation hands each state of an operation to f until it is done.
+func (c *Client) WatchOperation(ctx context.Context, id string, f func(api.Operation) error) error {
+	path, err := at("operations", id, "watch")
+	if err != nil {
+		return err
+	}
+	return lines(ctx, c, request{method: "GET", path: path}, f)
+}
+
+// cancelGrace bounds how long Run waits for a canceled operation to be
+// acknowledged.
+const cancelGrace = 5 * time.Second
+
+// Run starts an operation, hands each state of it to f (which may be nil) and
+// returns its last state, or its error. Where ctx ends first, the operation is
+// canceled.
+func (c *Client) Run(ctx context.Context, r OperationRequest, f func(api.Operation) error) (api.Operation, error) {
+	op, err := c.StartOperation(ctx, r)
+	if err != nil {
+		return op, err
+	}
+	path, err := at("operations", op.ID, "watch")
+	if err != nil {
+		return op, err
+	}
+	last, err := finish(ctx, c, request{method: "GET", path: path}, f)
+	if ctx.Err() != nil {
+		cancel, done := context.WithTimeout(context.WithoutCancel(ctx), cancelGrace)
+		defer done()
+		err = errors.Join(err, c.CancelOperation(cancel, op.ID))
+	}
+	return last, err
+}
+
+// finish reads a stream of an operation's states to its end.
+func finish(ctx context.Context, c *Client, r request, f func(api.Operation) error) (api.Operation, error) {
+	var last api.Operation
+	err := lines(ctx, c, r, func(op api.Operation) error {
+		last = op
+		if f == nil {
+			return nil
+		}
+		return f(op)
+	})
+	switch {
+	case err != nil:
+		return last, err
+	case last.Error != nil:
+		return last, ProblemError(*last.Error)
+	case !last.Done:
+		return last, &api.Error{Kind: api.Unavailable, Err: errors.New("berthd ended before the operation did; start berthd and try again")}
+	}
+	return last, nil
+}

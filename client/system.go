@@ -1,0 +1,44 @@
+package client
+
+import (
+	"context"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// EventOptions narrows Events. Keys of filters are type, action, name, id.
+type EventOptions struct {
+	Since, Until time.Time // zero Until: go on until ctx ends
+	Filters      map[string][]string
+}
+
+// Events hands what happens to f: first what is remembered since Since, then
+// what is new.
+func (c *Client) Events(ctx context.Context, o EventOptions, f func(api.Event) error) error {
+	q := query("since", stamp(o.Since), "until", stamp(o.Until))
+	addFilters(q, o.Filters)
+	return lines(ctx, c, request{method: "GET", path: "/v1/events", query: q}, f)
+}
+
+// Info describes the daemon and its host.
+func (c *Client) Info(ctx context.Context) (api.Info, error) {
+	return get[api.Info](ctx, c, nil, "info")
+}
+
+// Version names the daemon's build.
+func (c *Client) Version(ctx context.Context) (api.VersionInfo, error) {
+	return get[api.VersionInfo](ctx, c, nil, "version")
+}
+
+// PruneOptions says what Prune removes beside stopped instances.
+type PruneOptions struct {
+	Images  bool // images that no instance uses
+	Volumes bool // volumes that no instance mounts
+}
+
+// Prune removes what is not in use.
+func (c *Client) Prune(ctx context.Context, o PruneOptions) (api.Pruned, error) {
+	q := query("images", flag(o.Images), "volumes", flag(o.Volumes))
+	return call[api.Pruned](ctx, c, request{method: "POST", path: "/v1/prune", query: q})
+}
