@@ -19,7 +19,7 @@ const tokenLength = 8
 // tests and between processes.
 func Token(t testing.TB) string {
 	top, _, _ := strings.Cut(t.Name(), "/")
-	return "bt" + hash(strconv.Itoa(os.Getpid())+top)[:tokenLength-2]
+	return "bt" + hash(strconv.Itoa(os.Getpid()) + top)[:tokenLength-2]
 }
 
 // Name returns 11 letters and digits that name something of this test or
