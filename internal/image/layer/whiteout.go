@@ -1,0 +1,62 @@
+package layer
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/image/erofs"
+)
+
+// Names of the OCI image-spec's layer.md, "Whiteouts". Names with the doubled
+// prefix are aufs's own; of those only the opaque mark means something.
+const (
+	whiteoutPrefix = ".wh."
+	metaPrefix     = whiteoutPrefix + whiteoutPrefix
+	opaqueName     = metaPrefix + ".opq"
+)
+
+// opaqueXattr makes overlayfs hide what lower layers have in a directory:
+// Documentation/filesystems/overlayfs.rst.
+const opaqueXattr = "trusted.overlay.opaque"
+
+// whiteout applies a mark in dir. It says nothing about entries of the same
+// layer, whichever comes first: those stay.
+func (c *converter) whiteout(dir *erofs.Node, name string) error {
+	if name == opaqueName {
+		setOpaque(dir)
+		return nil
+	}
+	if len(name) >= len(metaPrefix) && name[:len(metaPrefix)] == metaPrefix {
+		return nil
+	}
+	hidden := name[len(whiteoutPrefix):]
+	if hidden == "" || hidden == "." || hidden == ".." {
+		return hostile("a whiteout of %q", hidden)
+	}
+	if old, ok := dir.Children[hidden]; ok {
+		if old.IsDir() {
+			setOpaque(old)
+		}
+		return nil
+	}
+	n, err := c.w.Special(erofs.Attr{Mode: unix.S_IFCHR})
+	if err != nil {
+		return err
+	}
+	n.Attr.Mode = whiteoutMark
+	dir.Children[hidden] = n
+	return nil
+}
+
+// whiteoutMark tells a whiteout from a device 0:0 that the archive named.
+const whiteoutMark = ^uint32(0)
+
+func isWhiteout(n *erofs.Node) bool { return !n.IsDir() && n.Attr.Mode == whiteoutMark }
+
+func isOpaque(dir *erofs.Node) bool { return dir.Attr.Xattrs[opaqueXattr] == "y" }
+
+func setOpaque(dir *erofs.Node) {
+	if dir.Attr.Xattrs == nil {
+		dir.Attr.Xattrs = map[string]string{}
+	}
+	dir.Attr.Xattrs[opaqueXattr] = "y"
+}
