@@ -1,0 +1,213 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// Config says where a keeper is and how to start one.
+type Config struct {
+	Run    string // the daemon's run directory; RUN/keeper.sock is the socket
+	Binary string // path of berth-keeper; empty: never start one
+}
+
+// Client calls the keeper of one run directory. Every call has a connection of
+// its own, so a Client is safe for concurrent use and has nothing to close.
+// Where no keeper answers and Config.Binary is set, a call starts one first:
+// a killed keeper is replaced by the next call.
+//
+// Errors are of type *api.Error. Unavailable: there is no keeper, or it died
+// during the call.
+type Client struct {
+	cfg Config
+
+	mu sync.Mutex // held while a keeper is being started
+}
+
+// New returns a client. It does not connect.
+func New(cfg Config) *Client { return &Client{cfg: cfg} }
+
+// Start starts and keeps a process. It fails with kind Exists where the ID is
+// kept already, and with a *CommandError inside where the command could not be
+// executed or, in mode Runtime, failed. On failure nothing is left. If ctx ends
+// first, the start is taken back.
+func (c *Client) Start(ctx context.Context, p Process) (Status, error) {
+	r, err := c.call(ctx, "start", p.ID, Request{Op: OpStart, Process: &p})
+	return statusOf(r), err
+}
+
+// StartAttached is Start with the caller attached before the first output: it
+// misses nothing.
+func (c *Client) StartAttached(ctx context.Context, p Process, o AttachOptions) (Status, *Attachment, error) {
+	return c.attach(ctx, "start", p.ID, Request{Op: OpStart, Process: &p, Attach: &o})
+}
+
+// Attach connects to the streams of a kept process, from now on.
+func (c *Client) Attach(ctx context.Context, id string, o AttachOptions) (*Attachment, error) {
+	_, a, err := c.attach(ctx, "attach", id, Request{Op: OpAttach, ID: id, Attach: &o})
+	return a, err
+}
+
+// Wait returns how the process ended, once it has ended. It survives the
+// replacement of a killed keeper.
+func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
+	for {
+		r, err := c.call(ctx, "wait", id, Request{Op: OpWait, ID: id})
+		switch {
+		case err == nil && r.Status != nil && r.Status.Exit != nil:
+			return *r.Status.Exit, nil
+		case err == nil:
+			return Exit{}, api.E("wait", api.Internal, id, errors.New("the keeper answered without an exit"))
+		case c.cfg.Binary == "" || !api.IsKind(err, api.Unavailable) || ctx.Err() != nil:
+			return Exit{}, err
+		}
+		select { // the keeper died; the next call starts another
+		case <-ctx.Done():
+			return Exit{}, api.E("wait", api.Canceled, id, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Signal sends a signal to the process. Kind Conflict: it has ended.
+func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal) error {
+	_, err := c.call(ctx, "signal", id, Request{Op: OpSignal, ID: id, Signal: int(sig)})
+	return err
+}
+
+// Resize changes the size of the process's terminal.
+func (c *Client) Resize(ctx context.Context, id string, size Size) error {
+	_, err := c.call(ctx, "resize", id, Request{Op: OpResize, ID: id, Size: size})
+	return err
+}
+
+// Status returns what is known of one process.
+func (c *Client) Status(ctx context.Context, id string) (Status, error) {
+	r, err := c.call(ctx, "status", id, Request{Op: OpStatus, ID: id})
+	return statusOf(r), err
+}
+
+// List returns all kept processes, ended ones included, sorted by ID.
+func (c *Client) List(ctx context.Context) ([]Status, error) {
+	r, err := c.call(ctx, "list", "", Request{Op: OpList})
+	return r.List, err
+}
+
+// Forget drops an ended process with its exit record. Kind Conflict: it still
+// runs. NotFound is a success: Forget may be called twice.
+func (c *Client) Forget(ctx context.Context, id string) error {
+	_, err := c.call(ctx, "forget", id, Request{Op: OpForget, ID: id})
+	if api.IsKind(err, api.NotFound) {
+		return nil
+	}
+	return err
+}
+
+// Ping returns who the keeper is. It starts one like every call.
+func (c *Client) Ping(ctx context.Context) (Info, error) {
+	r, err := c.call(ctx, "ping", "", Request{Op: OpPing})
+	if err != nil || r.Info == nil {
+		return Info{}, err
+	}
+	return *r.Info, nil
+}
+
+// Shutdown ends the keeper. Kind InUse: it still keeps something. No keeper is
+// a success.
+func (c *Client) Shutdown(ctx context.Context) error {
+	conn, err := Dial(ctx, c.socket())
+	if noKeeper(err) {
+		return nil
+	}
+	if err != nil {
+		return api.E("shut down", api.Unavailable, "keeper", err)
+	}
+	defer conn.Close()
+	_, err = exchange(ctx, conn, "shut down", "keeper", Request{Op: OpShutdown})
+	return err
+}
+
+// call makes one call with one reply.
+func (c *Client) call(ctx context.Context, op, name string, req Request) (Reply, error) {
+	conn, err := c.dial(ctx, op, name)
+	if err != nil {
+		return Reply{}, err
+	}
+	defer conn.Close()
+	return exchange(ctx, conn, op, name, req)
+}
+
+// dial connects, and starts a keeper where there is none.
+func (c *Client) dial(ctx context.Context, op, name string) (*Conn, error) {
+	conn, err := Dial(ctx, c.socket())
+	if noKeeper(err) && c.cfg.Binary != "" {
+		if err := c.ensure(ctx); err != nil {
+			return nil, err
+		}
+		conn, err = Dial(ctx, c.socket())
+	}
+	if err != nil {
+		return nil, api.E(op, api.Unavailable, name, fmt.Errorf("the keeper does not answer: %w", err))
+	}
+	return conn, nil
+}
+
+// exchange sends the request and reads the reply; the end of ctx ends both.
+func exchange(ctx context.Context, conn *Conn, op, name string, req Request) (Reply, error) {
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var r Reply
+	err := WriteJSON(conn, FrameRequest, req)
+	if err == nil {
+		err = readJSON(conn, FrameReply, &r)
+	}
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return Reply{}, api.E(op, api.Canceled, name, ctx.Err())
+	case err != nil:
+		return Reply{}, api.E(op, api.Unavailable, name, fmt.Errorf("the keeper died during the call: %w", err))
+	}
+	return r, r.Error.err(op, name)
+}
+
+// err rebuilds the error on this side of the wire.
+func (e *WireError) err(op, name string) error {
+	switch {
+	case e == nil:
+		return nil
+	case e.Command:
+		return api.E(op, commandKind(e.Code), name, &CommandError{Code: e.Code, Stderr: e.Text})
+	}
+	return api.E(op, e.Kind, name, errors.New(e.Text))
+}
+
+// commandKind is the kind of a CommandError, after the shell's exit codes,
+// which OCI runtimes use as well.
+func commandKind(code int) api.ErrorKind {
+	switch code {
+	case 126:
+		return api.NotRunnable
+	case 127:
+		return api.NoCommand
+	}
+	return api.Internal
+}
+
+func statusOf(r Reply) Status {
+	if r.Status == nil {
+		return Status{}
+	}
+	return *r.Status
+}
+
+// noKeeper reports whether err of Dial means that nobody listens.
+func noKeeper(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
+}

@@ -1,0 +1,362 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/keeper"
+)
+
+const (
+	// startTimeout bounds a Runtime command whose Process does not say.
+	startTimeout = 60 * time.Second
+	// maxStderr is how much of a failed command's message is kept.
+	maxStderr = 16 << 10
+	// maxEarly is how much output is read before a Runtime command has ended;
+	// what follows waits in the pipe.
+	maxEarly = 64 << 10
+)
+
+// start starts a process, and attaches the caller where it wants that. It
+// reports whether the connection lives on.
+func (s *Server) start(conn *keeper.Conn, req *keeper.Request) bool {
+	if err := checkProcess(req.Process); err != nil {
+		reply(conn, keeper.Reply{Error: wireError(err)})
+		return false
+	}
+	id := req.Process.ID
+	if err := s.reserve(id); err != nil {
+		reply(conn, keeper.Reply{Error: wireError(err)})
+		return false
+	}
+	p, err := s.startReserved(conn, req.Process)
+	if err != nil {
+		s.unreserve(id, nil)
+		reply(conn, keeper.Reply{Error: wireError(err)})
+		return false
+	}
+	var c *client
+	if req.Attach != nil {
+		// Before the first byte is read: this client misses nothing.
+		c = newClient(conn, *req.Attach)
+		p.clients = append(p.clients, c)
+	}
+	s.unreserve(id, p)
+	p.run(s.dir)
+	if c == nil {
+		st := p.status()
+		reply(conn, keeper.Reply{Status: &st})
+		return false
+	}
+	p.serveClient(c)
+	return true
+}
+
+func checkProcess(spec *keeper.Process) error {
+	var why string
+	switch {
+	case spec == nil:
+		return api.E("start", api.Invalid, "", errors.New("no process is given"))
+	case spec.Mode != keeper.Direct && spec.Mode != keeper.Runtime:
+		why = fmt.Sprintf("unknown mode %q", spec.Mode)
+	case len(spec.Args) == 0 || !filepath.IsAbs(spec.Args[0]):
+		why = "the command must be an absolute path"
+	case spec.Mode == keeper.Runtime && spec.PIDFile == "":
+		why = "mode runtime needs a pid file"
+	case spec.Mode == keeper.Runtime && spec.Stdio.Kind == keeper.Sockets:
+		why = "mode runtime has no socket streams"
+	}
+	switch spec.Stdio.Kind {
+	case keeper.Null, keeper.Pipes, keeper.PTY, keeper.Sockets:
+	default:
+		why = fmt.Sprintf("unknown kind of streams %q", spec.Stdio.Kind)
+	}
+	if why == "" {
+		return nil
+	}
+	return api.E("start", api.Invalid, spec.ID, errors.New(why))
+}
+
+// startReserved starts the process. On failure nothing is left of it.
+func (s *Server) startReserved(conn *keeper.Conn, spec *keeper.Process) (_ *proc, err error) {
+	p := newProc(spec)
+	if !spec.Ephemeral {
+		if err := os.Mkdir(p.dir(s.dir), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err != nil {
+			p.release()
+			os.RemoveAll(p.dir(s.dir))
+		}
+	}()
+	stdio, err := p.openStdio(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer stdio.close()
+	if spec.Mode == keeper.Direct {
+		err = p.startDirect(spec, &stdio)
+	} else {
+		err = p.startRuntime(conn, spec, &stdio)
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.started = time.Now()
+	if st, serr := readStat(p.pid); serr == nil {
+		p.birth = st.birth
+	}
+	if err := p.save(s.dir); err != nil {
+		p.kill()
+		return nil, err
+	}
+	return p, nil
+}
+
+// startDirect starts the kept process itself.
+func (p *proc) startDirect(spec *keeper.Process, stdio *childStdio) error {
+	args, files := spec.Args, []*os.File{stdio.in, stdio.out, stdio.err}
+	var stage *stageReport
+	if needsStage(spec) {
+		var err error
+		if stage, err = newStage(spec); err != nil {
+			return err
+		}
+		defer stage.close()
+		args, files = stage.args, append(files, stage.theirs)
+	}
+	err := p.spawn(spec, args, files, stdio.tty)
+	if err == nil && stage != nil {
+		err = stage.wait()
+		if err != nil {
+			p.kill()
+		}
+	}
+	return execError(spec.Args[0], err)
+}
+
+// spawn forks and executes args in a session of its own and opens its pidfd.
+func (p *proc) spawn(spec *keeper.Process, args []string, files []*os.File, tty bool) error {
+	fds := make([]uintptr, len(files))
+	for i, f := range files {
+		fds[i] = f.Fd()
+	}
+	dir := spec.Dir
+	if dir == "" {
+		dir = "/"
+	}
+	pidfd := -1
+	pid, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{
+		Dir:   dir,
+		Env:   spec.Env,
+		Files: fds,
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: tty, PidFD: &pidfd},
+	})
+	if err != nil {
+		return err
+	}
+	p.pid = pid
+	if err := unix.SetNonblock(pidfd, true); err != nil {
+		unix.Close(pidfd)
+		unix.Kill(pid, unix.SIGKILL)
+		return err
+	}
+	p.pidfd = os.NewFile(uintptr(pidfd), "pidfd")
+	return nil
+}
+
+// execError turns the failure to execute path into a CommandError.
+func execError(path string, err error) error {
+	code := 126
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		code = 127
+	case !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.ENOEXEC):
+		return api.E("start", api.Internal, path, err)
+	}
+	return &keeper.CommandError{Code: code, Stderr: fmt.Sprintf("%s: %v", path, err)}
+}
+
+// kill ends a process that was started and is not wanted.
+func (p *proc) kill() {
+	if p.pidfd == nil {
+		return
+	}
+	p.signal(unix.SIGKILL)
+	p.pidfd.SetReadDeadline(time.Now().Add(5 * time.Second)) // a process in an uninterruptible wait is left to reapStrays
+	p.waitExit()
+}
+
+// startRuntime runs the command and takes over the process it leaves behind.
+func (p *proc) startRuntime(conn *keeper.Conn, spec *keeper.Process, stdio *childStdio) error {
+	console, err := p.listenConsole()
+	if err != nil {
+		return err
+	}
+	if console != nil {
+		defer os.Remove(console.Name())
+		defer console.Close()
+	}
+	if err := os.Remove(spec.PIDFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	command := newProc(spec) // the command, while it runs
+	if err := command.spawn(spec, spec.Args, []*os.File{stdio.in, stdio.out, stdio.err}, false); err != nil {
+		return execError(spec.Args[0], err)
+	}
+	defer command.pidfd.Close()
+	stdio.close()
+	*stdio = childStdio{}
+
+	early := p.streams[len(p.streams)-1] // standard error
+	early.startCapture()
+	exit, why := command.waitCommand(conn, spec.StartTimeout)
+	early.endCapture()
+	switch {
+	case why != nil:
+		err = why
+	case exit.Code != 0:
+		text := strings.TrimSpace(string(early.early[:min(len(early.early), maxStderr)]))
+		err = &keeper.CommandError{Code: exit.Code, Stderr: text}
+	default:
+		err = p.findLeftBehind(spec)
+	}
+	if err == nil && console != nil {
+		early.close() // the terminal takes its place
+		early.drain(nil)
+		p.streams = nil
+		err = p.receiveConsole(console)
+	}
+	if err != nil && (p.pidfd != nil || p.findLeftBehind(spec) == nil) {
+		p.kill() // what a half-done command has left
+	}
+	return err
+}
+
+// waitCommand waits for a Runtime command. It is killed when its time is over
+// or the client has gone, in which case why says so.
+func (p *proc) waitCommand(conn *keeper.Conn, timeout time.Duration) (exit keeper.Exit, why error) {
+	if timeout <= 0 {
+		timeout = startTimeout
+	}
+	timer := time.AfterFunc(timeout, func() { p.signal(unix.SIGKILL) })
+	watched := make(chan bool, 1)
+	go func() {
+		left := conn.WaitClosed()
+		if left {
+			p.signal(unix.SIGKILL)
+		}
+		watched <- left
+	}()
+	exit = p.waitExit()
+	conn.SetReadDeadline(time.Unix(1, 0))
+	left := <-watched
+	conn.SetReadDeadline(time.Time{})
+	switch {
+	case left:
+		why = api.E("start", api.Canceled, p.id, errors.New("the client went away"))
+	case !timer.Stop():
+		why = api.E("start", api.Unavailable, p.id, fmt.Errorf("the runtime did not finish within %v and was killed", timeout))
+	}
+	return exit, why
+}
+
+// findLeftBehind opens the process that the command has left. It is a child of
+// the keeper now, so its pid is its own until it is reaped, even if it has
+// ended already.
+func (p *proc) findLeftBehind(spec *keeper.Process) error {
+	data, err := os.ReadFile(spec.PIDFile)
+	if err != nil {
+		return api.E("start", api.Internal, p.id, fmt.Errorf("the runtime left no pid file: %w", err))
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 {
+		return api.E("start", api.Internal, p.id, fmt.Errorf("the runtime's pid file holds %.20q, not a pid", data))
+	}
+	st, err := readStat(pid)
+	if err != nil || st.ppid != os.Getpid() {
+		return api.E("start", api.Internal, p.id, fmt.Errorf("the runtime named process %d, which it did not leave to the keeper", pid))
+	}
+	p.pid = pid
+	return p.openPidfd()
+}
+
+// startCapture reads the stream into early until endCapture.
+func (s *stream) startCapture() {
+	s.captured = make(chan struct{})
+	go func() {
+		defer close(s.captured)
+		buf := make([]byte, 4<<10)
+		for len(s.early) < maxEarly {
+			n, err := s.file.Read(buf)
+			s.early = append(s.early, buf[:n]...)
+			if err != nil {
+				return // the deadline, or the end of the stream
+			}
+		}
+	}()
+}
+
+// endCapture ends the capture and takes what the pipe still holds, within the
+// bound.
+func (s *stream) endCapture() {
+	s.file.SetReadDeadline(time.Unix(1, 0))
+	<-s.captured
+	s.file.SetReadDeadline(time.Time{})
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		var buf [4 << 10]byte
+		for len(s.early) < maxEarly {
+			n, err := unix.Read(int(fd), buf[:])
+			if err != nil || n <= 0 {
+				return
+			}
+			s.early = append(s.early, buf[:n]...)
+		}
+	})
+}
+
+// stageReport is how the stage (stage.go) says that it could not execute the
+// command: a pipe that its exec closes.
+type stageReport struct {
+	args         []string
+	ours, theirs *os.File
+}
+
+func (r *stageReport) close() {
+	r.ours.Close()
+	r.theirs.Close()
+}
+
+// wait returns once the stage has executed the command, or why it could not.
+func (r *stageReport) wait() error {
+	r.theirs.Close()
+	text, err := io.ReadAll(io.LimitReader(r.ours, maxStderr))
+	if err != nil {
+		return err
+	}
+	if len(text) == 0 {
+		return nil
+	}
+	number, what, _ := strings.Cut(string(text), " ")
+	errno, _ := strconv.Atoi(number)
+	return fmt.Errorf("%s: %w", what, unix.Errno(errno))
+}
