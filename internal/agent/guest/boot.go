@@ -1,0 +1,138 @@
+// Package guest is the inside of berth-agent: it makes a machine out of a
+// kernel and an image's layers, runs the entrypoint, and serves the host.
+//
+//	kernel ─▶ /init ─▶ modules ─▶ configuration (first partition)
+//	                              │
+//	   layers (EROFS) + disk (ext4) ─▶ overlay ─▶ switch root ─▶ network
+//	                              │
+//	                 entrypoint ◀─┴─▶ control port (package agent)
+//	                     │
+//	                     └─▶ exit port ─▶ unmount ─▶ power off
+//
+// Every step is on the way from the power button to the user's first
+// instruction, so none waits for a clock, and what the entrypoint does not
+// need (random number device, balloon) is loaded after it has started.
+//
+// Everything here runs in the guest. Nothing in it protects the host: the host
+// side of package agent does that.
+package guest
+
+import (
+	"errors"
+	"os"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/agent"
+)
+
+// Main runs the machine and powers it off. It never returns.
+func Main() {
+	// A guest has little memory and short bursts of work.
+	debug.SetGCPercent(50)
+	exit := run()
+	report(exit)
+	powerOff()
+}
+
+// run boots the machine, runs the entrypoint, and says how it ended.
+func run() agent.Exit {
+	m, err := boot()
+	if err != nil {
+		return fault(err)
+	}
+	return m.run()
+}
+
+// fault is the exit of a machine that could not run its entrypoint.
+func fault(err error) agent.Exit {
+	return agent.Exit{Code: agent.CodeFault, Error: err.Error()}
+}
+
+// boot makes the root filesystem, the devices and the network.
+func boot() (*machine, error) {
+	if err := mountAll(early); err != nil {
+		return nil, err
+	}
+	dir, err := os.OpenRoot("/modules")
+	if err != nil {
+		return nil, err
+	}
+	modules := kernelModules{dir}
+	if err := modules.load(setBoot); err != nil {
+		return nil, err
+	}
+	layers, err := findDisk(agent.LayersSerial)
+	if err != nil {
+		return nil, err
+	}
+	config, err := readConfig(layers)
+	if err != nil {
+		return nil, err
+	}
+	if err := modules.loadFor(config); err != nil {
+		return nil, err
+	}
+	if err := mountRoot(config, layers); err != nil {
+		return nil, err
+	}
+	if err := furnish(config); err != nil {
+		return nil, err
+	}
+	return newMachine(config, modules), nil
+}
+
+// furnish makes of a root filesystem the machine that the configuration describes.
+func furnish(config *agent.Config) error {
+	if err := setHostname(config.Hostname); err != nil {
+		return err
+	}
+	if err := writeEtc(config); err != nil {
+		return err
+	}
+	if err := mountShares(config.Mounts); err != nil {
+		return err
+	}
+	if config.ReadOnly {
+		if err := mount("overlay", "/", "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			return err
+		}
+	}
+	return configureNetwork(config.Interfaces)
+}
+
+func setHostname(name string) error {
+	if name == "" {
+		return nil
+	}
+	return os.NewSyscallError("sethostname", unix.Sethostname([]byte(name)))
+}
+
+// writeEtc writes the files that name the machine and its neighbours. An image
+// may have any of them as a symbolic link to something a service would make:
+// then the link is replaced.
+func writeEtc(config *agent.Config) error {
+	if err := os.MkdirAll("/etc", 0o755); err != nil {
+		return err
+	}
+	return errors.Join(
+		writeFile("/etc/hostname", config.Hostname+"\n"),
+		writeFile("/etc/hosts", config.Hosts),
+		writeFile("/etc/resolv.conf", config.ResolvConf),
+	)
+}
+
+func writeFile(path, content string) error {
+	if content == "" || content == "\n" {
+		return nil
+	}
+	err := os.WriteFile(path, []byte(content), 0o644)
+	if errors.Is(err, os.ErrNotExist) {
+		err = os.Remove(path)
+		if err == nil {
+			err = os.WriteFile(path, []byte(content), 0o644)
+		}
+	}
+	return err
+}

@@ -1,0 +1,178 @@
+package guest
+
+import (
+	"encoding/json"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/agent"
+)
+
+// machine is the running guest.
+type machine struct {
+	config  *agent.Config
+	modules kernelModules
+	reaper  *reaper
+
+	started chan struct{} // closed once main is valid or startErr is set
+
+	main     *process // the entrypoint
+	console  *os.File // the master of the entrypoint's terminal, or nil
+	output   sync.WaitGroup
+	startErr *agent.Exit
+}
+
+func newMachine(config *agent.Config, modules kernelModules) *machine {
+	return &machine{config: config, modules: modules, reaper: newReaper(), started: make(chan struct{})}
+}
+
+// run runs the entrypoint to its end and returns how it ended, once all it
+// wrote has reached the host.
+func (m *machine) run() agent.Exit {
+	if failed := m.start(); failed != nil {
+		m.startErr = failed
+		close(m.started)
+		return *failed
+	}
+	close(m.started)
+	go m.serve()
+	// Nothing waits for these devices; an error only leaves them away.
+	go m.modules.load(setLate)
+
+	exit := m.main.wait()
+	// As in a container, nothing outlives process 1's workload. Its end also
+	// closes the last writing end of the output pipes.
+	unix.Kill(-1, unix.SIGKILL)
+	m.output.Wait()
+	return exit
+}
+
+// start starts the entrypoint with its streams on the virtio ports.
+func (m *machine) start() *agent.Exit {
+	cmd := command{process: m.config.Process, limits: m.config.Limits}
+	if m.config.TTY {
+		return m.startOnTerminal(cmd)
+	}
+	stdin, err := m.stdin()
+	if err != nil {
+		return ptr(fault(err))
+	}
+	defer stdin.Close()
+	stdout, err := m.outputTo(agent.PortStdout)
+	if err != nil {
+		return ptr(fault(err))
+	}
+	defer stdout.Close()
+	stderr, err := m.outputTo(agent.PortStderr)
+	if err != nil {
+		return ptr(fault(err))
+	}
+	defer stderr.Close()
+	cmd.files = [3]*os.File{stdin, stdout, stderr}
+	var failed *agent.Exit
+	m.main, failed = m.reaper.start(cmd)
+	return failed
+}
+
+// startOnTerminal starts the entrypoint on a pseudoterminal whose master is
+// copied from and to the ports.
+func (m *machine) startOnTerminal(cmd command) *agent.Exit {
+	master, slave, err := openTerminal(m.config.Size)
+	if err != nil {
+		return ptr(fault(err))
+	}
+	defer slave.Close()
+	cmd.files, cmd.terminal = [3]*os.File{slave, slave, slave}, true
+	port, err := openPort(agent.PortStdout, unix.O_WRONLY)
+	if err != nil {
+		return ptr(fault(err))
+	}
+	var failed *agent.Exit
+	if m.main, failed = m.reaper.start(cmd); failed != nil {
+		return failed
+	}
+	m.console = master
+	m.output.Go(func() { pump(port, int(master.Fd())) })
+	if port, err := openPort(agent.PortStdin, unix.O_RDONLY); err == nil {
+		go func() {
+			awaitHost(port)
+			pump(int(master.Fd()), port)
+		}()
+	}
+	return nil
+}
+
+// stdin returns the reading end of the entrypoint's standard input.
+func (m *machine) stdin() (*os.File, error) {
+	if !m.config.OpenStdin {
+		return os.Open("/dev/null")
+	}
+	port, err := openPort(agent.PortStdin, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		awaitHost(port)
+		pump(int(w.Fd()), port)
+		w.Close()
+		// Reading on would only find the end again; left open, the port
+		// would accept bytes that nobody reads.
+		unix.Close(port)
+	}()
+	return r, nil
+}
+
+// outputTo returns a pipe whose content goes to a port. The workload does not
+// get the port itself: a port can be opened once only, and programs open
+// /dev/stdout anew.
+func (m *machine) outputTo(number int) (*os.File, error) {
+	port, err := openPort(number, unix.O_WRONLY)
+	if err != nil {
+		return nil, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	m.output.Go(func() {
+		pump(port, int(r.Fd()))
+		r.Close()
+		unix.Close(port)
+	})
+	return w, nil
+}
+
+// report writes the exit to the host, where it outlives this machine.
+func report(exit agent.Exit) {
+	exit.OOM = exit.Code == 128+int(unix.SIGKILL) && oomKills() > 0
+	line, err := json.Marshal(exit)
+	if err != nil {
+		return
+	}
+	port, err := openPort(agent.PortExit, unix.O_WRONLY)
+	if err != nil {
+		return
+	}
+	writeAll(port, append(line, '\n'))
+	unix.Close(port)
+}
+
+// powerOff brings the disk to rest and ends the machine.
+func powerOff() {
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	select {} // process 1 must not end, or the kernel panics
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// oomKills returns how many processes the kernel has killed for want of memory.
+func oomKills() int {
+	return vmstat("oom_kill")
+}

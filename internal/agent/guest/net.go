@@ -1,0 +1,205 @@
+package guest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/agent"
+)
+
+// configureNetwork sets up loopback and the interfaces with static addresses.
+// It speaks rtnetlink(7) itself: five kinds of message are less than a library.
+func configureNetwork(interfaces []agent.Interface) error {
+	n, err := openNetlink()
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	if err := n.up("lo", "", 0); err != nil {
+		return err
+	}
+	for _, i := range interfaces {
+		if err := n.configure(i); err != nil {
+			return fmt.Errorf("interface %s: %w", i.Name, err)
+		}
+	}
+	return nil
+}
+
+// configure names an interface, gives it its addresses and its way out.
+func (n *netlink) configure(i agent.Interface) error {
+	kernelName, err := interfaceByMAC(i.MAC)
+	if err != nil {
+		return err
+	}
+	if err := n.up(kernelName, i.Name, i.MTU); err != nil {
+		return err
+	}
+	index, err := interfaceIndex(i.Name)
+	if err != nil {
+		return err
+	}
+	for _, text := range i.Addresses {
+		address, err := netip.ParsePrefix(text)
+		if err != nil {
+			return err
+		}
+		if err := n.addAddress(index, address); err != nil {
+			return fmt.Errorf("address %s: %w", text, err)
+		}
+	}
+	if i.Gateway == "" {
+		return nil
+	}
+	gateway, err := netip.ParseAddr(i.Gateway)
+	if err != nil {
+		return err
+	}
+	if err := n.addDefaultRoute(index, gateway); err != nil {
+		return fmt.Errorf("route by %s: %w", i.Gateway, err)
+	}
+	return nil
+}
+
+// interfaceByMAC returns the name the kernel gave to the interface.
+func interfaceByMAC(mac string) (string, error) {
+	const class = "/sys/class/net"
+	entries, err := os.ReadDir(class)
+	if err != nil {
+		return "", err
+	}
+	for _, entry := range entries {
+		address, err := os.ReadFile(class + "/" + entry.Name() + "/address")
+		if err == nil && strings.EqualFold(strings.TrimSpace(string(address)), mac) {
+			return entry.Name(), nil
+		}
+	}
+	return "", fmt.Errorf("no device has the address %s", mac)
+}
+
+func interfaceIndex(name string) (int32, error) {
+	text, err := os.ReadFile("/sys/class/net/" + name + "/ifindex")
+	if err != nil {
+		return 0, err
+	}
+	var index int32
+	_, err = fmt.Sscan(string(text), &index)
+	return index, err
+}
+
+// netlink is a route netlink socket.
+type netlink struct {
+	fd  int
+	seq uint32
+}
+
+func openNetlink() (*netlink, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, os.NewSyscallError("netlink socket", err)
+	}
+	return &netlink{fd: fd}, nil
+}
+
+func (n *netlink) close() { unix.Close(n.fd) }
+
+// up renames an interface where newName is not empty, sets its MTU where that
+// is not zero, and brings it up.
+func (n *netlink) up(name, newName string, mtu int) error {
+	index, err := interfaceIndex(name)
+	if err != nil {
+		return err
+	}
+	body := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(body[4:], uint32(index))
+	binary.NativeEndian.PutUint32(body[8:], unix.IFF_UP)
+	binary.NativeEndian.PutUint32(body[12:], unix.IFF_UP)
+	if newName != "" && newName != name {
+		body = attribute(body, unix.IFLA_IFNAME, append([]byte(newName), 0))
+	}
+	if mtu > 0 {
+		body = attribute(body, unix.IFLA_MTU, binary.NativeEndian.AppendUint32(nil, uint32(mtu)))
+	}
+	return n.call(unix.RTM_NEWLINK, 0, body)
+}
+
+func (n *netlink) addAddress(index int32, p netip.Prefix) error {
+	body := make([]byte, unix.SizeofIfAddrmsg)
+	body[0] = family(p.Addr())
+	body[1] = byte(p.Bits())
+	// The host's pool gives every address once, so looking for duplicates
+	// would only delay the first packet.
+	body[2] = unix.IFA_F_NODAD
+	binary.NativeEndian.PutUint32(body[4:], uint32(index))
+	body = attribute(body, unix.IFA_LOCAL, p.Addr().AsSlice())
+	body = attribute(body, unix.IFA_ADDRESS, p.Addr().AsSlice())
+	if p.Addr().Is4() && p.Bits() < 31 {
+		broadcast := p.Masked().Addr().As4()
+		host := ^uint32(0) >> p.Bits()
+		binary.BigEndian.PutUint32(broadcast[:], binary.BigEndian.Uint32(broadcast[:])|host)
+		body = attribute(body, unix.IFA_BROADCAST, broadcast[:])
+	}
+	return n.call(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body)
+}
+
+func (n *netlink) addDefaultRoute(index int32, gateway netip.Addr) error {
+	body := make([]byte, unix.SizeofRtMsg)
+	body[0] = family(gateway)
+	body[4] = unix.RT_TABLE_MAIN
+	body[5] = unix.RTPROT_BOOT
+	body[6] = unix.RT_SCOPE_UNIVERSE
+	body[7] = unix.RTN_UNICAST
+	body = attribute(body, unix.RTA_GATEWAY, gateway.AsSlice())
+	body = attribute(body, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index)))
+	return n.call(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body)
+}
+
+// call sends one request and waits for its acknowledgement.
+func (n *netlink) call(kind, flags uint16, body []byte) error {
+	n.seq++
+	message := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+len(body))
+	binary.NativeEndian.PutUint32(message, uint32(unix.SizeofNlMsghdr+len(body)))
+	binary.NativeEndian.PutUint16(message[4:], kind)
+	binary.NativeEndian.PutUint16(message[6:], flags|unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	binary.NativeEndian.PutUint32(message[8:], n.seq)
+	message = append(message, body...)
+	if err := unix.Sendto(n.fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return os.NewSyscallError("netlink send", err)
+	}
+	answer := make([]byte, 8192)
+	k, _, err := unix.Recvfrom(n.fd, answer, 0)
+	if err != nil {
+		return os.NewSyscallError("netlink receive", err)
+	}
+	if k < unix.SizeofNlMsghdr+4 || binary.NativeEndian.Uint16(answer[4:]) != unix.NLMSG_ERROR {
+		return errors.New("netlink: no acknowledgement")
+	}
+	if code := int32(binary.NativeEndian.Uint32(answer[unix.SizeofNlMsghdr:])); code != 0 {
+		return unix.Errno(-code)
+	}
+	return nil
+}
+
+// attribute appends a netlink attribute, padded to four bytes.
+func attribute(body []byte, kind uint16, value []byte) []byte {
+	body = binary.NativeEndian.AppendUint16(body, uint16(4+len(value)))
+	body = binary.NativeEndian.AppendUint16(body, kind)
+	body = append(body, value...)
+	for len(body)%4 != 0 {
+		body = append(body, 0)
+	}
+	return body
+}
+
+func family(a netip.Addr) byte {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}

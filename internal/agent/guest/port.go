@@ -1,0 +1,121 @@
+package guest
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// portPatience bounds the wait for a port's device node.
+const portPatience = 10 * time.Second
+
+var errNoPort = errors.New("the host gave this machine no such virtio port")
+
+// openPort opens a virtio port in blocking mode: then a write returns only
+// after the host has taken the bytes, and powering off loses none. A port's
+// node appears a moment after its driver was loaded; the open waits for it.
+func openPort(number, mode int) (int, error) {
+	if fd, err := tryPort(number, mode); !errors.Is(err, errNoPort) {
+		return fd, err
+	}
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("inotify", err)
+	}
+	defer unix.Close(watch)
+	if _, err := unix.InotifyAddWatch(watch, "/dev", unix.IN_CREATE); err != nil {
+		return -1, os.NewSyscallError("inotify", err)
+	}
+	deadline := time.Now().Add(portPatience)
+	buffer := make([]byte, 4096)
+	for {
+		fd, err := tryPort(number, mode)
+		left := time.Until(deadline)
+		if !errors.Is(err, errNoPort) || left <= 0 {
+			return fd, err
+		}
+		ready := []unix.PollFd{{Fd: int32(watch), Events: unix.POLLIN}}
+		if n, _ := unix.Poll(ready, int(left.Milliseconds())); n > 0 {
+			_, _ = unix.Read(watch, buffer)
+		}
+	}
+}
+
+// tryPort opens the port if its node /dev/vportDpN exists. D is the number of
+// the virtio device, which depends on what else the machine has.
+func tryPort(number, mode int) (int, error) {
+	dev, err := os.Open("/dev")
+	if err != nil {
+		return -1, err
+	}
+	defer dev.Close()
+	names, err := dev.Readdirnames(-1)
+	if err != nil {
+		return -1, err
+	}
+	suffix := "p" + strconv.Itoa(number)
+	for _, name := range names {
+		if strings.HasPrefix(name, "vport") && strings.HasSuffix(name, suffix) {
+			fd, err := unix.Open("/dev/"+name, mode|unix.O_CLOEXEC, 0)
+			return fd, os.NewSyscallError("open /dev/"+name, err)
+		}
+	}
+	return -1, errNoPort
+}
+
+// awaitHost waits until the host has connected to a port for the first time:
+// before that a read finds the end, as it does after the host has closed.
+func awaitHost(port int) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return
+	}
+	defer unix.Close(epoll)
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLET}
+	if unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, port, &event) != nil {
+		return
+	}
+	events := make([]unix.EpollEvent, 1)
+	for {
+		n, err := unix.EpollWait(epoll, events, -1)
+		if err != nil && err != unix.EINTR {
+			return
+		}
+		// The kernel says HUP for as long as the host is not connected.
+		if n > 0 && events[0].Events&unix.EPOLLHUP == 0 {
+			return
+		}
+	}
+}
+
+// pump copies with plain blocking calls until the source ends.
+func pump(to, from int) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := unix.Read(from, buffer)
+		if err == unix.EINTR {
+			continue
+		}
+		if n <= 0 || !writeAll(to, buffer[:n]) {
+			return
+		}
+	}
+}
+
+func writeAll(to int, p []byte) bool {
+	for len(p) > 0 {
+		n, err := unix.Write(to, p)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return false
+		}
+		p = p[n:]
+	}
+	return true
+}
