@@ -118,3 +118,25 @@ func OneLine(s string) string {
 	}
 	return strings.TrimSpace(strings.Join(fields, " "))
 }
+
+// ProblemOf returns err as it goes over a wire; nil for nil.
+func ProblemOf(err error) *Problem {
+	if err == nil {
+		return nil
+	}
+	p := &Problem{Kind: KindOf(err), Message: OneLine(err.Error())}
+	var e *Error
+	if errors.As(err, &e) {
+		p.Op, p.Name = e.Op, e.Name
+	}
+	return p
+}
+
+// Err returns the error that came over a wire. Its text is the whole line that
+// the other side would have shown.
+func (p *Problem) Err() error {
+	if p == nil {
+		return nil
+	}
+	return &Error{Kind: p.Kind, Err: errors.New(OneLine(p.Message))}
+}
