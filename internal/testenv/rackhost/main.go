@@ -1,0 +1,71 @@
+// Command rackhost is process 1 of a host of a test rack. In the initramfs it
+// loads modules and builds the root filesystem; then it starts itself again as
+// the agent that runs what tests ask for, and reaps orphans for as long as the
+// agent lives.
+//
+//	initramfs: /init (this), /modules/NN-name.ko
+//	disks:     root  EROFS, read-only, shared by all hosts: Debian with QEMU
+//	           bin   EROFS, read-only: Berth's programs, at /opt/berth
+//	           data  ext4, the host's own: survives its reboot, at /data
+//
+// The kernel's command line says rack.name=NAME and rack.addr=ADDRESS/LENGTH.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "agent" {
+		if err := serve(); err != nil {
+			fmt.Fprintln(os.Stderr, "rackhost: agent:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if err := boot(); err != nil {
+		fmt.Fprintln(os.Stderr, "rackhost: boot:", err)
+	} else if err := supervise(); err != nil {
+		fmt.Fprintln(os.Stderr, "rackhost:", err)
+	}
+	unix.Sync()
+	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+// supervise starts the agent and reaps everything until the agent ends.
+func supervise() error {
+	agent := exec.Command("/sbin/rackhost", "agent")
+	agent.Stdout, agent.Stderr = os.Stdout, os.Stderr
+	agent.Env = []string{"PATH=/opt/berth:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=dumb"}
+	if err := agent.Start(); err != nil {
+		return err
+	}
+	for {
+		pid, err := unix.Wait4(-1, nil, 0, nil)
+		if err != nil && err != unix.EINTR {
+			return err
+		}
+		if pid == agent.Process.Pid {
+			return fmt.Errorf("the agent ended")
+		}
+	}
+}
+
+// parameter returns the value of name=value on the kernel's command line.
+func parameter(name string) string {
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return ""
+	}
+	for word := range strings.FieldsSeq(string(line)) {
+		if value, ok := strings.CutPrefix(word, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
