@@ -1,0 +1,154 @@
+package qemu
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Launch carries out a plan in this process, which becomes QEMU. It returns
+// only an error. The process should do nothing else: it gives up its user, its
+// capabilities and its namespaces. Run as root it
+//
+//   - opens the plan's files and attaches its tap devices,
+//   - makes and binds the plan's sockets,
+//   - leaves the host's network, mounts, IPC and host name for namespaces of its own,
+//   - becomes the plan's user, without a way back (no_new_privs),
+//   - executes QEMU, whose seccomp filter closes the rest.
+func Launch(plan *Plan) error {
+	if len(plan.Args) == 0 {
+		return errors.New("the plan has no command")
+	}
+	for _, f := range plan.Files {
+		if err := openFile(f); err != nil {
+			return err
+		}
+	}
+	for _, s := range plan.Sockets {
+		if err := listen(s); err != nil {
+			return err
+		}
+	}
+	for _, t := range plan.Taps {
+		if err := attachTap(t); err != nil {
+			return err
+		}
+	}
+	if os.Getuid() == 0 {
+		if err := confine(plan); err != nil {
+			return err
+		}
+	}
+	err := syscall.Exec(plan.Args[0], plan.Args, []string{"PATH=/usr/bin:/bin", "LC_ALL=C"})
+	return &os.PathError{Op: "execute", Path: plan.Args[0], Err: err}
+}
+
+// DecodePlan reads what Encode wrote.
+func DecodePlan(data []byte) (*Plan, error) {
+	var p Plan
+	if err := json.Unmarshal(data, &p); err != nil {
+		return nil, fmt.Errorf("QEMU's plan: %w", err)
+	}
+	return &p, nil
+}
+
+// place moves fd to want, open across exec.
+func place(fd, want int) error {
+	if fd == want {
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
+		return os.NewSyscallError("fcntl", err)
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("dup", unix.Dup3(fd, want, 0))
+}
+
+// openFile opens a file as the caller, usually root.
+func openFile(f File) error {
+	mode, known := map[string]int{"r": unix.O_RDONLY, "a": unix.O_WRONLY | unix.O_APPEND, "rw": unix.O_RDWR}[f.Mode]
+	if !known {
+		return fmt.Errorf("%s: unknown mode %q", f.Path, f.Mode)
+	}
+	fd, err := unix.Open(f.Path, mode|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: f.Path, Err: err}
+	}
+	return place(fd, f.FD)
+}
+
+// listen makes a socket. It is bound through its directory's descriptor,
+// because a path of more than 107 bytes does not fit a socket address.
+func listen(s Socket) error {
+	dir, err := unix.Open(filepath.Dir(s.Path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: filepath.Dir(s.Path), Err: err}
+	}
+	defer unix.Close(dir)
+	if err := os.Remove(s.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	name := fmt.Sprintf("/proc/self/fd/%d/%s", dir, filepath.Base(s.Path))
+	old := unix.Umask(0o177)
+	err = unix.Bind(fd, &unix.SockaddrUnix{Name: name})
+	unix.Umask(old)
+	if err == nil {
+		err = unix.Listen(fd, 8)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return &os.PathError{Op: "listen", Path: s.Path, Err: err}
+	}
+	return place(fd, s.FD)
+}
+
+// attachTap attaches to an existing tap device.
+func attachTap(t Tap) error {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
+	}
+	request, err := unix.NewIfreq(t.Name)
+	if err == nil {
+		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("tap device %s: %w", t.Name, err)
+	}
+	return place(fd, t.FD)
+}
+
+// confine leaves the host behind. The order matters: namespaces need the
+// capabilities that go with the user.
+func confine(plan *Plan) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return os.NewSyscallError("make mounts private", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return os.NewSyscallError("no_new_privs", err)
+	}
+	if plan.UID == 0 {
+		return nil
+	}
+	groups := make([]int, len(plan.Groups))
+	for i, g := range plan.Groups {
+		groups[i] = int(g)
+	}
+	uid := int(plan.UID)
+	if err := errors.Join(syscall.Setgroups(groups), syscall.Setresgid(uid, uid, uid), syscall.Setresuid(uid, uid, uid)); err != nil {
+		return fmt.Errorf("become user %d: %w", uid, err)
+	}
+	return nil
+}
