@@ -162,21 +162,7 @@ func responseError(res *http.Response) error {
 	if json.Unmarshal(text, &p) != nil || p.Kind == "" {
 		return &api.Error{Kind: api.Internal, Err: fmt.Errorf("berthd answered %q; is it of the same version as this command?", res.Status)}
 	}
-	return ProblemError(p)
-}
-
-// ProblemError turns a problem from the wire back into the error it was made
-// of: same kind, same text; operation and name too, where the text begins
-// with them.
-func ProblemError(p api.Problem) error {
-	e := &api.Error{Kind: p.Kind, Op: p.Op, Name: p.Name}
-	prefix := strings.TrimSpace(p.Op + " " + p.Name)
-	text, ok := strings.CutPrefix(p.Message, prefix+": ")
-	if !ok || prefix == "" {
-		e.Op, e.Name, text = "", "", p.Message
-	}
-	e.Err = errors.New(text)
-	return e
+	return p.Err()
 }
 
 // call does a request whose answer is one JSON value.
@@ -225,7 +211,7 @@ func lines[T any](ctx context.Context, c *Client, r request, f func(T) error) er
 			if err := json.Unmarshal(raw, &end); err != nil {
 				return api.E("", api.Internal, "", err)
 			}
-			return ProblemError(end.Problem)
+			return end.Problem.Err()
 		}
 		var v T
 		if err := json.Unmarshal(raw, &v); err != nil {
@@ -257,7 +243,7 @@ func (c *Client) tar(ctx context.Context, r request, w io.Writer) error {
 		if err := json.Unmarshal([]byte(text), &p); err != nil {
 			return api.E("", api.Internal, "", err)
 		}
-		return ProblemError(p)
+		return p.Err()
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"io"
-	"net/url"
 
 	"github.com/berthcloud/berth/api"
 )
@@ -37,24 +36,20 @@ func (c *Client) TagImage(ctx context.Context, ref, name string) error {
 	return c.send(ctx, request{method: "POST", path: path, query: query("name", name)})
 }
 
-// The formats of an archive of images.
-const (
-	FormatOCI    = "oci"    // an OCI image layout
-	FormatDocker = "docker" // what docker load reads
-)
-
-// ExportImage writes images as one tar archive.
-func (c *Client) ExportImage(ctx context.Context, refs []string, format string, w io.Writer) error {
-	q := query("format", format)
-	q["image"] = refs
-	return c.tar(ctx, request{method: "GET", path: "/v1/archive", query: q}, w)
+// ExportImage writes an image as an OCI archive, which docker load reads too.
+func (c *Client) ExportImage(ctx context.Context, ref string, w io.Writer) error {
+	path, err := at("images", ref, "archive")
+	if err != nil {
+		return err
+	}
+	return c.tar(ctx, request{method: "GET", path: path}, w)
 }
 
 // ImportImage sends an archive (plain tar, docker-archive, OCI archive;
 // compressed or not) as an image of the given name ("": the archive's own) and
 // hands each state of the operation to f. Giving up cancels the import.
 func (c *Client) ImportImage(ctx context.Context, name string, archive io.Reader, f func(api.Operation) error) (api.Operation, error) {
-	r := request{method: "POST", path: "/v1/archive", query: query("name", name), body: archive}
+	r := request{method: "POST", path: "/v1/archives", query: query("name", name), body: archive}
 	return finish(ctx, c, r, f)
 }
 
@@ -84,5 +79,5 @@ func (c *Client) RemoveVolume(ctx context.Context, name string, force bool) erro
 	if err != nil {
 		return err
 	}
-	return c.send(ctx, request{method: "DELETE", path: path, query: url.Values(query("force", flag(force)))})
+	return c.send(ctx, request{method: "DELETE", path: path, query: query("force", flag(force))})
 }

@@ -21,8 +21,6 @@ type OperationRequest struct {
 type PullRequest struct {
 	Image    string `json:"image"`
 	Insecure bool   `json:"insecure,omitempty"` // plain HTTP, or a certificate nobody vouches for
-	Username string `json:"username,omitempty"`
-	Password string `json:"password,omitempty"` // a password or an identity token
 }
 
 // BootstrapRequest makes an image from a distribution's packages.
@@ -116,7 +114,7 @@ func finish(ctx context.Context, c *Client, r request, f func(api.Operation) err
 	case err != nil:
 		return last, err
 	case last.Error != nil:
-		return last, ProblemError(*last.Error)
+		return last, last.Error.Err()
 	case !last.Done:
 		return last, &api.Error{Kind: api.Unavailable, Err: errors.New("berthd ended before the operation did; start berthd and try again")}
 	}

@@ -165,7 +165,7 @@ func receive(ctx context.Context, conn *websocket.Conn, s Streams, started func(
 			case ctl.Exit != nil:
 				return *ctl.Exit, nil
 			case ctl.Problem != nil:
-				return api.Exit{}, ProblemError(*ctl.Problem)
+				return api.Exit{}, ctl.Problem.Err()
 			case ctl.Started != nil && started != nil:
 				started(*ctl.Started)
 			}

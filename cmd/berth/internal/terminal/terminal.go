@@ -136,34 +136,38 @@ func (d *Detacher) decide(in []byte) {
 	d.rest = out
 }
 
-// forwarded are the signals an instance gets from its client. Those of job
-// control (SIGTSTP, SIGCONT, SIGTTIN, SIGTTOU), SIGWINCH and SIGPIPE are about
-// the client's own terminal and pipes.
-var forwarded = [...]os.Signal{
+// caught are the signals that end a client or go on to its instance. Those of
+// job control (SIGTSTP, SIGCONT, SIGTTIN, SIGTTOU), SIGWINCH and SIGPIPE are
+// about the client's own terminal and pipes.
+var caught = [...]os.Signal{
 	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM,
 }
 
-// Signals calls f with the name of every signal the client gets and an
-// instance should have, one after another, until stop is called. It catches
-// them from the moment it returns.
-func Signals(f func(name string)) (stop func()) {
-	caught := make(chan os.Signal, 64)
-	signal.Notify(caught, forwarded[:]...)
+// Signals calls f for every signal that would end the client, one after
+// another, until stop is called. A signal that the client was started to
+// ignore (nohup) stays ignored.
+func Signals(f func(unix.Signal)) (stop func()) {
+	signals := make(chan os.Signal, 64)
+	for _, s := range caught {
+		if !signal.Ignored(s) {
+			signal.Notify(signals, s)
+		}
+	}
 	done := make(chan struct{})
 	go func() {
 		for {
 			select {
 			case <-done:
 				return
-			case s := <-caught:
+			case s := <-signals:
 				if n, ok := s.(unix.Signal); ok {
-					f(unix.SignalName(n))
+					f(n)
 				}
 			}
 		}
 	}()
 	return func() {
-		signal.Stop(caught)
+		signal.Stop(signals)
 		close(done)
 	}
 }

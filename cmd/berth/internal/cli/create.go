@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/client"
+)
+
+func newCreateCommand(g *global) *cobra.Command {
+	var o specOptions
+	cmd := &cobra.Command{
+		Use:   "create [OPTIONS] IMAGE [COMMAND] [ARG...]",
+		Short: "Make an instance without starting it",
+		Long:  exits("Make an instance and print its id. 'berth start' starts it."),
+		Args:  args(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runCreate(cmd.Context(), g, &o, args)
+		},
+		ValidArgsFunction: completeImages(g),
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func runCreate(ctx context.Context, g *global, o *specOptions, args []string) error {
+	spec, err := o.spec(g, args)
+	if err != nil {
+		return usage(err)
+	}
+	spec.OpenStdin = o.interactive
+	inst, err := create(ctx, g, o, spec)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(g.Out, inst.ID)
+	return nil
+}
+
+// create makes an instance, pulls its image first where the policy says so,
+// and writes the id file. A missing image is found out by trying: the common
+// case costs one request.
+func create(ctx context.Context, g *global, o *specOptions, spec api.Spec) (api.Instance, error) {
+	c, err := g.client()
+	if err != nil {
+		return api.Instance{}, err
+	}
+	idFile, err := reserveIDFile(o.cidfile)
+	if err != nil {
+		return api.Instance{}, err
+	}
+	defer idFile.release()
+	if o.pull == pullAlways {
+		if err := pull(ctx, g, spec.Image, pullOptions{quiet: o.quiet}); err != nil {
+			return api.Instance{}, err
+		}
+	}
+	inst, err := c.Create(ctx, spec)
+	if o.pull == pullMissing && api.IsKind(err, api.NotFound) && missing(ctx, c, spec.Image) {
+		if !o.quiet {
+			fmt.Fprintf(g.Err, "image %s is not in the store; pulling it\n", spec.Image)
+		}
+		if err := pull(ctx, g, spec.Image, pullOptions{quiet: o.quiet}); err != nil {
+			return api.Instance{}, err
+		}
+		inst, err = c.Create(ctx, spec)
+	}
+	if err != nil {
+		return api.Instance{}, err
+	}
+	return inst, idFile.write(inst.ID)
+}
+
+// missing reports whether the store lacks an image, as against something
+// else that an instance refers to.
+func missing(ctx context.Context, c *client.Client, image string) bool {
+	_, err := c.Image(ctx, image)
+	return api.IsKind(err, api.NotFound)
+}

@@ -1,0 +1,336 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/client"
+	"github.com/berthcloud/berth/cmd/berth/internal/files"
+	"github.com/berthcloud/berth/cmd/berth/internal/show"
+	"github.com/berthcloud/berth/cmd/berth/internal/terminal"
+)
+
+// typeKernel is the type of an image that holds a guest kernel.
+const typeKernel = "kernel"
+
+func newImageCommand(g *global) *cobra.Command {
+	return parent("image", "What instances are made from",
+		newImageListCommand(g, "ls"), newInspectOf(g, "image", "IMAGE"), newPullCommand(g), newImageImportCommand(g),
+		newImageExportCommand(g), newImageBootstrapCommand(g), newImageTagCommand(g), newRemoveImageCommand(g, "rm"),
+		newImagePruneCommand(g))
+}
+
+// newImagesCommand is 'berth images', docker's name for 'berth image ls'.
+func newImagesCommand(g *global) *cobra.Command { return newImageListCommand(g, "images") }
+
+// imageListOptions are the flags of image ls.
+type imageListOptions struct {
+	all, quiet, digests bool
+	format              string
+}
+
+func newImageListCommand(g *global, name string) *cobra.Command {
+	var o imageListOptions
+	cmd := &cobra.Command{
+		Use:   name + " [OPTIONS]",
+		Short: "List images",
+		Long:  exits("List images. Guest kernels are images too: -a or 'berth kernel ls' show them."),
+		Args:  args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runImageList(cmd.Context(), g, o, func(i api.Image) bool { return o.all || i.Type != typeKernel })
+		},
+	}
+	cmd.Flags().BoolVarP(&o.all, "all", "a", false, "guest kernels too")
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "only names")
+	cmd.Flags().BoolVar(&o.digests, "digests", false, "show digests in full")
+	addFormat(cmd, &o.format)
+	return cmd
+}
+
+func runImageList(ctx context.Context, g *global, o imageListOptions, wanted func(api.Image) bool) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	list, err := c.Images(ctx)
+	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(i api.Image) bool { return !wanted(i) })
+	if o.quiet {
+		o.format = "{{.Name}}"
+	}
+	return show.List(g.Out, o.format, list, imageColumns(g, o.digests))
+}
+
+// imageColumns are the columns of image ls.
+func imageColumns(g *global, full bool) []show.Column[api.Image] {
+	type image = api.Image
+	now := g.now()
+	return []show.Column[image]{
+		{Key: "Name", Title: "NAME", Value: func(i image) string { return i.Name }},
+		{Key: "Digest", Title: "DIGEST", Value: func(i image) string {
+			if full || len(i.Digest) < 19 {
+				return i.Digest
+			}
+			return i.Digest[:19] // sha256: and 12 digits
+		}},
+		{Key: "Platform", Title: "PLATFORM", Value: func(i image) string { return i.Platform }},
+		{Key: "CreatedSince", Title: "CREATED", Value: func(i image) string { return show.Ago(i.Created, now) }},
+		{Key: "CreatedAt", Title: "CREATED AT", Hidden: true, Value: func(i image) string { return show.Time(i.Created) }},
+		{Key: "Type", Title: "TYPE", Hidden: true, Value: func(i image) string { return i.Type }},
+		{Key: "Size", Title: "SIZE", Value: func(i image) string { return show.Bytes(i.Size) }},
+	}
+}
+
+func newRemoveImageCommand(g *global, name string) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   name + " [OPTIONS] IMAGE [IMAGE...]",
+		Short: "Remove images",
+		Long:  exits("Remove names of images, and with the last name of an image its content. An image\nthat an instance was made from stays."),
+		Args:  args(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runRemoveImage(cmd.Context(), g, force, args)
+		},
+		ValidArgsFunction: completeImages(g),
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "a missing image is no error")
+	return cmd
+}
+
+func runRemoveImage(ctx context.Context, g *global, force bool, refs []string) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	return each(g, refs, func(ref string) error {
+		err := c.RemoveImage(ctx, ref, force)
+		if force && api.IsKind(err, api.NotFound) {
+			g.warn(err.Error())
+			return nil
+		}
+		return err
+	})
+}
+
+func newImageTagCommand(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "tag IMAGE NAME",
+		Short: "Give an image a further name",
+		Long:  exits("Give an image a further name. A name that another image has moves to this one."),
+		Args:  args(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runImageTag(cmd.Context(), g, args[0], args[1])
+		},
+		ValidArgsFunction: completeImages(g),
+	}
+}
+
+func runImageTag(ctx context.Context, g *global, ref, name string) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	return c.TagImage(ctx, ref, name)
+}
+
+// imageImportOptions are the flags of image import.
+type imageImportOptions struct {
+	name  string
+	quiet bool
+}
+
+func newImageImportCommand(g *global) *cobra.Command {
+	var o imageImportOptions
+	cmd := &cobra.Command{
+		Use:     "import [OPTIONS] FILE|DIRECTORY|- [NAME]",
+		Aliases: []string{"load"},
+		Short:   "Make images of an archive",
+		Long: exits(`Make images of a docker archive, an OCI archive, the directory of an OCI layout,
+or a plain tar archive of a root filesystem, compressed or not; '-' is standard
+input. A plain archive needs a NAME. Prints the names of what it made.`),
+		Example: "  berth image import debian.tar debian:custom\n  docker save web | berth image import -",
+		Args:    args(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				o.name = args[1]
+			}
+			return runImageImport(cmd.Context(), g, o, args[0])
+		},
+	}
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "do not show progress")
+	return cmd
+}
+
+func runImageImport(ctx context.Context, g *global, o imageImportOptions, source string) error {
+	archive, err := openArchive(g, source)
+	if err != nil {
+		return err
+	}
+	defer archive.Close()
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	result, err := watch(g, o.quiet, func(f func(api.Operation) error) (api.Operation, error) {
+		return c.ImportImage(ctx, o.name, archive, f)
+	})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(g.Out, result)
+	return err
+}
+
+// openArchive opens what image import reads; a directory as a tar stream.
+func openArchive(g *global, source string) (io.ReadCloser, error) {
+	if source == "-" {
+		if terminal.Is(g.In) {
+			return nil, usage(errors.New("standard input is a terminal; name a file, or pipe an archive in"))
+		}
+		return io.NopCloser(g.In), nil
+	}
+	st, err := os.Stat(source)
+	if err != nil {
+		return nil, fmt.Errorf("import: %w", err)
+	}
+	if !st.IsDir() {
+		return os.Open(source)
+	}
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(files.Pack(w, source, ".")) }()
+	return r, nil
+}
+
+func newImageExportCommand(g *global) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:     "export [OPTIONS] IMAGE",
+		Aliases: []string{"save"},
+		Short:   "Write an image as an archive",
+		Long:    exits("Write an image as an OCI archive, which docker can load too, to standard output\nor to a file."),
+		Example: "  berth image export debian:12 | docker load",
+		Args:    args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runImageExport(cmd.Context(), g, output, args[0])
+		},
+		ValidArgsFunction: completeImages(g),
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "write to a file")
+	return cmd
+}
+
+func runImageExport(ctx context.Context, g *global, output, ref string) error {
+	if output == "" && terminal.Is(g.Out) {
+		return usage(errors.New("standard output is a terminal; name a file with -o, or pipe it on"))
+	}
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	if output == "" {
+		return c.ExportImage(ctx, ref, g.Out)
+	}
+	return writeFile(output, func(w io.Writer) error { return c.ExportImage(ctx, ref, w) })
+}
+
+// writeFile writes a file whole or not at all: beside it first, then in its
+// place.
+func writeFile(name string, write func(io.Writer) error) (err error) {
+	f, err := os.OpenFile(name+".part", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if err := errors.Join(write(f), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+func newImageBootstrapCommand(g *global) *cobra.Command {
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "bootstrap [OPTIONS] NAME",
+		Short: "Make a standard image from a distribution's packages",
+		Long: exits(`Make a standard image, as debian:12, with mmdebstrap from the mirror that the
+host's apt uses. The name 'base' makes a tiny image of the host's static busybox.`),
+		Args: args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runImageBootstrap(cmd.Context(), g, quiet, args[0])
+		},
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show progress")
+	return cmd
+}
+
+func runImageBootstrap(ctx context.Context, g *global, quiet bool, name string) error {
+	r := client.OperationRequest{Bootstrap: &client.BootstrapRequest{Name: name}}
+	if name == "base" {
+		r = client.OperationRequest{Base: &client.BaseRequest{}}
+	}
+	result, err := operate(ctx, g, quiet, r)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(g.Out, result)
+	return err
+}
+
+func newImagePruneCommand(g *global) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "prune [OPTIONS]",
+		Short: "Remove images that no instance uses",
+		Long:  exits("Remove all images that no instance was made from; guest kernels stay. Asks first\nunless -f is given."),
+		Args:  args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runImagePrune(cmd.Context(), g, force)
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	return cmd
+}
+
+func runImagePrune(ctx context.Context, g *global, force bool) error {
+	if err := confirm(ctx, g, force, "This removes all images that no instance uses."); err != nil {
+		return err
+	}
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	list, err := c.Images(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range list {
+		if i.Type == typeKernel {
+			continue
+		}
+		if full, err := c.Image(ctx, i.Name); api.IsKind(err, api.NotFound) || len(full.Users) > 0 {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if err := c.RemoveImage(ctx, i.Name, false); api.IsKind(err, api.InUse) {
+			continue // an instance was made of it between the two requests
+		} else if err != nil {
+			return err
+		}
+		fmt.Fprintf(g.Out, "removed image %s\n", i.Name)
+	}
+	return nil
+}

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/client"
+)
+
+func newKernelCommand(g *global) *cobra.Command {
+	return parent("kernel", "What virtual machines boot", newKernelListCommand(g), newKernelBootstrapCommand(g))
+}
+
+func newKernelListCommand(g *global) *cobra.Command {
+	var o imageListOptions
+	cmd := &cobra.Command{
+		Use:     "ls [OPTIONS]",
+		Aliases: []string{"list"},
+		Short:   "List guest kernels",
+		Long:    exits("List guest kernels. A VM names one with --kernel."),
+		Args:    args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runImageList(cmd.Context(), g, o, func(i api.Image) bool { return i.Type == typeKernel })
+		},
+	}
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "only names")
+	addFormat(cmd, &o.format)
+	return cmd
+}
+
+func newKernelBootstrapCommand(g *global) *cobra.Command {
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "bootstrap [OPTIONS] [cloud|standard]",
+		Short: "Make a guest kernel from the distribution's packages",
+		Long: exits(`Make a guest kernel from Debian's cloud kernel (the default) or its standard
+kernel, which also drives fully emulated devices. Nothing is installed on the
+host.`),
+		Args:      args(0, 1),
+		ValidArgs: []string{"cloud", "standard"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			flavor := "cloud"
+			if len(args) == 1 {
+				flavor = args[0]
+			}
+			return runKernelBootstrap(cmd.Context(), g, quiet, flavor)
+		},
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show progress")
+	return cmd
+}
+
+func runKernelBootstrap(ctx context.Context, g *global, quiet bool, flavor string) error {
+	if flavor != "cloud" && flavor != "standard" {
+		return usage(fmt.Errorf("%q is not a flavor of kernel; write cloud or standard", flavor))
+	}
+	result, err := operate(ctx, g, quiet, client.OperationRequest{Kernel: &client.KernelRequest{Flavor: flavor}})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(g.Out, result)
+	return err
+}

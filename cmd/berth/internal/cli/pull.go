@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/client"
+	"github.com/berthcloud/berth/cmd/berth/internal/show"
+)
+
+// pullOptions are the flags of pull.
+type pullOptions struct {
+	quiet    bool
+	insecure bool
+}
+
+func newPullCommand(g *global) *cobra.Command {
+	var o pullOptions
+	cmd := &cobra.Command{
+		Use:   "pull [OPTIONS] IMAGE [IMAGE...]",
+		Short: "Fetch images from their registries",
+		Long:  exits("Fetch images from their registries, with the credentials of the docker\nconfiguration file, and print their names. An interrupted pull is resumed by the\nnext one."),
+		Args:  args(1, -1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runPull(cmd.Context(), g, o, args)
+		},
+	}
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "do not show progress")
+	cmd.Flags().BoolVar(&o.insecure, "insecure", false, "accept plain HTTP and certificates nobody vouches for")
+	return cmd
+}
+
+func runPull(ctx context.Context, g *global, o pullOptions, images []string) error {
+	return eachResult(ctx, g, images, func(image string) (string, error) {
+		return operate(ctx, g, o.quiet, pullRequest(image, o))
+	})
+}
+
+// pull fetches one image and prints nothing but its progress.
+func pull(ctx context.Context, g *global, image string, o pullOptions) error {
+	_, err := operate(ctx, g, o.quiet, pullRequest(image, o))
+	return err
+}
+
+func pullRequest(image string, o pullOptions) client.OperationRequest {
+	return client.OperationRequest{Pull: &client.PullRequest{Image: image, Insecure: o.insecure}}
+}
+
+// operate runs an operation to its end, shows its progress, and returns its
+// result.
+func operate(ctx context.Context, g *global, quiet bool, r client.OperationRequest) (string, error) {
+	c, err := g.client()
+	if err != nil {
+		return "", err
+	}
+	return watch(g, quiet, func(f func(api.Operation) error) (api.Operation, error) { return c.Run(ctx, r, f) })
+}
+
+// watch shows the progress of what run does.
+func watch(g *global, quiet bool, run func(func(api.Operation) error) (api.Operation, error)) (string, error) {
+	if quiet {
+		op, err := run(nil)
+		return op.Result, err
+	}
+	p := show.NewProgress(g.Err, g.width())
+	op, err := run(p.Update)
+	return op.Result, errors.Join(err, p.Close())
+}
+
+// eachResult does f for every name, goes on after a failure, and prints the
+// results. It returns the failures.
+func eachResult(ctx context.Context, g *global, names []string, f func(string) (string, error)) error {
+	failed := false
+	for _, name := range names {
+		result, err := f(name)
+		if ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			report(g.Err, err)
+			failed = true
+			continue
+		}
+		fmt.Fprintln(g.Out, result)
+	}
+	if failed {
+		return &exitError{code: exitFailed}
+	}
+	return nil
+}

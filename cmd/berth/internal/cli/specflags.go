@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// The policies of --pull.
+const (
+	pullAlways  = "always"
+	pullMissing = "missing"
+	pullNever   = "never"
+)
+
+// specOptions are the flags that describe an instance, shared by create and
+// run, as the user wrote them. Method spec reads them.
+type specOptions struct {
+	// The instance.
+	name, hostname, user, workdir, entrypoint string
+	env, envFiles, labels, labelFiles         []string
+	interactive, tty, init, rm                bool
+	stopSignal, stopTimeout, restart          string
+
+	// What it may use.
+	cpus, cpuset, memory, memorySwap, disk string
+	cpuShares                              uint64
+	pidsLimit                              int64
+	ulimits                                []string
+
+	// What it sees.
+	volumes, mounts, tmpfs       []string
+	network, ip, mac             string
+	publish, dns, addHosts       []string
+	readOnly, privileged         bool
+	capAdd, capDrop, securityOpt []string
+	userns                       string
+
+	// Its health.
+	healthCmd, healthInterval, healthTimeout, healthStart string
+	healthRetries                                         int
+	noHealth                                              bool
+
+	// A VM.
+	vm           bool
+	virt, kernel string
+
+	// How it is made.
+	platform, pull, cidfile string
+	quiet                   bool
+
+	set func(flag string) bool // whether the user gave a flag
+}
+
+// addFlags declares the flags under the names docker users know.
+func (o *specOptions) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.SetInterspersed(false) // what follows the image belongs to the command
+	f.SetNormalizeFunc(specAliases)
+	f.Bool("help", false, "print this help") // declared here to leave -h to --hostname
+	o.set = f.Changed
+
+	f.StringVar(&o.name, "name", "", "name of the instance (default: a made-up one)")
+	f.StringVarP(&o.hostname, "hostname", "h", "", "host name (default: the beginning of the id)")
+	f.StringVarP(&o.user, "user", "u", "", "user, as NAME|UID[:GROUP|GID]")
+	f.StringVarP(&o.workdir, "workdir", "w", "", "working directory")
+	f.StringVar(&o.entrypoint, "entrypoint", "", "replace the image's entrypoint")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "variable NAME=VALUE, or NAME to pass on the client's")
+	f.StringArrayVar(&o.envFiles, "env-file", nil, "read variables from a file")
+	f.StringArrayVarP(&o.labels, "label", "l", nil, "label NAME=VALUE")
+	f.StringArrayVar(&o.labelFiles, "label-file", nil, "read labels from a file")
+	f.BoolVarP(&o.interactive, "interactive", "i", false, "keep standard input open")
+	f.BoolVarP(&o.tty, "tty", "t", false, "give it a terminal")
+	f.BoolVar(&o.init, "init", false, "run a reaping init as process 1 of a container")
+	f.BoolVar(&o.rm, "rm", false, "remove it when it has exited")
+	f.StringVar(&o.stopSignal, "stop-signal", "", "signal of 'berth stop' (default: the image's, else SIGTERM)")
+	f.StringVar(&o.stopTimeout, "stop-timeout", "", "seconds of grace before SIGKILL (default 10)")
+	f.StringVar(&o.restart, "restart", "", "when to start it again: no, on-failure[:N], always, unless-stopped")
+
+	f.StringVar(&o.cpus, "cpus", "", "number of processors, as in 1.5")
+	f.Uint64VarP(&o.cpuShares, "cpu-shares", "c", 0, "share of processor time under contention (default 1024)")
+	f.StringVar(&o.cpuset, "cpuset-cpus", "", "processors to run on, as in 0-2,4")
+	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, as in 512m")
+	f.StringVar(&o.memorySwap, "memory-swap", "", "limit of memory and swap together; -1 for unlimited swap")
+	f.Int64Var(&o.pidsLimit, "pids-limit", 0, "limit of processes; -1 for none")
+	f.StringVar(&o.disk, "disk", "", "size of a VM's writable layer, as in 10g")
+	f.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit NAME=SOFT[:HARD]")
+
+	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount [SOURCE:]TARGET[:ro]; a SOURCE with / is a path, else a volume")
+	f.StringArrayVar(&o.mounts, "mount", nil, "mount type=bind|volume|tmpfs,source=SOURCE,target=TARGET[,readonly]")
+	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "mount a tmpfs TARGET[:size=SIZE,mode=MODE]")
+	f.StringVar(&o.network, "network", "", "network: default, none, host")
+	f.StringVar(&o.ip, "ip", "", "address in the network")
+	f.StringVar(&o.mac, "mac-address", "", "MAC address")
+	f.StringArrayVarP(&o.publish, "publish", "p", nil, "lead a port of the host to it: [[IP:]HOST-PORT:]PORT[/udp]")
+	f.StringArrayVar(&o.dns, "dns", nil, "name server instead of the network's own")
+	f.StringArrayVar(&o.addHosts, "add-host", nil, "line of /etc/hosts, NAME:ADDRESS")
+	f.BoolVar(&o.readOnly, "read-only", false, "make the root filesystem read-only")
+	f.BoolVar(&o.privileged, "privileged", false, "refused; see --cap-add, --security-opt, --userns, --vm")
+	f.StringArrayVar(&o.capAdd, "cap-add", nil, "grant a capability, or ALL")
+	f.StringArrayVar(&o.capDrop, "cap-drop", nil, "take a capability away, or ALL")
+	f.StringArrayVar(&o.securityOpt, "security-opt", nil, "no-new-privileges[:false], seccomp=unconfined")
+	f.StringVar(&o.userns, "userns", "", "user namespace: host for none of its own")
+
+	f.StringVar(&o.healthCmd, "health-cmd", "", "shell command that checks its health")
+	f.StringVar(&o.healthInterval, "health-interval", "", "time between checks (default 30s)")
+	f.StringVar(&o.healthTimeout, "health-timeout", "", "longest time of one check (default 30s)")
+	f.StringVar(&o.healthStart, "health-start-period", "", "time after the start in which failures do not count")
+	f.IntVar(&o.healthRetries, "health-retries", 0, "failures in a row that make it unhealthy (default 3)")
+	f.BoolVar(&o.noHealth, "no-healthcheck", false, "do without the image's health check")
+
+	f.BoolVar(&o.vm, "vm", false, "make it a virtual machine")
+	f.StringVar(&o.virt, "virt", "", "how to virtualize a VM: auto, hardware, para, full (default auto)")
+	f.StringVar(&o.kernel, "kernel", "", "kernel image of a VM (see 'berth kernel ls')")
+
+	f.StringVar(&o.platform, "platform", "", "must be the host's")
+	f.StringVar(&o.pull, "pull", pullMissing, "when to pull the image: always, missing, never")
+	f.StringVar(&o.cidfile, "cidfile", "", "write the id to a new file")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not show the progress of a pull")
+}
+
+// specAliases maps other spellings of flags.
+func specAliases(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	switch strings.ToLower(name) {
+	case "net":
+		name = "network"
+	case "cpuset":
+		name = "cpuset-cpus"
+	}
+	return pflag.NormalizedName(name)
+}
