@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os/exec"
 	"sync"
+	"syscall"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
@@ -89,5 +90,18 @@ func lookup(name string) (string, error) {
 		return "", api.E("start", api.NotRunnable, name, errors.New("it is not executable"))
 	default:
 		return "", api.E("start", api.NoCommand, name, fmt.Errorf("no such command: %w", err))
+	}
+}
+
+// KillAll ends and forgets every run, as a reboot of the host would.
+func (w *World) KillAll() {
+	w.mu.Lock()
+	runs := w.runs
+	w.runs = make(map[string]*run)
+	w.mu.Unlock()
+	for _, r := range runs {
+		if r.Signal(context.Background(), int(syscall.SIGKILL)) == nil {
+			<-r.done
+		}
 	}
 }
