@@ -226,7 +226,10 @@ func TestRefused(t *testing.T) {
 		"long target":   func() error { _, err := w.Symlink(erofs.Attr{}, strings.Repeat("x", 4096)); return err },
 		"device number": func() error { _, err := w.Special(erofs.Attr{Mode: unix.S_IFCHR, Major: 1 << 12}); return err },
 		"not special":   func() error { _, err := w.Special(erofs.Attr{Mode: unix.S_IFREG}); return err },
-		"xattr class":   func() error { _, err := w.Special(erofs.Attr{Mode: unix.S_IFIFO, Xattrs: map[string]string{"foo": ""}}); return err },
+		"xattr class": func() error {
+			_, err := w.Special(erofs.Attr{Mode: unix.S_IFIFO, Xattrs: map[string]string{"foo": ""}})
+			return err
+		},
 		"xattr size": func() error {
 			_, err := w.Special(erofs.Attr{Mode: unix.S_IFIFO, Xattrs: map[string]string{"user.x": strings.Repeat("v", 65536)}})
 			return err

@@ -1,0 +1,120 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// BaseName is the name of the image that Base makes.
+const BaseName = "base"
+
+// busyboxPath is where package busybox-static puts its one file.
+const busyboxPath = "/bin/busybox"
+
+// Base makes the image "base" from the host's busybox-static: a shell and the
+// usual commands in two megabytes, for first steps and tests. The same busybox
+// makes the same image, bit by bit. It returns the name.
+func (s *Store) Base(ctx context.Context, progress Progress) (string, error) {
+	const op = "make image"
+	busybox, err := os.ReadFile(busyboxPath)
+	if err != nil {
+		return "", api.E(op, api.NotFound, BaseName, fmt.Errorf("%s is missing; install the package busybox-static", busyboxPath))
+	}
+	info, err := os.Stat(busyboxPath)
+	if err != nil {
+		return "", api.E(op, "", BaseName, err)
+	}
+	list, err := exec.CommandContext(ctx, busyboxPath, "--list-full").Output()
+	if err != nil {
+		return "", api.E(op, "", BaseName, fmt.Errorf("list the commands of busybox: %w", err))
+	}
+	applets := strings.Fields(string(list))
+	if len(applets) == 0 || !slices.Contains(applets, "bin/sh") {
+		return "", api.E(op, api.Unsupported, BaseName, errors.New("this busybox has no shell; install the package busybox-static"))
+	}
+	archive, err := baseArchive(busybox, applets, info.ModTime().Truncate(time.Second))
+	if err != nil {
+		return "", api.E(op, "", BaseName, err)
+	}
+	_, err = s.importArchive(ctx, bytes.NewReader(archive), ImportOptions{
+		Name: BaseName, Created: info.ModTime().Truncate(time.Second), Progress: progress,
+		Config: api.ImageConfig{Command: []string{"sh"}},
+	}, false)
+	return BaseName, api.E(op, "", BaseName, err)
+}
+
+// baseFiles are the files of the base image beside busybox.
+var baseFiles = map[string]string{
+	"etc/passwd": "root:x:0:0:root:/root:/bin/sh\n" +
+		"daemon:x:1:1:daemon:/usr/sbin:/bin/false\n" +
+		"nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+	"etc/group":         "root:x:0:\ndaemon:x:1:\ntty:x:5:\nnogroup:x:65534:\n",
+	"etc/shadow":        "root:*:::::::\ndaemon:*:::::::\nnobody:*:::::::\n",
+	"etc/hosts":         "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
+	"etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+	"etc/os-release":    "NAME=\"Berth base\"\nID=berth-base\nPRETTY_NAME=\"Berth base (busybox)\"\n",
+}
+
+// baseDirs are its directories, with their permission bits where those are not 0755.
+var baseDirs = map[string]int64{
+	"bin": 0, "dev": 0, "etc": 0, "home": 0, "mnt": 0, "proc": 0, "root": 0o700, "run": 0, "sbin": 0, "sys": 0,
+	"tmp": 0o1777, "usr": 0, "usr/bin": 0, "usr/sbin": 0, "var": 0, "var/log": 0, "var/tmp": 0o1777,
+}
+
+// baseArchive makes the root filesystem, every entry dated mtime.
+func baseArchive(busybox []byte, applets []string, mtime time.Time) ([]byte, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	add := func(h tar.Header, content string) error {
+		h.ModTime, h.Format, h.Size = mtime, tar.FormatPAX, int64(len(content))
+		if err := w.WriteHeader(&h); err != nil {
+			return err
+		}
+		_, err := io.WriteString(w, content)
+		return err
+	}
+	for _, name := range sortedKeys(baseDirs) {
+		mode := baseDirs[name]
+		if mode == 0 {
+			mode = 0o755
+		}
+		if err := add(tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: mode}, ""); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range sortedKeys(baseFiles) {
+		mode := int64(0o644)
+		if name == "etc/shadow" {
+			mode = 0o600
+		}
+		if err := add(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode}, baseFiles[name]); err != nil {
+			return nil, err
+		}
+	}
+	if err := add(tar.Header{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755}, string(busybox)); err != nil {
+		return nil, err
+	}
+	slices.Sort(applets)
+	for _, name := range slices.Compact(applets) {
+		if _, ok := baseDirs[path.Dir(name)]; !ok || path.Base(name) == "busybox" {
+			continue
+		}
+		if err := add(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: "/bin/busybox", Mode: 0o777}, ""); err != nil {
+			return nil, err
+		}
+	}
+	err := w.Close()
+	return b.Bytes(), err
+}

@@ -1,0 +1,127 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/images"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// Tag gives the image that name means another name, which may have meant
+// another image before.
+func (s *Store) Tag(ctx context.Context, name, newName string) error {
+	ctx = s.context(ctx)
+	rec, err := s.lookup(ctx, name)
+	if err != nil {
+		return api.E("tag image", "", "", err)
+	}
+	to, err := localName(newName)
+	if err != nil {
+		return api.E("tag image", "", "", err)
+	}
+	// Like docker, a name that a registry could have is kept in full.
+	if strings.ContainsAny(strings.SplitN(to, "/", 2)[0], ".:") && strings.Contains(to, "/") {
+		if to, err = remoteName(newName); err != nil {
+			return api.E("tag image", "", "", err)
+		}
+	}
+	return api.E("tag image", "", newName, s.setName(ctx, to, rec.Target))
+}
+
+// Remove removes a name, and the image's content where nothing else needs it.
+// The last name of an image that instances hold is not removed. It returns the
+// name in full.
+func (s *Store) Remove(ctx context.Context, name string) (string, error) {
+	const op = "remove image"
+	ctx = s.context(ctx)
+	rec, err := s.lookup(ctx, name)
+	if err != nil {
+		return "", api.E(op, "", "", err)
+	}
+	users, err := s.users(ctx, rec)
+	if err != nil {
+		return "", api.E(op, "", Familiar(rec.Name), err)
+	}
+	if len(users) > 0 {
+		return "", api.E(op, api.InUse, Familiar(rec.Name), fmt.Errorf("in use by %s; remove that first, or give the image another name", strings.Join(users, ", ")))
+	}
+	if err := s.images.Delete(ctx, rec.Name); err != nil {
+		return "", api.E(op, "", Familiar(rec.Name), err)
+	}
+	_, err = s.Collect(ctx)
+	return rec.Name, api.E(op, "", Familiar(rec.Name), err)
+}
+
+// users returns the instances that would lose an image's last name with rec.
+func (s *Store) users(ctx context.Context, rec images.Image) ([]string, error) {
+	all, err := s.images.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, other := range all {
+		if other.Name != rec.Name && other.Target.Digest == rec.Target.Digest {
+			return nil, nil
+		}
+	}
+	desc, _, err := s.manifest(ctx, rec.Target)
+	if err != nil {
+		return nil, nil // damaged: nobody can use it, and it may go
+	}
+	held, err := s.Holds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var users []string
+	for _, h := range held {
+		if h.Digest == desc.Digest.String() {
+			users = append(users, h.Holder)
+		}
+	}
+	return users, nil
+}
+
+// Prune collects garbage; with all it first removes the names of all images
+// that no instance holds, kernels excepted. It returns the names and the bytes
+// freed.
+func (s *Store) Prune(ctx context.Context, all bool) ([]string, int64, error) {
+	ctx = s.context(ctx)
+	var removed []string
+	if all {
+		var err error
+		if removed, err = s.removeUnused(ctx); err != nil {
+			return removed, 0, api.E("prune images", "", "", err)
+		}
+	}
+	freed, err := s.Collect(ctx)
+	return removed, freed, err
+}
+
+func (s *Store) removeUnused(ctx context.Context) ([]string, error) {
+	recs, err := s.images.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	held, err := s.Holds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]bool{}
+	for _, h := range held {
+		used[h.Digest] = true
+	}
+	var removed []string
+	for _, rec := range recs {
+		desc, m, err := s.manifest(ctx, rec.Target)
+		if err == nil && (m.ArtifactType == kernelArtifact || used[desc.Digest.String()]) {
+			continue
+		}
+		if err := s.images.Delete(ctx, rec.Name); err != nil && !notFound(err) {
+			return removed, err
+		}
+		removed = append(removed, Familiar(rec.Name))
+	}
+	return removed, nil
+}

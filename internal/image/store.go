@@ -1,0 +1,176 @@
+// Package image keeps images: it imports, pulls, names, lists, exports and
+// removes them, and turns their layers into EROFS images that both kinds of
+// instance mount.
+//
+// It stands on containerd's content store, metadata database (bbolt), leases
+// and garbage collector, all below one directory:
+//
+//	ROOT/content/blobs/sha256/…   manifests, configs, layers as distributed,
+//	                              and each layer once more as an EROFS image
+//	ROOT/content/ingest/…         downloads that are not complete
+//	ROOT/meta.db                  names, labels, leases
+//	ROOT/tmp/…                    files being written; emptied by Open
+//	ROOT/kernels/…                kernels, extracted for QEMU; a cache
+//
+// What keeps content alive: a name keeps its manifest; labels of the form
+// containerd.io/gc.ref.content.* lead from a manifest to its config and
+// layers, and from a layer to its EROFS image. An instance holds the image it
+// was made from by a lease, so that the name may go or move to another image
+// meanwhile. Work in progress has leases that expire.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/log"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image/layer"
+)
+
+// namespace is containerd's: the database wants one, Berth needs no second.
+const namespace = "berth"
+
+// Options of a Store. The zero value is the default.
+type Options struct {
+	// Limits bound what one layer may expand to.
+	Limits layer.Limits
+	// DockerConfig is the directory of the docker client's config.json, which
+	// holds registry credentials. Default: $DOCKER_CONFIG, else ~/.docker.
+	DockerConfig string
+	// Insecure names registries, as host or host:port, that are spoken to over
+	// plain http. Those on a loopback address always may be.
+	Insecure []string
+	// Stall is how long a registry may send nothing. Default: one minute.
+	Stall time.Duration
+}
+
+// Store is a store of images. Its methods may be called concurrently. Errors
+// are *api.Error. Only one process at a time can have a root open.
+type Store struct {
+	root    string
+	opt     Options
+	bolt    *bolt.DB
+	db      *metadata.DB
+	content content.Store
+	images  images.Store
+	leases  leases.Manager
+
+	// placing is read-locked between putting a file under content/blobs and
+	// telling the database, and write-locked while garbage is collected, which
+	// would take such a file for garbage.
+	placing sync.RWMutex
+
+	mu         sync.Mutex
+	converting map[string]*conversion // by diff id
+}
+
+// Open opens the store below root, making it where it does not exist.
+func Open(root string, opt Options) (*Store, error) {
+	fail := func(kind api.ErrorKind, err error) (*Store, error) {
+		return nil, api.E("open the image store", kind, root, err)
+	}
+	if opt.Stall == 0 {
+		opt.Stall = time.Minute
+	}
+	tmp := filepath.Join(root, "tmp")
+	if err := os.RemoveAll(tmp); err != nil {
+		return fail("", err)
+	}
+	for _, dir := range []string{root, tmp, filepath.Join(root, "content")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fail("", err)
+		}
+	}
+	// containerd's libraries log by themselves; what matters they return as well.
+	if err := log.SetLevel("error"); err != nil {
+		return fail("", err)
+	}
+	blobs, err := local.NewStore(filepath.Join(root, "content"))
+	if err != nil {
+		return fail("", err)
+	}
+	db, err := bolt.Open(filepath.Join(root, "meta.db"), 0o600, &bolt.Options{
+		Timeout:      time.Second,
+		FreelistType: bolt.FreelistMapType,
+	})
+	if errors.Is(err, bolt.ErrTimeout) {
+		return fail(api.InUse, errors.New("another berthd has it open; stop that one, or choose another --root"))
+	} else if err != nil {
+		return fail("", err)
+	}
+	s := &Store{root: root, opt: opt, bolt: db, converting: map[string]*conversion{}}
+	s.db = metadata.NewDB(db, blobs, nil)
+	if err := s.db.Init(s.context(context.Background())); err != nil {
+		db.Close()
+		return fail("", err)
+	}
+	s.content = s.db.ContentStore()
+	s.images = metadata.NewImageStore(s.db)
+	s.leases = metadata.NewLeaseManager(s.db)
+	return s, nil
+}
+
+// Close closes the store. No other method may be running or called later.
+func (s *Store) Close() error {
+	return api.E("close the image store", "", s.root, s.bolt.Close())
+}
+
+func (s *Store) context(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, namespace)
+}
+
+// blobPath is where the content store keeps a blob. The layout is the OCI
+// image layout's and fixed.
+func (s *Store) blobPath(d string) string {
+	return filepath.Join(s.root, "content", "blobs", "sha256", d[len("sha256:"):])
+}
+
+// temp makes a file for work that ends in a rename.
+func (s *Store) temp(pattern string) (*os.File, error) {
+	f, err := os.CreateTemp(filepath.Join(s.root, "tmp"), pattern)
+	if err != nil {
+		return nil, fmt.Errorf("make a temporary file: %w", err)
+	}
+	return f, nil
+}
+
+// discard closes and removes a temporary file that was not renamed.
+func discard(f *os.File) {
+	f.Close()
+	os.Remove(f.Name())
+}
+
+// Progress is told how far the parts of an operation are. It may be called
+// concurrently and must return soon. It may be nil.
+type Progress func(api.Progress)
+
+func (p Progress) report(part, stage string, current, total int64) {
+	if p != nil {
+		p(api.Progress{Part: part, Stage: stage, Current: current, Total: total})
+	}
+}
+
+// The stages of Progress.
+const (
+	StageWaiting     = "waiting"
+	StageDownloading = "downloading"
+	StageReading     = "reading"
+	StageConverting  = "converting"
+	StageDone        = "done"
+	StageExists      = "exists"
+	StageOutput      = "output" // Text has a line of a program's output
+)
