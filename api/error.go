@@ -59,32 +59,30 @@ func E(op string, kind ErrorKind, name string, err error) error {
 	return &Error{Op: op, Kind: kind, Name: name, Err: err}
 }
 
-// Error returns the one line a user sees. Fields that a wrapped Error repeats
-// are said once.
-func (e *Error) Error() string {
-	var b strings.Builder
-	var inner *Error
-	op, name := e.Op, e.Name
-	if errors.As(e.Err, &inner) {
-		if inner.Op == op {
-			op = ""
-		}
-		if inner.Name == name {
-			name = ""
-		}
+// Error returns the one line a user sees. What an outer Error has said, an
+// inner one does not repeat.
+func (e *Error) Error() string { return e.text("", "") }
+
+func (e *Error) text(saidOp, saidName string) string {
+	var head []string
+	if e.Op != "" && e.Op != saidOp {
+		head = append(head, e.Op)
+		saidOp = e.Op
 	}
-	b.WriteString(op)
-	if name != "" {
-		if b.Len() > 0 {
-			b.WriteByte(' ')
-		}
-		b.WriteString(name)
+	if e.Name != "" && e.Name != saidName {
+		head = append(head, e.Name)
+		saidName = e.Name
 	}
-	if b.Len() > 0 {
-		b.WriteString(": ")
+	cause := ""
+	if inner, ok := e.Err.(*Error); ok { //nolint:errorlint // a wrapper's own words must not be lost
+		cause = inner.text(saidOp, saidName)
+	} else {
+		cause = OneLine(e.Err.Error())
 	}
-	b.WriteString(OneLine(e.Err.Error()))
-	return b.String()
+	if len(head) == 0 {
+		return cause
+	}
+	return strings.Join(head, " ") + ": " + cause
 }
 
 // Unwrap returns the cause.

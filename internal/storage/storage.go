@@ -1,7 +1,8 @@
 // Package storage keeps what instances stand on: the mounted read-only layers,
 // the writable layers, and the volumes of one host.
 //
-//	RUN/layers/HEX/      a layer's EROFS image, mounted once for all containers
+//	RUN/layers/HEX/      a layer's EROFS image, mounted once for all containers;
+//	                     HEX is the first half of its digest
 //	RUN/holders/ID       which layers instance ID uses, one digest a line
 //	ROOT/instances/ID/   upper and work of a container, root.raw of a VM
 //	ROOT/volumes/NAME/   a volume: _data and volume.json
@@ -75,6 +76,11 @@ func (s *Storage) recover() error {
 	}
 	for _, h := range holders {
 		hexes, err := s.held(h.Name())
+		if err == nil && !s.allMounted(hexes) {
+			// The host was rebooted, or berthd was killed while mounting.
+			err = os.Remove(filepath.Join(s.holdersDir(), h.Name()))
+			hexes = nil
+		}
 		if err != nil {
 			return err
 		}
@@ -94,6 +100,15 @@ func (s *Storage) recover() error {
 		}
 	}
 	return nil
+}
+
+func (s *Storage) allMounted(hexes []string) bool {
+	for _, hex := range hexes {
+		if mounted, err := mountinfo.Mounted(filepath.Join(s.layersDir(), hex)); err != nil || !mounted {
+			return false
+		}
+	}
+	return true
 }
 
 // held returns the layers of a holder.
@@ -140,7 +155,13 @@ func (s *Storage) Mount(ctx context.Context, holder string, layers []Layer) (dir
 	return dirs, nil
 }
 
-func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
+// hexOf names a layer by half of its digest: 128 bits tell layers apart, and
+// short paths let overlayfs's page of mount options hold many of them on
+// kernels before 6.5.
+func hexOf(digest string) string {
+	hex := strings.TrimPrefix(digest, "sha256:")
+	return hex[:min(len(hex), 32)]
+}
 
 func (s *Storage) writeHolder(holder string, layers []Layer) error {
 	var b strings.Builder
