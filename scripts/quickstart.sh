@@ -57,7 +57,7 @@ berth rm -f -v box machine >/dev/null 2>&1 || true # of a run that was cut off
 
 say "Make a standard Debian image and a guest kernel from the distribution's packages"
 berth image inspect $image >/dev/null 2>&1 || show berth image bootstrap $image
-berth kernel inspect cloud >/dev/null 2>&1 || show berth kernel bootstrap cloud
+berth image inspect kernel/debian-cloud >/dev/null 2>&1 || show berth kernel bootstrap cloud
 show berth images
 
 say "Run the image as a container, and as a VM"

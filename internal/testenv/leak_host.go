@@ -58,6 +58,9 @@ func (s scope) processes(r residue) {
 		}
 	}
 	for pid, p := range all {
+		if p.state == "Z" && p.ppid != os.Getpid() {
+			continue // it has ended; that its new parent is slow to reap it is not the test's doing
+		}
 		if pid != os.Getpid() && (descends(all, pid, os.Getpid()) || s.owns(p.command) || marked(pid)) {
 			r[fmt.Sprintf("process %d %s", pid, p.started)] =
 				fmt.Sprintf("process %d (state %s, parent %d): %s", pid, p.state, p.ppid, p.command)

@@ -1,0 +1,85 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/testenv"
+)
+
+// limitScenarios prove that limits hold, inside the instance where it can be
+// seen there.
+var limitScenarios = []scenario{
+	{"memory", realOnly, containers, memoryLimit},
+	{"vm size", realOnly, vms, vmSize},
+	{"processes", realOnly, containers, processLimit},
+	{"files", realOnly, both, filesAndMounts},
+	{"update", realOnly, containers, updateLive},
+	{"isolation", realOnly, containers, isolation},
+}
+
+func memoryLimit(t *testing.T, w *world, kind api.Kind) {
+	w.start(t, kind, "box", "-m", "32m", "base", "sh", "-c", "echo begin; head -c 100000000 /dev/zero | tail; echo survived $?")
+	w.Berth(t, "wait", "box")
+	if out := w.logged(t, "box", "begin"); strings.Contains(out, "survived 0") {
+		t.Errorf("100 MB fit into 32 MiB: %s", out)
+	}
+}
+
+func vmSize(t *testing.T, w *world, kind api.Kind) {
+	r := w.Try(t.Context(), run(kind, "--rm", "--cpus", "2", "-m", "192m", "base", "sh", "-c", "nproc; grep MemTotal /proc/meminfo | tr -dc 0-9")...)
+	cpus, memory, _ := strings.Cut(r.Stdout, "\n")
+	if cpus != "2" || len(memory) != 6 || memory > "196608" || memory < "120000" {
+		t.Errorf("want 2 processors and up to 196608 kB: %s", r)
+	}
+}
+
+func processLimit(t *testing.T, w *world, kind api.Kind) {
+	r := w.Try(t.Context(), run(kind, "--rm", "--pids-limit", "10", "base", "sh", "-c",
+		"for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; wait")...)
+	if !strings.Contains(r.Stderr, "fork") {
+		t.Errorf("12 processes fit a limit of 10: %s", r)
+	}
+}
+
+func filesAndMounts(t *testing.T, w *world, kind api.Kind) {
+	r := w.Try(t.Context(), run(kind, "--rm", "--read-only", "--tmpfs", "/scratch:size=1m", "--ulimit", "nofile=77:88", "base", "sh", "-c",
+		"touch /x 2>/dev/null || echo read-only; echo y >/scratch/y && cat /scratch/y; ulimit -n; ulimit -Hn; head -c 2000000 /dev/zero >/scratch/z 2>/dev/null || echo full")...)
+	expect(t, "run", r, 0, "read-only\ny\n77\n88\nfull\n")
+}
+
+func updateLive(t *testing.T, w *world, kind api.Kind) {
+	w.start(t, kind, "box", "-m", "64m", "--cpus", "1", "base", "sleep", "600")
+	w.Berth(t, "update", "-m", "128m", "--cpus", "0.5", "box")
+	w.becomes(t, "box", ".Spec.Limits.Memory", "134217728")
+	// The kernel has been told: find the container's cgroup by its process.
+	pid := w.field(t, "box", ".Status.PID")
+	got := testenv.Shell(t, w.Machine, `set -e
+		p=$(sed -n 's/^0:://p' /proc/`+pid+`/cgroup)
+		if [ -f /sys/fs/cgroup$p/memory.max ]; then cat /sys/fs/cgroup$p/memory.max /sys/fs/cgroup$p/cpu.max
+		else
+			cat /sys/fs/cgroup/memory$(sed -n 's/^[0-9]*:memory://p' /proc/`+pid+`/cgroup)/memory.limit_in_bytes
+			cat /sys/fs/cgroup/cpu$(sed -n 's/^[0-9]*:cpu://p' /proc/`+pid+`/cgroup)/cpu.cfs_quota_us
+		fi`)
+	if !strings.HasPrefix(got, "134217728\n50000") {
+		t.Errorf("the kernel's limits are %q", got)
+	}
+}
+
+func isolation(t *testing.T, w *world, kind api.Kind) {
+	// Root in the container is nobody on the host, has few capabilities, no way
+	// to new ones, a filter, and sees nothing but itself.
+	r := w.Try(t.Context(), run(kind, "--rm", "base", "sh", "-c", `
+		awk '{print $2 != 0}' /proc/self/uid_map
+		grep -E '^(NoNewPrivs|Seccomp|CapInh):' /proc/self/status | tr -d '\t '
+		ls /proc | grep -c '^[0-9]'
+		mount -t tmpfs none /tmp 2>/dev/null || echo no mount
+		echo x 2>/dev/null >/proc/sys/kernel/core_pattern || echo no sysctl
+		head -c1 /proc/kcore 2>/dev/null | wc -c`)...)
+	lines := strings.Split(r.Stdout, "\n")
+	if len(lines) < 8 || lines[0] != "1" || lines[1] != "CapInh:0000000000000000" || lines[2] != "NoNewPrivs:1" ||
+		lines[3] != "Seccomp:2" || len(lines[4]) != 1 || lines[5] != "no mount" || lines[6] != "no sysctl" || strings.TrimSpace(lines[7]) != "0" {
+		t.Errorf("not isolated: %s", r)
+	}
+}

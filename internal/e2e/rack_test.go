@@ -1,0 +1,76 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/testenv"
+)
+
+// rackScenarios need what only a host of a rack has.
+var rackScenarios = []scenario{
+	{"hardware virtualization", rackOnly, vms, hardware},
+	{"AppArmor does not disturb", rackOnly, containers, appArmor},
+	{"power cut", rackOnly, nil, powerCut},
+}
+
+func hardware(t *testing.T, w *world, kind api.Kind) {
+	r := w.Try(t.Context(), run(kind, "--rm", "--virt", "hardware", "base", "sh", "-c", "dmesg | grep -i 'hypervisor detected'")...)
+	if r.Exit != 0 || !strings.Contains(r.Stdout, "KVM") {
+		t.Errorf("no KVM in the guest: %s", r)
+	}
+	if info := w.Berth(t, "info", "--format", "{{.Hardware}}"); info == "" {
+		t.Error("info does not say whether the probe guest ran")
+	}
+}
+
+func appArmor(t *testing.T, w *world, kind api.Kind) {
+	r := w.Try(t.Context(), run(kind, "--rm", "base", "cat", "/proc/self/attr/current")...)
+	if r.Exit != 0 {
+		t.Errorf("run: %s", r)
+	}
+}
+
+// powerCut takes the host's power and looks at which instances come back.
+func powerCut(t *testing.T, w *world, _ api.Kind) {
+	host, ok := w.Machine.(*testenv.Host)
+	if !ok {
+		t.Fatal("only a host of a rack can lose its power")
+	}
+	policies := map[string]string{"always": "always", "unless": "unless-stopped", "never": "no", "stopped": "unless-stopped"}
+	for name, policy := range policies {
+		w.start(t, api.Container, name, "--restart", policy, "base", "sleep", "600")
+	}
+	w.Berth(t, "stop", "-t", "1", "stopped")
+	testenv.Shell(t, w.Machine, "sync")
+	host.PowerCut(t)
+	w.Start(t)
+	w.becomes(t, "always", ".Status.State", "running")
+	w.becomes(t, "unless", ".Status.State", "running")
+	if state := w.field(t, "never", ".Status.State"); state == "running" {
+		t.Error("an instance without a restart policy runs after the power cut")
+	}
+	w.becomes(t, "stopped", ".Status.State", "exited")
+}
+
+func TestRack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots VMs")
+	}
+	testenv.Check(t)
+	// Hosts of a rack reach no mirror: image and kernel come from a daemon here.
+	here := testenv.NewDaemon(t, testenv.NewLocal(t))
+	files := map[string]string{}
+	for name, command := range map[string][]string{"base": {"image", "bootstrap", "base"}, "kernel/debian-cloud": {"kernel", "bootstrap", "cloud"}} {
+		here.Berth(t, command...)
+		file := here.Machine.Temp() + "/" + strings.ReplaceAll(name, "/", "-") + ".tar"
+		here.Berth(t, "image", "export", "-o", file, name)
+		files[strings.ReplaceAll(name, "/", "-")+".tar"] = file
+	}
+	hosts := testenv.NewRack(t, 1, files).Hosts
+	w := &world{Daemon: testenv.NewDaemon(t, hosts[0]), place: rack}
+	w.Berth(t, "image", "import", "/opt/berth/base.tar", "base")
+	w.Berth(t, "image", "import", "/opt/berth/kernel-debian-cloud.tar", "kernel/debian-cloud")
+	play(t, w)
+}

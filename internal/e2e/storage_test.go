@@ -1,0 +1,74 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/testenv"
+)
+
+// storageScenarios are about what outlives an instance, and what goes in and
+// out of it.
+var storageScenarios = []scenario{
+	{"volume for both kinds", realOnly, nil, volumeForBoth},
+	{"bind mount", realOnly, both, bindMount},
+	{"copy", realOnly, both, copyFiles},
+	{"image export and import", localOnly, nil, exportImport},
+	{"many layers", localOnly, both, manyLayers},
+}
+
+func volumeForBoth(t *testing.T, w *world, _ api.Kind) {
+	t.Cleanup(func() { w.Berth(t, "volume", "rm", "shared") })
+	expect(t, "write", w.Try(t.Context(), run(api.Container, "--rm", "-v", "shared:/data", "base", "sh", "-c", "echo from the container >/data/a")...), 0, "")
+	expect(t, "read and write", w.Try(t.Context(), run(api.VM, "--rm", "-v", "shared:/data", "base", "sh", "-c", "cat /data/a; echo from the VM >/data/b")...), 0, "from the container\n")
+	expect(t, "read", w.Try(t.Context(), run(api.Container, "--rm", "-v", "shared:/data:ro", "base", "sh", "-c", "cat /data/b; touch /data/c 2>/dev/null || echo read-only")...), 0, "from the VM\nread-only\n")
+	w.start(t, api.Container, "holder", "-v", "shared:/data", "base", "sleep", "600")
+	refused(t, "volume in use", w.Try(t.Context(), "volume", "rm", "shared"), 1, "shared", "holder")
+	w.remove(t, "holder")
+}
+
+func bindMount(t *testing.T, w *world, kind api.Kind) {
+	dir := w.Machine.Temp() + "/bind-" + string(kind)
+	testenv.Shell(t, w.Machine, "mkdir -p "+dir+" && chmod 0777 "+dir+" && echo hello >"+dir+"/in")
+	expect(t, "run", w.Try(t.Context(), run(kind, "--rm", "-v", dir+":/mnt/here", "base", "sh", "-c", "cat /mnt/here/in; echo bye >/mnt/here/out")...), 0, "hello\n")
+	if got := testenv.Shell(t, w.Machine, "cat "+dir+"/out"); got != "bye" {
+		t.Errorf("the host reads %q", got)
+	}
+}
+
+func copyFiles(t *testing.T, w *world, kind api.Kind) {
+	w.start(t, kind, "box", "base", "sleep", "600")
+	dir := w.Machine.Temp() + "/cp-" + string(kind)
+	testenv.Shell(t, w.Machine, "mkdir -p "+dir+"/tree/sub && echo one >"+dir+"/tree/sub/file && ln -s sub/file "+dir+"/tree/link")
+	w.Berth(t, "cp", dir+"/tree", "box:/opt")
+	expect(t, "exec", w.Try(t.Context(), "exec", "box", "cat", "/opt/link", "/opt/tree/link"), 1, "")
+	_ = w.Try(t.Context(), "exec", "box", "sh", "-c", "mkdir -p /out && cp -a /opt /out/ && ln -s /etc/passwd /out/trap")
+	w.Berth(t, "cp", "box:/out", dir+"/back")
+	if got := testenv.Shell(t, w.Machine, "find "+dir+"/back -name file -exec cat {} +; readlink "+dir+"/back/trap"); got != "one\n/etc/passwd" {
+		t.Errorf("what came back: %q", got)
+	}
+	refused(t, "nothing to copy", w.Try(t.Context(), "cp", "box:/no/such", dir+"/x"), 1, "/no/such")
+}
+
+func exportImport(t *testing.T, w *world, _ api.Kind) {
+	file := w.Machine.Temp() + "/base.tar"
+	w.Berth(t, "image", "export", "-o", file, "base")
+	w.Berth(t, "image", "import", file, "again")
+	t.Cleanup(func() { w.Berth(t, "image", "rm", "again") })
+	expect(t, "run", w.Try(t.Context(), run(api.Container, "--rm", "again", "echo", "same")...), 0, "same\n")
+}
+
+// manyLayers runs an image of 60 layers, more than a VM has disk slots.
+func manyLayers(t *testing.T, w *world, kind api.Kind) {
+	file := w.Machine.Temp() + "/layers.tar"
+	testenv.Shell(t, w.Machine, "rm -f "+file)
+	writeLayers(t, file, 60)
+	name := "layers-" + string(kind)
+	w.Berth(t, "image", "import", file, name)
+	t.Cleanup(func() { w.Berth(t, "image", "rm", name) })
+	r := w.Try(t.Context(), run(kind, "--rm", name, "/bin/busybox", "sh", "-c", "/bin/busybox cat /l/* | /bin/busybox wc -l; /bin/busybox cat /same")...)
+	if r.Exit != 0 || strings.TrimSpace(r.Stdout) != "60\n59" {
+		t.Errorf("want 60 files and the last layer's: %s", r)
+	}
+}

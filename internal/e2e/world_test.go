@@ -1,0 +1,166 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/testenv"
+)
+
+// place is one of the three worlds.
+type place string
+
+const (
+	fakes place = "fakes"
+	local place = "local"
+	rack  place = "rack"
+)
+
+// world is a daemon that scenarios share. Each scenario leaves it as it was:
+// without instances.
+type world struct {
+	*testenv.Daemon
+	place place
+}
+
+// scenario is one test body. It is called once for each kind, unless it deals
+// with both at a time.
+type scenario struct {
+	name   string
+	places []place
+	kinds  []api.Kind // nil: called once, with kind ""
+	test   func(t *testing.T, w *world, kind api.Kind)
+}
+
+var (
+	both       = []api.Kind{api.Container, api.VM}
+	containers = []api.Kind{api.Container}
+	vms        = []api.Kind{api.VM}
+
+	everywhere = []place{fakes, local, rack}
+	realOnly   = []place{local, rack}
+	localOnly  = []place{local}
+	rackOnly   = []place{rack}
+)
+
+// scenarios is the whole behavior, in the order of a user's first day.
+func scenarios() []scenario {
+	return slices.Concat(processScenarios, lifeScenarios, badInputScenarios, limitScenarios, storageScenarios,
+		networkScenarios, policyScenarios, survivalScenarios, rackScenarios)
+}
+
+// play runs every scenario of the world's place.
+func play(t *testing.T, w *world) {
+	for _, s := range scenarios() {
+		if !slices.Contains(s.places, w.place) {
+			continue
+		}
+		kinds := s.kinds
+		if kinds == nil {
+			kinds = []api.Kind{""}
+		}
+		for _, kind := range kinds {
+			t.Run(strings.TrimSuffix(s.name+"/"+string(kind), "/"), func(t *testing.T) {
+				s.test(t, w, kind)
+				if left := w.Berth(t, "ps", "-a", "--format", "{{.Names}}"); left != "" {
+					t.Errorf("instances are left: %s", left)
+					w.Try(t.Context(), append([]string{"rm", "-f", "-v"}, strings.Fields(left)...)...)
+				}
+			})
+		}
+	}
+}
+
+// run makes the arguments of "berth run" for a kind.
+func run(kind api.Kind, args ...string) []string {
+	if kind == api.VM {
+		args = append([]string{"--vm"}, args...)
+	}
+	return append([]string{"run"}, args...)
+}
+
+// start starts an instance in the background that is gone with the scenario.
+func (w *world) start(t *testing.T, kind api.Kind, name string, args ...string) {
+	t.Helper()
+	w.Berth(t, run(kind, append([]string{"-d", "--name", name}, args...)...)...)
+	t.Cleanup(func() { w.remove(t, name) })
+}
+
+// remove removes an instance by force; one that is gone is fine.
+func (w *world) remove(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if r := w.Try(t.Context(), "rm", "-f", "-v", name); r.Exit != 0 && !strings.Contains(r.Stderr, name) {
+			t.Errorf("rm -f %s: %s", name, r)
+		}
+	}
+}
+
+// state returns a field of an instance, by Go template.
+func (w *world) field(t *testing.T, name, field string) string {
+	t.Helper()
+	return w.Berth(t, "inspect", "--format", "{{"+field+"}}", name)
+}
+
+// becomes waits until a field of an instance has a value.
+func (w *world) becomes(t *testing.T, name, field, want string) {
+	t.Helper()
+	testenv.Eventually(t, time.Minute, func() error {
+		if got := w.field(t, name, field); got != want {
+			return fmt.Errorf("%s of %s is %q, not %q", field, name, got, want)
+		}
+		return nil
+	})
+}
+
+// logged waits until an instance's log contains a text, and returns the log.
+func (w *world) logged(t *testing.T, name, text string) string {
+	t.Helper()
+	var out string
+	testenv.Eventually(t, time.Minute, func() error {
+		out = w.Berth(t, "logs", name)
+		if !strings.Contains(out, text) {
+			return fmt.Errorf("the log of %s does not contain %q but %q", name, text, out)
+		}
+		return nil
+	})
+	return out
+}
+
+// expect fails the test unless a result is as wanted.
+func expect(t *testing.T, what string, r testenv.Result, exit int, stdout string) {
+	t.Helper()
+	if r.Err != nil || r.Exit != exit || r.Stdout != stdout {
+		t.Errorf("%s: %s\nwant exit %d, stdout %q", what, r, exit, stdout)
+	}
+}
+
+// refused fails the test unless a command ended with the exit status and one
+// line on standard error that contains all the words.
+func refused(t *testing.T, what string, r testenv.Result, exit int, words ...string) {
+	t.Helper()
+	line := strings.TrimSuffix(r.Stderr, "\n")
+	if r.Err != nil || r.Exit != exit || strings.Contains(line, "\n") || line == "" || r.Stdout != "" {
+		t.Errorf("%s: %s\nwant exit %d and one line on standard error", what, r, exit)
+	}
+	for _, word := range words {
+		if !strings.Contains(line, word) {
+			t.Errorf("%s: %q does not name %q", what, line, word)
+		}
+	}
+}
+
+func TestLocal(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots VMs")
+	}
+	testenv.Check(t)
+	w := &world{Daemon: testenv.NewDaemon(t, testenv.NewLocal(t)), place: local}
+	w.Berth(t, "image", "bootstrap", "base")
+	w.Berth(t, "kernel", "bootstrap", "cloud")
+	play(t, w)
+}

@@ -1,0 +1,133 @@
+package testenv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Command is a command to run on a machine.
+type Command struct {
+	Argv  []string
+	Stdin io.Reader // nil for none
+}
+
+// Result is what a command did.
+type Result struct {
+	Stdout, Stderr string
+	Exit           int   // -1 where a signal ended it
+	Err            error // it could not be run, or ran out of time
+}
+
+// String shows the whole result, for a test's message.
+func (r Result) String() string {
+	s := fmt.Sprintf("exit %d", r.Exit)
+	if r.Err != nil {
+		s += fmt.Sprintf(" (%v)", r.Err)
+	}
+	return fmt.Sprintf("%s, stdout %q, stderr %q", s, r.Stdout, r.Stderr)
+}
+
+// Machine is where a daemon runs: this one, or a host of a rack.
+type Machine interface {
+	// Do runs a command to its end.
+	Do(ctx context.Context, c Command) Result
+	// Programs is the directory of Berth's programs there.
+	Programs() string
+	// Temp is a directory there for the test's own files.
+	Temp() string
+}
+
+// Shell runs a line of shell on a machine and returns its output without the
+// last line break; a line that fails, or takes over a minute, fails the test.
+func Shell(t testing.TB, m Machine, line string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	defer cancel()
+	r := m.Do(ctx, Command{Argv: []string{"sh", "-c", line}})
+	if r.Exit != 0 || r.Err != nil {
+		t.Fatalf("%s: %s", line, r)
+	}
+	return strings.TrimSuffix(r.Stdout, "\n")
+}
+
+// Local is this machine, with a network namespace for the test: its bridges,
+// addresses and firewall rules meet nobody else's.
+type Local struct {
+	netns    string
+	programs string
+	temp     string
+}
+
+// NewLocal builds the programs and makes the network namespace.
+func NewLocal(t testing.TB) *Local {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("a daemon needs root")
+	}
+	l := &Local{netns: Name(t), programs: Programs(t), temp: Dir(t)}
+	if _, err := run(t.Context(), "/", "ip", "netns", "add", l.netns); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := run(context.Background(), "/", "ip", "netns", "del", l.netns); err != nil {
+			t.Error(err)
+		}
+	})
+	Shell(t, l, "ip link set lo up")
+	return l
+}
+
+// Do implements Machine. Only the network namespace differs from the test's:
+// mounts are the machine's, so that the leak check sees them.
+func (l *Local) Do(ctx context.Context, c Command) Result {
+	argv := append([]string{"nsenter", "--net=/run/netns/" + l.netns}, c.Argv...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stdin = c.Stdin
+	cmd.WaitDelay = time.Second // a daemon that it started may keep its output open
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	r := Result{Stdout: out.String(), Stderr: errs.String(), Exit: -1}
+	if cmd.ProcessState != nil {
+		r.Exit = cmd.ProcessState.ExitCode()
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
+		r.Err = err
+	}
+	if ctx.Err() != nil {
+		r.Err = fmt.Errorf("%s: %w", strings.Join(c.Argv, " "), ctx.Err())
+	}
+	return r
+}
+
+// Programs implements Machine.
+func (l *Local) Programs() string { return l.programs }
+
+// Temp implements Machine.
+func (l *Local) Temp() string { return l.temp }
+
+// Do implements Machine.
+func (h *Host) Do(ctx context.Context, c Command) Result {
+	j, err := h.Start(c.Stdin, c.Argv...)
+	if err != nil {
+		return Result{Exit: -1, Err: err}
+	}
+	exit, err := j.Wait(ctx)
+	stdout, stderr := j.Output()
+	return Result{Stdout: stdout, Stderr: stderr, Exit: exit, Err: err}
+}
+
+// Programs implements Machine.
+func (h *Host) Programs() string { return "/opt/berth" }
+
+// Temp implements Machine. It survives a power cut.
+func (h *Host) Temp() string { return "/data/test" }
