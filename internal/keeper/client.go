@@ -58,22 +58,14 @@ func (c *Client) Attach(ctx context.Context, id string, o AttachOptions) (*Attac
 // Wait returns how the process ended, once it has ended. It survives the
 // replacement of a killed keeper.
 func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
-	for {
-		r, err := c.call(ctx, "wait", id, Request{Op: OpWait, ID: id})
-		switch {
-		case err == nil && r.Status != nil && r.Status.Exit != nil:
-			return *r.Status.Exit, nil
-		case err == nil:
-			return Exit{}, api.E("wait", api.Internal, id, errors.New("the keeper answered without an exit"))
-		case c.cfg.Binary == "" || !api.IsKind(err, api.Unavailable) || ctx.Err() != nil:
-			return Exit{}, err
-		}
-		select { // the keeper died; the next call starts another
-		case <-ctx.Done():
-			return Exit{}, api.E("wait", api.Canceled, id, ctx.Err())
-		case <-time.After(50 * time.Millisecond):
-		}
+	r, err := c.ask(ctx, "wait", id, Request{Op: OpWait, ID: id})
+	if err != nil {
+		return Exit{}, err
 	}
+	if r.Status == nil || r.Status.Exit == nil {
+		return Exit{}, api.E("wait", api.Internal, id, errors.New("the keeper answered without an exit"))
+	}
+	return *r.Status.Exit, nil
 }
 
 // Signal sends a signal to the process. Kind Conflict: it has ended.
@@ -90,20 +82,20 @@ func (c *Client) Resize(ctx context.Context, id string, size Size) error {
 
 // Status returns what is known of one process.
 func (c *Client) Status(ctx context.Context, id string) (Status, error) {
-	r, err := c.call(ctx, "status", id, Request{Op: OpStatus, ID: id})
+	r, err := c.ask(ctx, "status", id, Request{Op: OpStatus, ID: id})
 	return statusOf(r), err
 }
 
 // List returns all kept processes, ended ones included, sorted by ID.
 func (c *Client) List(ctx context.Context) ([]Status, error) {
-	r, err := c.call(ctx, "list", "", Request{Op: OpList})
+	r, err := c.ask(ctx, "list", "", Request{Op: OpList})
 	return r.List, err
 }
 
 // Forget drops an ended process with its exit record. Kind Conflict: it still
 // runs. NotFound is a success: Forget may be called twice.
 func (c *Client) Forget(ctx context.Context, id string) error {
-	_, err := c.call(ctx, "forget", id, Request{Op: OpForget, ID: id})
+	_, err := c.ask(ctx, "forget", id, Request{Op: OpForget, ID: id})
 	if api.IsKind(err, api.NotFound) {
 		return nil
 	}
@@ -112,7 +104,7 @@ func (c *Client) Forget(ctx context.Context, id string) error {
 
 // Ping returns who the keeper is. It starts one like every call.
 func (c *Client) Ping(ctx context.Context) (Info, error) {
-	r, err := c.call(ctx, "ping", "", Request{Op: OpPing})
+	r, err := c.ask(ctx, "ping", "", Request{Op: OpPing})
 	if err != nil || r.Info == nil {
 		return Info{}, err
 	}
@@ -132,6 +124,22 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	defer conn.Close()
 	_, err = exchange(ctx, conn, "shut down", "keeper", Request{Op: OpShutdown})
 	return err
+}
+
+// ask makes a call that changes nothing, or nothing more the second time. Where
+// the keeper dies during the call, it is made again to the next one.
+func (c *Client) ask(ctx context.Context, op, name string, req Request) (Reply, error) {
+	for {
+		r, err := c.call(ctx, op, name, req)
+		if !errors.Is(err, errDied) || c.cfg.Binary == "" {
+			return r, err
+		}
+		select {
+		case <-ctx.Done():
+			return Reply{}, api.E(op, api.Canceled, name, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // call makes one call with one reply.
@@ -159,6 +167,9 @@ func (c *Client) dial(ctx context.Context, op, name string) (*Conn, error) {
 	return conn, nil
 }
 
+// errDied means that the connection broke before the reply.
+var errDied = errors.New("the keeper died during the call")
+
 // exchange sends the request and reads the reply; the end of ctx ends both.
 func exchange(ctx context.Context, conn *Conn, op, name string, req Request) (Reply, error) {
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
@@ -172,7 +183,7 @@ func exchange(ctx context.Context, conn *Conn, op, name string, req Request) (Re
 	case ctx.Err() != nil && err != nil:
 		return Reply{}, api.E(op, api.Canceled, name, ctx.Err())
 	case err != nil:
-		return Reply{}, api.E(op, api.Unavailable, name, fmt.Errorf("the keeper died during the call: %w", err))
+		return Reply{}, api.E(op, api.Unavailable, name, fmt.Errorf("%w: %w", errDied, err))
 	}
 	return r, r.Error.err(op, name)
 }

@@ -78,6 +78,9 @@ func (p *proc) status() keeper.Status {
 // signal sends sig through the pidfd: another process that got the same pid
 // later is never hit.
 func (p *proc) signal(sig unix.Signal) error {
+	if p.hasEnded() {
+		return p.ended("signal")
+	}
 	raw, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return p.ended("signal")

@@ -109,6 +109,10 @@ func (s *Server) adopt(st *state) *proc {
 		}
 	}
 	if err != nil {
+		if p.pidfd != nil {
+			p.pidfd.Close() // it holds a stranger
+			p.pidfd = nil
+		}
 		exit = unknown("the process ended while no keeper ran: the one that started it was killed")
 		p.exit = &exit
 		p.record(s.dir, exit)
