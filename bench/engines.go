@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// bench holds what the measurements share.
+type bench struct {
+	options
+	dir          string // of everything that is started
+	daemon       *server
+	dockerd      *server
+	podmanEngine *server
+}
+
+// engine is a program that runs containers, beside its daemon or without one.
+type engine interface {
+	name() string
+	missing() string // why it cannot be measured, "" where it can
+	command(ctx context.Context, args ...string) error
+	processes() []int // its own, without workloads
+}
+
+// server is an engine with its daemon in a network namespace of its own.
+type server struct {
+	label  string
+	why    string    // it is missing
+	netns  string    // "" for none
+	cli    []string  // command line up to the subcommand
+	dir    string    // names its processes
+	daemon *exec.Cmd // nil for none
+}
+
+func (s *server) name() string    { return s.label }
+func (s *server) missing() string { return s.why }
+
+func (s *server) command(ctx context.Context, args ...string) error {
+	return quiet(ctx, append(append([]string{}, s.cli...), args...)...)
+}
+
+func (s *server) processes() []int {
+	return family(s.dir, func(argv []string) bool { return strings.HasSuffix(argv[0], "sleep") })
+}
+
+// contender times a command of the engine.
+func (s *server) contender(args ...string) contender {
+	return contender{name: s.label, missing: s.why, run: func(ctx context.Context) (time.Duration, error) {
+		return timed(func() error { return s.command(ctx, args...) })
+	}}
+}
+
+// start starts a daemon in a namespace and waits until a command succeeds.
+func (s *server) start(ctx context.Context, ready []string, argv ...string) error {
+	if err := quiet(ctx, "ip", "netns", "add", s.netns); err != nil {
+		return err
+	}
+	enter := []string{"nsenter", "--net=/run/netns/" + s.netns}
+	if err := quiet(ctx, append(enter, "ip", "link", "set", "lo", "up")...); err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(s.dir, "log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	argv = append(enter, argv...)
+	s.daemon = exec.Command(argv[0], argv[1:]...)
+	s.daemon.Stdout, s.daemon.Stderr = log, log
+	s.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the terminal's Ctrl-C is ours
+	if err := s.daemon.Start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for s.command(ctx, ready...) != nil {
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			text, _ := os.ReadFile(log.Name())
+			return fmt.Errorf("%s does not answer: %s", s.label, text[max(0, len(text)-1000):])
+		}
+	}
+	return nil
+}
+
+// stop ends the daemon and what belongs to it.
+func (s *server) stop() error {
+	if s == nil || s.daemon == nil {
+		return nil
+	}
+	s.daemon.Process.Signal(syscall.SIGTERM)
+	s.daemon.Wait()
+	for range 50 {
+		rest := s.processes()
+		if len(rest) == 0 {
+			break
+		}
+		for _, pid := range rest { // berth-keeper outlives its berthd, and so does a shim
+			syscall.Kill(pid, syscall.SIGTERM)
+		}
+		pause(context.Background(), 100*time.Millisecond)
+	}
+	return quiet(context.Background(), "ip", "netns", "del", s.netns)
+}
+
+// newBench starts Berth and, where they are installed, its peers, each with
+// the image "base" of one busybox.
+func newBench(ctx context.Context, o options) (b *bench, err error) {
+	dir, err := os.MkdirTemp("/var/tmp", "berth-bench")
+	if err != nil {
+		return nil, err
+	}
+	b = &bench{options: o, dir: dir}
+	defer func() {
+		if err != nil {
+			b.close()
+		}
+	}()
+	if err := b.startBerth(ctx); err != nil {
+		return nil, err
+	}
+	image, err := busyboxImage(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	b.startDocker(ctx, image)
+	b.preparePodman(ctx, image)
+	return b, nil
+}
+
+func (b *bench) close() {
+	err := errors.Join(b.daemon.stop(), b.dockerd.stop())
+	// Mounts of an engine that did not end well would be in the way.
+	if mounts, e := output(context.Background(), "awk", "-v", "d="+b.dir, `index($2, d) == 1 {print $2}`, "/proc/self/mounts"); e == nil {
+		for _, m := range strings.Fields(mounts) {
+			syscall.Unmount(m, syscall.MNT_DETACH)
+		}
+	}
+	if err = errors.Join(err, os.RemoveAll(b.dir)); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: clean up:", err)
+	}
+}
+
+func (b *bench) startBerth(ctx context.Context) error {
+	dir := filepath.Join(b.dir, "berth")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	socket := filepath.Join(dir, "run/berthd.sock")
+	b.daemon = &server{label: "berth", netns: filepath.Base(b.dir) + "b", dir: dir,
+		cli: []string{filepath.Join(b.bin, "berth"), "-H", "unix://" + socket}}
+	err := b.daemon.start(ctx, []string{"version"}, filepath.Join(b.bin, "berthd"),
+		"--root", filepath.Join(dir, "root"), "--run", filepath.Join(dir, "run"), "--socket", socket)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		b.daemon.command(ctx, "image", "bootstrap", "-q", "base"),
+		b.daemon.command(ctx, "kernel", "bootstrap", "-q", "cloud"))
+}
+
+// version returns Berth's version.
+func (b *bench) version(ctx context.Context) string {
+	v, err := output(ctx, append(b.daemon.cli, "version", "--format", "{{.Client.Version}}")...)
+	if err != nil {
+		return "of unknown version"
+	}
+	return v
+}
+
+func (b *bench) berth(args ...string) contender  { return b.daemon.contender(args...) }
+func (b *bench) docker(args ...string) contender { return b.dockerd.contender(args...) }
+func (b *bench) podman(args ...string) contender { return b.podmanEngine.contender(args...) }
