@@ -13,10 +13,12 @@ fishdir       = $(PREFIX)/share/fish/vendor_completions.d
 KEPT          = $(if $(DESTDIR),,$(addprefix $(PREFIX),/bin /lib /share /share/man))
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null)
 
 export CGO_ENABLED = 0
 GO       = go
-LDFLAGS  = -s -w -X main.version=$(VERSION)
+LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)
 BUILD    = $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 PROGRAMS = $(notdir $(wildcard cmd/*))
 

@@ -17,7 +17,7 @@ var layers = []struct {
 	packages []string
 }{
 	{"tests of the whole", []string{"internal/testenv", "internal/e2e", "internal/archtest", "bench"}},
-	{"programs", []string{"cmd"}},
+	{"programs", []string{"cmd", "internal/daemon"}},
 	{"front ends", []string{"internal/rest", "internal/docker", "internal/registry"}},
 	{"use cases", []string{"internal/engine", "internal/build"}},
 	{"nouns", []string{"internal/instance", "internal/image", "internal/storage", "internal/network", "internal/store", "internal/host"}},
