@@ -40,6 +40,7 @@ type Config struct {
 	ResolvConf string      `json:"resolv_conf,omitempty"` // content of /etc/resolv.conf
 	Interfaces []Interface `json:"interfaces,omitempty"`
 	Mounts     []Mount     `json:"mounts,omitempty"`
+	PIDs       int64       `json:"pids,omitempty"`   // most processes of the user; 0 for no limit
 	Limits     []Limit     `json:"limits,omitempty"` // of the entrypoint and of what is executed beside it
 }
 

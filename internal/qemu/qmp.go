@@ -218,3 +218,9 @@ func (m *Monitor) Quit(ctx context.Context) error {
 	}
 	return err
 }
+
+// Balloon sets how much memory the guest should have, in bytes. The guest's
+// driver gets there in its own time.
+func (m *Monitor) Balloon(ctx context.Context, size int64) error {
+	return m.Execute(ctx, "balloon", map[string]int64{"value": size}, nil)
+}

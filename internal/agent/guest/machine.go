@@ -15,28 +15,23 @@ type machine struct {
 	config  *agent.Config
 	modules kernelModules
 	reaper  *reaper
-
-	started chan struct{} // closed once main is valid or startErr is set
+	group   workload
 
 	main     *process // the entrypoint
 	console  *os.File // the master of the entrypoint's terminal, or nil
 	output   sync.WaitGroup
-	startErr *agent.Exit
 }
 
 func newMachine(config *agent.Config, modules kernelModules) *machine {
-	return &machine{config: config, modules: modules, reaper: newReaper(), started: make(chan struct{})}
+	return &machine{config: config, modules: modules, reaper: newReaper()}
 }
 
 // run runs the entrypoint to its end and returns how it ended, once all it
 // wrote has reached the host.
 func (m *machine) run() agent.Exit {
 	if failed := m.start(); failed != nil {
-		m.startErr = failed
-		close(m.started)
 		return *failed
 	}
-	close(m.started)
 	go m.serve()
 	// Nothing waits for these devices; an error only leaves them away.
 	go m.modules.load(setLate)
@@ -51,7 +46,12 @@ func (m *machine) run() agent.Exit {
 
 // start starts the entrypoint with its streams on the virtio ports.
 func (m *machine) start() *agent.Exit {
-	cmd := command{process: m.config.Process, limits: m.config.Limits}
+	if m.config.PIDs > 0 {
+		if err := m.group.limitPIDs(m.config.PIDs); err != nil {
+			return ptr(fault(err))
+		}
+	}
+	cmd := command{process: m.config.Process, limits: m.config.Limits, cgroup: m.group.birthplace()}
 	if m.config.TTY {
 		return m.startOnTerminal(cmd)
 	}
@@ -95,12 +95,17 @@ func (m *machine) startOnTerminal(cmd command) *agent.Exit {
 	}
 	m.console = master
 	m.output.Go(func() { pump(port, int(master.Fd())) })
-	if port, err := openPort(agent.PortStdin, unix.O_RDONLY); err == nil {
-		go func() {
-			awaitHost(port)
-			pump(int(master.Fd()), port)
-		}()
+	if !m.config.OpenStdin {
+		return nil
 	}
+	in, err := openPort(agent.PortStdin, unix.O_RDONLY)
+	if err != nil {
+		return ptr(fault(err))
+	}
+	go func() {
+		awaitHost(in)
+		pump(int(master.Fd()), in)
+	}()
 	return nil
 }
 
@@ -171,8 +176,3 @@ func powerOff() {
 }
 
 func ptr[T any](v T) *T { return &v }
-
-// oomKills returns how many processes the kernel has killed for want of memory.
-func oomKills() int {
-	return vmstat("oom_kill")
-}

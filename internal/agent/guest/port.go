@@ -70,26 +70,12 @@ func tryPort(number, mode int) (int, error) {
 // awaitHost waits until the host has connected to a port for the first time:
 // before that a read finds the end, as it does after the host has closed.
 func awaitHost(port int) {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	line, err := newHostLine(port)
 	if err != nil {
 		return
 	}
-	defer unix.Close(epoll)
-	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLET}
-	if unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, port, &event) != nil {
-		return
-	}
-	events := make([]unix.EpollEvent, 1)
-	for {
-		n, err := unix.EpollWait(epoll, events, -1)
-		if err != nil && err != unix.EINTR {
-			return
-		}
-		// The kernel says HUP for as long as the host is not connected.
-		if n > 0 && events[0].Events&unix.EPOLLHUP == 0 {
-			return
-		}
-	}
+	line.await()
+	unix.Close(line.epoll)
 }
 
 // pump copies with plain blocking calls until the source ends.

@@ -22,6 +22,7 @@ type command struct {
 	limits   []agent.Limit
 	files    [3]*os.File
 	terminal bool // files[0] becomes the controlling terminal
+	cgroup   int  // to be born into, or -1
 }
 
 // process is a started command.
@@ -184,6 +185,9 @@ func prepare(cmd command) (string, *syscall.ProcAttr, *agent.Exit) {
 	attr := &syscall.ProcAttr{Dir: dir, Env: env, Sys: &syscall.SysProcAttr{
 		Credential: who.credential(), Setsid: true, Setctty: cmd.terminal,
 	}}
+	if cmd.cgroup >= 0 {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, cmd.cgroup
+	}
 	for _, f := range cmd.files {
 		attr.Files = append(attr.Files, f.Fd())
 	}

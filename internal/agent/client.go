@@ -1,0 +1,354 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+)
+
+const (
+	// answerTimeout bounds a call that the agent answers at once, and the
+	// writing of one frame.
+	answerTimeout = 10 * time.Second
+	// helloRetry is how long a greeting may go unanswered before it is
+	// repeated behind as many zeros as a frame can want.
+	helloRetry = 5 * time.Second
+	// maxForeign bounds what may come before the answer to a greeting: what
+	// the guest had written to a host that has gone.
+	maxForeign = 16 << 20
+	maxTop     = 8 << 20
+)
+
+// Conn is the host's end of the control port.
+type Conn interface {
+	io.ReadWriteCloser
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+// Client calls a guest's agent. Its methods may be called concurrently. A
+// client that has failed stays failed: connect again. Errors have the kind
+// Unavailable where the agent does not answer, and else the agent's own kind.
+type Client struct {
+	mux  *mux
+	conn Conn
+	buf  []byte        // of the reader
+	done chan struct{} // closed when the reader has ended
+}
+
+// Connect greets the agent on conn, which the client then owns, and waits for
+// it until ctx ends: a guest that boots answers late.
+func Connect(ctx context.Context, conn Conn) (*Client, error) {
+	c := &Client{conn: conn, buf: make([]byte, maxPayload), done: make(chan struct{})}
+	c.mux = newMux(c.write)
+	in := bufio.NewReaderSize(conn, 4096)
+	if err := c.greet(ctx, in); err != nil {
+		conn.Close()
+		if ctx.Err() != nil {
+			return nil, hung(ctx.Err())
+		}
+		return nil, api.E("", api.Unavailable, "", fmt.Errorf("the guest's agent is gone: %w", err))
+	}
+	go c.receive(in)
+	return c, nil
+}
+
+// Close ends the conversation and all calls.
+func (c *Client) Close() error {
+	err := c.conn.Close()
+	<-c.done
+	return err
+}
+
+// Err returns why the conversation is over, or nil.
+func (c *Client) Err() error {
+	c.mux.mu.Lock()
+	defer c.mux.mu.Unlock()
+	return c.mux.err
+}
+
+// hung is the one message for an agent that does not answer.
+func hung(cause error) error {
+	kind := api.Unavailable
+	if errors.Is(cause, context.Canceled) {
+		kind = api.Canceled
+	}
+	return api.E("", kind, "", fmt.Errorf("the guest's agent does not answer (%w): the guest may hang, berth kill ends it", cause))
+}
+
+// greet sends greetings until one is answered. A host that left in the middle
+// of a frame may have left the guest waiting for the rest of it: from the
+// second greeting on, zeros go first, which end any frame and begin none.
+func (c *Client) greet(ctx context.Context, in *bufio.Reader) error {
+	stop := context.AfterFunc(ctx, func() {
+		c.conn.SetReadDeadline(time.Unix(1, 0))
+		c.conn.SetWriteDeadline(time.Unix(1, 0))
+	})
+	defer stop()
+	var nonce [nonceSize]byte
+	rand.Read(nonce[:])
+	if _, err := c.conn.Write(hello(nonce)); err != nil {
+		return err
+	}
+	retry := time.AfterFunc(helloRetry, func() {
+		// The guest reads nothing before it has booted; this write waits with it.
+		_, _ = c.conn.Write(append(make([]byte, headerSize+maxPayload), hello(nonce)...))
+	})
+	defer retry.Stop()
+	for {
+		got, err := findGreeting(in, maxForeign)
+		if err != nil || got == nonce {
+			return err
+		}
+	}
+}
+
+// write sends one frame. The deadline tells a guest that does not read from one
+// that is slow.
+func (c *Client) write(p []byte) error {
+	c.conn.SetWriteDeadline(time.Now().Add(answerTimeout))
+	_, err := c.conn.Write(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.conn.Close() // half a frame may have gone
+		return hung(err)
+	}
+	return err
+}
+
+// receive takes in frames until the connection ends.
+func (c *Client) receive(in *bufio.Reader) {
+	defer close(c.done)
+	for {
+		f, err := readFrame(in, c.buf)
+		if err == nil {
+			switch f.kind {
+			case frameHello: // the answer to a greeting that was sent twice
+			case frameOpen, frameControl, frameCancel:
+				err = fmt.Errorf("%w: a guest sends no frame of type %q", errFrame, byte(f.kind))
+			default:
+				err = c.mux.deliver(f)
+			}
+		}
+		if err != nil {
+			if !errors.Is(err, errFrame) {
+				err = errors.New("the connection to the guest's agent ended")
+			}
+			c.mux.reset(api.E("", api.Unavailable, "", err), true)
+			c.conn.Close()
+			return
+		}
+	}
+}
+
+// Signal sends a signal to the entrypoint.
+func (c *Client) Signal(ctx context.Context, signal int) error {
+	_, err := c.ask(ctx, Request{Op: OpSignal, Signal: signal})
+	return err
+}
+
+// Resize sets the size of the entrypoint's terminal.
+func (c *Client) Resize(ctx context.Context, size Size) error {
+	_, err := c.ask(ctx, Request{Op: OpResize, Size: size})
+	return err
+}
+
+// LimitPIDs bounds how many processes the user has in the guest; -1 is no bound.
+func (c *Client) LimitPIDs(ctx context.Context, limit int64) error {
+	_, err := c.ask(ctx, Request{Op: OpLimitPIDs, Limit: limit})
+	return err
+}
+
+// Shutdown asks the guest to end its entrypoint and power off.
+func (c *Client) Shutdown(ctx context.Context) error {
+	_, err := c.ask(ctx, Request{Op: OpShutdown})
+	return err
+}
+
+// Stats returns what the guest has used.
+func (c *Client) Stats(ctx context.Context) (Stats, error) {
+	r, err := c.ask(ctx, Request{Op: OpStats})
+	if err == nil && r.Stats == nil {
+		err = api.E("", api.Unavailable, "", fmt.Errorf("%w: no stats", errFrame))
+	}
+	if err != nil {
+		return Stats{}, err
+	}
+	return *r.Stats, nil
+}
+
+// Top lists the guest's processes.
+func (c *Client) Top(ctx context.Context) ([]Proc, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	var list []Proc
+	_, err := c.call(ctx, Request{Op: OpTop}, func(s *stream) error {
+		data, err := io.ReadAll(io.LimitReader(channelReader{s, ChannelStdout}, maxTop))
+		if err != nil || len(data) == 0 {
+			return err
+		}
+		return json.Unmarshal(data, &list)
+	})
+	return list, err
+}
+
+// CopyIn unpacks a tar stream into a directory of the guest.
+func (c *Client) CopyIn(ctx context.Context, dir string, tar io.Reader) error {
+	_, err := c.call(ctx, Request{Op: OpCopyIn, Path: dir}, func(s *stream) error {
+		_, err := io.Copy(channelWriter{s, ChannelStdin}, tar)
+		if errors.Is(err, io.ErrClosedPipe) {
+			return nil // the agent ended early; its reply says why
+		}
+		if err != nil {
+			return err
+		}
+		return s.end(ChannelStdin)
+	})
+	return err
+}
+
+// CopyOut packs a file or directory of the guest as a tar stream.
+func (c *Client) CopyOut(ctx context.Context, path string, tar io.Writer) error {
+	_, err := c.call(ctx, Request{Op: OpCopyOut, Path: path}, func(s *stream) error {
+		_, err := io.Copy(tar, channelReader{s, ChannelStdout})
+		return err
+	})
+	return err
+}
+
+// Streams are the host's ends of an executed command's streams; nil ones are
+// not connected.
+type Streams struct {
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	Resize <-chan Size
+}
+
+// Exec runs a command and returns how it ended, after its last output was
+// written. A canceled context kills the command.
+func (c *Client) Exec(ctx context.Context, x Exec, streams Streams) (Exit, error) {
+	// A reader of standard input may block for ever; it is left behind and
+	// finds the stream closed when it returns.
+	r, err := c.call(ctx, Request{Op: OpExec, Exec: &x}, func(s *stream) error {
+		if streams.Stdin != nil && x.Stdin {
+			go func() {
+				_, _ = io.Copy(channelWriter{s, ChannelStdin}, streams.Stdin)
+				_ = s.end(ChannelStdin)
+			}()
+		}
+		stop := make(chan struct{})
+		var background, output sync.WaitGroup
+		if streams.Resize != nil {
+			background.Go(func() { s.forwardSizes(streams.Resize, stop) })
+		}
+		errs := make(chan error, 2)
+		copyOut := func(channel byte, w io.Writer) {
+			if w == nil {
+				w = io.Discard
+			}
+			output.Go(func() {
+				_, err := io.Copy(w, channelReader{s, channel})
+				if err != nil {
+					s.fail(err) // ends the other copy and the call
+				}
+				errs <- err
+			})
+		}
+		copyOut(ChannelStdout, streams.Stdout)
+		copyOut(ChannelStderr, streams.Stderr)
+		output.Wait()
+		close(stop)
+		background.Wait()
+		return errors.Join(<-errs, <-errs)
+	})
+	if err != nil {
+		return Exit{}, err
+	}
+	if r.Exit == nil {
+		return Exit{}, api.E("", api.Unavailable, "", fmt.Errorf("%w: no exit code", errFrame))
+	}
+	return *r.Exit, nil
+}
+
+// forwardSizes sends each new size of the terminal until stop is closed.
+func (s *stream) forwardSizes(sizes <-chan Size, stop <-chan struct{}) {
+	for {
+		select {
+		case size, open := <-sizes:
+			if !open || s.mux.sendJSON(frameControl, s.id, Control{Resize: &size}) != nil {
+				return
+			}
+		case <-stop:
+			return
+		}
+	}
+}
+
+// ask makes a call that is answered at once.
+func (c *Client) ask(ctx context.Context, r Request) (*Reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	return c.call(ctx, r, func(*stream) error { return nil })
+}
+
+// call opens a stream, lets talk use it, and waits for the reply. The end of
+// ctx cancels the call on both sides.
+func (c *Client) call(ctx context.Context, r Request, talk func(*stream) error) (*Reply, error) {
+	s, err := c.mux.open(r)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { s.fail(ctx.Err()) })
+	defer stop()
+	err = talk(s)
+	if err != nil {
+		s.fail(err)
+	}
+	reply, failed := s.wait()
+	if failed != nil {
+		c.mux.forget(s)
+		_ = c.mux.send(frameCancel, s.id)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			return nil, err
+		case errors.Is(failed, context.DeadlineExceeded), errors.Is(failed, context.Canceled):
+			return nil, hung(failed)
+		}
+		return nil, failed
+	}
+	if reply.Error != "" {
+		return nil, api.E("", knownKind(reply.Kind), "", errors.New(api.OneLine(reply.Error)))
+	}
+	return reply, err
+}
+
+// wait returns the reply, or why there will be none.
+func (s *stream) wait() (*Reply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.reply == nil && s.err == nil {
+		s.changed.Wait()
+	}
+	if s.reply != nil {
+		return s.reply, nil
+	}
+	return nil, s.err
+}
+
+// knownKind lets a guest choose only among kinds that a command can end with.
+func knownKind(k api.ErrorKind) api.ErrorKind {
+	switch k {
+	case api.Invalid, api.NotFound, api.Conflict, api.NoCommand, api.NotRunnable, api.Unsupported, api.Exhausted:
+		return k
+	}
+	return api.Internal
+}

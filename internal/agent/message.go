@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"strconv"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// Op names a call.
+type Op string
+
+// The calls.
+const (
+	OpExec      Op = "exec"     // runs Request.Exec; data on all channels
+	OpSignal    Op = "signal"   // sends Request.Signal to the entrypoint
+	OpResize    Op = "resize"   // sets the entrypoint's terminal to Request.Size
+	OpCopyIn    Op = "copy-in"  // unpacks a tar from channel 0 into Request.Path
+	OpCopyOut   Op = "copy-out" // packs Request.Path as a tar on channel 1
+	OpStats     Op = "stats"
+	OpTop       Op = "top"        // a JSON list of Proc on channel 1
+	OpLimitPIDs Op = "limit-pids" // bounds the user's processes to Request.Limit
+	OpShutdown  Op = "shutdown"   // ends the entrypoint by SIGKILL and powers off
+)
+
+// The channels of a stream.
+const (
+	ChannelStdin  = 0
+	ChannelStdout = 1
+	ChannelStderr = 2
+)
+
+// Request is the first message of a call.
+type Request struct {
+	Op     Op     `json:"op"`
+	Exec   *Exec  `json:"exec,omitempty"`
+	Signal int    `json:"signal,omitempty"`
+	Size   Size   `json:"size,omitzero"`
+	Path   string `json:"path,omitempty"`
+	Limit  int64  `json:"limit,omitempty"`
+}
+
+// Exec is a command to run beside the entrypoint. What Process leaves empty is
+// the entrypoint's.
+type Exec struct {
+	Process Process `json:"process"`
+	TTY     bool    `json:"tty,omitempty"`
+	Stdin   bool    `json:"stdin,omitempty"`
+	Size    Size    `json:"size,omitzero"`
+}
+
+// Control is a message to a call that runs.
+type Control struct {
+	Resize *Size `json:"resize,omitempty"`
+}
+
+// Reply is the last message of a call.
+type Reply struct {
+	Kind  api.ErrorKind `json:"kind,omitempty"` // of the error
+	Error string        `json:"error,omitempty"`
+	Exit  *Exit         `json:"exit,omitempty"`
+	Stats *Stats        `json:"stats,omitempty"`
+}
+
+// Stats is what the guest has used since it booted. Sizes are in bytes, times
+// in nanoseconds.
+type Stats struct {
+	CPU         int64 `json:"cpu"`
+	Memory      int64 `json:"memory"` // without the page cache
+	MemoryTotal int64 `json:"memory_total"`
+	PIDs        int64 `json:"pids"`
+	NetRx       int64 `json:"net_rx"`
+	NetTx       int64 `json:"net_tx"`
+	DiskRead    int64 `json:"disk_read"`
+	DiskWrite   int64 `json:"disk_write"`
+}
+
+// Proc is a process of the guest.
+type Proc struct {
+	PID     int    `json:"pid"`
+	PPID    int    `json:"ppid"`
+	UID     int    `json:"uid"`
+	State   string `json:"state"`
+	Memory  int64  `json:"memory"` // resident bytes
+	Command string `json:"command"`
+}
+
+// User returns the uid as text.
+func (p Proc) User() string { return strconv.Itoa(p.UID) }

@@ -1,0 +1,262 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/disk"
+	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/oci/cgroup"
+	"github.com/berthcloud/berth/internal/qemu"
+	"github.com/berthcloud/berth/internal/undo"
+)
+
+// Create makes the machine and leaves its processor stopped.
+func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.Handle, err error) {
+	plan, err := newPlan(p, d.cfg.Host, d.cfg.Cache)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (instance.Handle, error) { return nil, api.E("create", "", p.Spec.Name, err) }
+	var u undo.Stack
+	defer u.Run(ctx, &err)
+
+	if err := d.ensureInitramfs(p.Kernel); err != nil {
+		return fail(err)
+	}
+	h := &handle{driver: d, p: p, run: runFile{Virtualization: plan.Virtualization, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory}}
+	// Everything below is taken back by the one function that also ends a run.
+	u.Add(h.clean)
+	if err := h.makeDisks(ctx, plan); err != nil {
+		return fail(err)
+	}
+	if err := h.writeFiles(plan); err != nil {
+		return fail(err)
+	}
+	for _, i := range p.Interfaces {
+		if d.cfg.Plug == nil {
+			return fail(errors.New("VMs get no interfaces here"))
+		}
+		if err := d.cfg.Plug.PlugTap(ctx, i, d.cfg.Host.VMUser); err != nil {
+			return fail(err)
+		}
+	}
+	group, err := cgroup.New(p.ID, p.Cgroup, plan.Limits)
+	if err != nil {
+		return fail(err)
+	}
+	if err := group.Create(); err != nil {
+		return fail(err)
+	}
+	var dirs []string
+	for _, dir := range group.Paths() {
+		if dir != "" {
+			dirs = append(dirs, dir)
+		}
+	}
+	for i, s := range plan.Shares {
+		if err := h.startShare(ctx, i, s, dirs); err != nil {
+			return fail(err)
+		}
+	}
+	if _, err := d.cfg.Keeper.Start(ctx, h.process(plan, dirs, group.Paths()["memory"])); err != nil {
+		return fail(err)
+	}
+	u.Release()
+	return h, nil
+}
+
+// process is QEMU as the keeper keeps it.
+func (h *handle) process(plan *plan, cgroups []string, memory string) keeper.Process {
+	in := h.inRun
+	stdio := keeper.Stdio{Kind: keeper.Sockets, OpenStdin: h.p.Process.OpenStdin, StdinOnce: h.p.Process.StdinOnce, StdoutSocket: in("out")}
+	if h.p.Process.OpenStdin {
+		stdio.StdinSocket = in("in")
+	}
+	if !h.p.Process.TTY {
+		stdio.StderrSocket = in("err")
+	}
+	process := keeper.Process{
+		ID: h.p.ID, Mode: keeper.Direct, Args: []string{h.driver.cfg.Launcher, in("qemu.json")},
+		Stdio: stdio, Cgroups: cgroups, MemoryCgroup: memory,
+	}
+	if h.p.LogPath != "" {
+		process.Log = &keeper.Log{Path: h.p.LogPath}
+	}
+	return process
+}
+
+// makeDisks makes the writable disk where there is none, and gives it to
+// QEMU's user.
+func (h *handle) makeDisks(ctx context.Context, plan *plan) error {
+	path := h.p.Rootfs.Disk
+	if path == "" {
+		return nil
+	}
+	_, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		// Under another name first: a disk without a whole filesystem must
+		// not be taken for one after a crash.
+		partial := path + ".new"
+		if err := os.Remove(partial); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := disk.CreateExt4(ctx, partial, h.p.Rootfs.DiskSize); err != nil {
+			return err
+		}
+		err = os.Rename(partial, path)
+	}
+	if err != nil {
+		return err
+	}
+	uid := int(plan.machine.UID)
+	return os.Chown(path, uid, uid)
+}
+
+// writeFiles writes what the launcher, QEMU and the guest read.
+func (h *handle) writeFiles(plan *plan) error {
+	config, err := plan.Guest.Encode()
+	if err != nil {
+		return err
+	}
+	layers := plan.machine.Disks[0]
+	parts := []disk.Part{{Name: "config", Path: qemu.ExtentName(0, 1), Size: int64(len(config))}}
+	for i, layer := range h.p.Rootfs.Layers {
+		info, err := os.Stat(layer)
+		if err != nil {
+			return err
+		}
+		parts = append(parts, disk.Part{Name: fmt.Sprintf("layer-%d", i+1), Path: qemu.ExtentName(0, i+2), Size: info.Size()})
+	}
+	joined, err := disk.Join(parts, qemu.ExtentName(0, 0), qemu.ExtentName(0, len(layers.Extents)-1))
+	if err != nil {
+		return err
+	}
+	launch, err := plan.QEMU.Encode()
+	if err != nil {
+		return err
+	}
+	run, err := json.Marshal(h.run)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(h.inRun("killed")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, f := range []struct {
+		path string
+		data []byte
+	}{
+		{h.inRun("config"), config}, {h.inRun("head"), joined.Head}, {h.inRun("tail"), joined.Tail},
+		{h.inRun("layers.vmdk"), []byte(joined.Descriptor)}, {exitPath(h.p), nil},
+		{h.inRun("qemu.json"), launch}, {h.inRun("run.json"), run},
+	} {
+		if err := os.WriteFile(f.path, f.data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clean takes back all that Create makes. It is content with what is missing,
+// so it may be called at any time.
+func (h *handle) clean(ctx context.Context) error {
+	k := h.driver.cfg.Keeper
+	errs := []error{h.forget(ctx, k, h.p.ID)}
+	// QEMU is gone before what it used.
+	for i := range h.p.Mounts {
+		errs = append(errs, h.forget(ctx, k, shareID(h.p.ID, i)))
+	}
+	for _, i := range h.p.Interfaces {
+		if h.driver.cfg.Plug != nil {
+			errs = append(errs, h.driver.cfg.Plug.UnplugTap(ctx, i))
+		}
+	}
+	group, err := cgroup.New(h.p.ID, h.p.Cgroup, &specs.LinuxResources{})
+	if err == nil {
+		err = group.Destroy()
+	}
+	errs = append(errs, err)
+	// run.json goes last: as long as it stands, the run can be found and
+	// cleaned again.
+	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "killed", "run.json"}
+	for i := range h.p.Mounts {
+		names = append([]string{fmt.Sprintf("fs%d", i)}, names...)
+	}
+	paths := []string{exitPath(h.p)}
+	for _, name := range names {
+		paths = append(paths, h.inRun(name))
+	}
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forget ends a kept process and has the keeper drop it.
+func (h *handle) forget(ctx context.Context, k *keeper.Client, id string) error {
+	err := k.Signal(ctx, id, sigKill)
+	switch {
+	case api.IsKind(err, api.NotFound):
+		return nil
+	case err == nil:
+		if _, err := k.Wait(ctx, id); err != nil {
+			return err
+		}
+	case !api.IsKind(err, api.Conflict):
+		return err
+	}
+	return k.Forget(ctx, id)
+}
+
+// initramfsPath is where the initramfs for a kernel is kept.
+func initramfsPath(cache, release string) string {
+	return filepath.Join(cache, "initramfs-"+strings.ReplaceAll(release, "/", "_"))
+}
+
+// ensureInitramfs makes the initramfs for a kernel where there is none or
+// where the agent has changed since.
+func (d *Driver) ensureInitramfs(k instance.Kernel) (err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	path := initramfsPath(d.cfg.Cache, k.Release)
+	info, err := os.Stat(d.cfg.Agent)
+	if err != nil {
+		return fmt.Errorf("the guest agent: %w", err)
+	}
+	stamp := fmt.Sprintf("%s %d %d %s\n", d.cfg.Agent, info.Size(), info.ModTime().UnixNano(), k.Modules)
+	if have, err := os.ReadFile(path + ".stamp"); err == nil && string(have) == stamp {
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+	}
+	modules, err := disk.OpenModules(os.DirFS(k.Modules))
+	if err != nil {
+		return fmt.Errorf("guest kernel %s: %w", k.Release, err)
+	}
+	// A guest that starts now may read the old file: the new one takes its name.
+	file, err := os.CreateTemp(d.cfg.Cache, "initramfs-new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name())
+	err = errors.Join(writeInitramfs(file, d.cfg.Agent, modules), file.Chmod(0o644), file.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(file.Name(), path); err != nil {
+		return err
+	}
+	return os.WriteFile(path+".stamp", []byte(stamp), 0o644)
+}

@@ -1,0 +1,96 @@
+// Package vm runs instances as virtual machines: a QEMU process per run, with
+// berth-agent as process 1 of the guest.
+//
+//	Plan     Prepared ─▶ guest configuration, QEMU's arguments, limits   (pure)
+//	Create   initramfs, disks, cgroup; QEMU starts with its processor stopped
+//	Start    QMP cont; returns when the agent says that the entrypoint runs
+//	Wait     the keeper sees QEMU end; the exit port's file says with what code
+//
+// What a run leaves in its run directory, and so what Adopt reads:
+//
+//	run.json                what was decided: virtualization, sizes
+//	config, head, tail      the generated parts of the disk of layers
+//	layers.vmdk             the descriptor that joins them with the layers
+//	qemu.json               QEMU's plan, for the launcher
+//	qmp, ctl, in, out, err  sockets
+//	exit                    the entrypoint's exit code, written by the guest
+//	killed                  exists where Berth itself ended QEMU by force
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/keeper"
+)
+
+// Config is what a Driver is made of.
+type Config struct {
+	Keeper   *keeper.Client
+	Launcher string // path of berth-qemu
+	Agent    string // path of berth-agent
+	Cache    string // existing directory for what is made once per kernel
+	Host     instance.Host
+	Plug     Plugger // nil where VMs get no interfaces
+}
+
+// Plugger makes and removes the host's end of a VM's network interface.
+// Package link does it; a test may do without.
+type Plugger interface {
+	// PlugTap makes the tap device Interface.HostName, owned by uid, as a port
+	// of its bridge. One that exists is made anew.
+	PlugTap(ctx context.Context, i instance.Interface, uid int) error
+	// UnplugTap removes the device; one that is missing is a success.
+	UnplugTap(ctx context.Context, i instance.Interface) error
+}
+
+// Driver runs virtual machines. It is safe for concurrent use.
+type Driver struct {
+	cfg Config
+
+	mu sync.Mutex // one initramfs at a time is made
+}
+
+// New returns a driver.
+func New(cfg Config) *Driver { return &Driver{cfg: cfg} }
+
+// Kind returns api.VM.
+func (*Driver) Kind() api.Kind { return api.VM }
+
+// Adopt finds a run again.
+func (d *Driver) Adopt(ctx context.Context, p *instance.Prepared) (instance.Handle, error) {
+	run, err := readRun(p.RunDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, api.E("adopt", api.NotFound, p.Spec.Name, errors.New("it has no run"))
+	}
+	if err != nil {
+		return nil, api.E("adopt", api.Corrupt, p.Spec.Name, err)
+	}
+	if _, err := d.cfg.Keeper.Status(ctx, p.ID); err != nil {
+		return nil, api.E("adopt", "", p.Spec.Name, err)
+	}
+	return &handle{driver: d, p: p, run: *run}, nil
+}
+
+// runFile is what Create decided, for Adopt.
+type runFile struct {
+	Virtualization api.Virtualization `json:"virtualization"`
+	Notice         string             `json:"notice,omitempty"`
+	CPUs           int                `json:"cpus"`
+	Memory         int64              `json:"memory"` // of the guest, in bytes
+}
+
+func readRun(dir string) (*runFile, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "run.json"))
+	if err != nil {
+		return nil, err
+	}
+	var r runFile
+	return &r, json.Unmarshal(data, &r)
+}

@@ -1,0 +1,364 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/agent"
+	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/oci/cgroup"
+	"github.com/berthcloud/berth/internal/qemu"
+)
+
+const sigKill = unix.SIGKILL
+
+const (
+	// bootTimeout bounds the time from the first instruction to the agent's
+	// answer. Emulated on a busy host a boot takes seconds, never minutes.
+	bootTimeout = 2 * time.Minute
+	// monitorTimeout bounds a QMP command: QEMU answers at once or hangs.
+	monitorTimeout = 10 * time.Second
+	// signalTimeout bounds a signal by way of the agent. A guest that takes
+	// longer is ended from outside where the signal is SIGKILL.
+	signalTimeout = 3 * time.Second
+)
+
+// handle is one run.
+type handle struct {
+	driver *Driver
+	p      *instance.Prepared
+	run    runFile
+
+	mu     sync.Mutex // guards what follows
+	client *agent.Client
+	users  int // calls in flight on client
+}
+
+func (h *handle) inRun(name string) string { return filepath.Join(h.p.RunDir, name) }
+
+// exitPath is a file of the disk, not of /run, which is memory: a guest can
+// write to it as much as to its own disk.
+func exitPath(p *instance.Prepared) string { return filepath.Join(p.Dir, "exit") }
+
+func (h *handle) fail(op string, err error) error { return api.E(op, "", h.p.Spec.Name, err) }
+
+// Start lets the machine go and returns when its entrypoint runs.
+func (h *handle) Start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	if err := h.letGo(ctx); err != nil {
+		return h.fail("start", err)
+	}
+	ended := make(chan keeper.Exit, 1)
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		if exit, err := h.driver.cfg.Keeper.Wait(watch, h.p.ID); err == nil {
+			ended <- exit
+			stop() // no agent will answer any more
+		}
+	}()
+	_, release, err := h.dialAgent(watch)
+	if err == nil {
+		release()
+		return nil
+	}
+	// The entrypoint may have ended before the agent could answer; the
+	// connection breaks a moment before QEMU has ended.
+	var exit keeper.Exit
+	if api.IsKind(err, api.Unavailable) && ctx.Err() == nil {
+		exit, err = h.driver.cfg.Keeper.Wait(ctx, h.p.ID)
+	} else {
+		select {
+		case exit = <-ended:
+			err = nil
+		default:
+		}
+	}
+	if err != nil {
+		return h.fail("start", err)
+	}
+	return h.fail("start", h.startError(exit))
+}
+
+// letGo has QEMU's processor run its first instruction.
+func (h *handle) letGo(ctx context.Context) error {
+	m, err := h.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return m.Cont(ctx)
+}
+
+// monitor connects to QEMU. A QEMU that has just been started is waited for;
+// one that has ended makes an error with its last words.
+func (h *handle) monitor(ctx context.Context) (*qemu.Monitor, error) {
+	ctx, cancel := context.WithTimeout(ctx, monitorTimeout)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		m, err := qemu.Dial(ctx, h.inRun("qmp"))
+		if err == nil {
+			return m, nil
+		}
+		st, serr := h.driver.cfg.Keeper.Status(ctx, h.p.ID)
+		switch {
+		case serr != nil:
+			return nil, serr
+		case st.Exit != nil:
+			return nil, h.ended(*st.Exit)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, api.E("", api.Unavailable, "", fmt.Errorf("QEMU does not answer (%w): berth kill ends it", err))
+		case <-time.After(wait):
+		}
+	}
+}
+
+// ended is the error of an operation on a run that is over.
+func (h *handle) ended(exit keeper.Exit) error {
+	if e := h.exitOf(exit); e.Error != "" {
+		return api.E("", api.Conflict, "", errors.New(e.Error))
+	}
+	return api.E("", api.Conflict, "", errors.New("it has ended"))
+}
+
+// startError is why a run ended before its entrypoint ran; nil where it ran.
+func (h *handle) startError(exit keeper.Exit) error {
+	record := h.exitRecord()
+	switch {
+	case record == nil:
+		return api.E("", api.Internal, "", errors.New(h.exitOf(exit).Error))
+	case record.Error == "":
+		return nil
+	case record.Code == agent.CodeNotFound:
+		return api.E("", api.NoCommand, "", errors.New(record.Error))
+	case record.Code == agent.CodeNotRunnable:
+		return api.E("", api.NotRunnable, "", errors.New(record.Error))
+	}
+	return api.E("", api.Internal, "", errors.New("the guest could not start: "+record.Error))
+}
+
+// Wait returns how the run ended.
+func (h *handle) Wait(ctx context.Context) (api.Exit, error) {
+	exit, err := h.driver.cfg.Keeper.Wait(ctx, h.p.ID)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return api.Exit{}, h.fail("wait", err)
+	}
+	return h.exitOf(exit), nil
+}
+
+// exitOf puts together what the guest said and how QEMU ended.
+func (h *handle) exitOf(exit keeper.Exit) api.Exit {
+	if record := h.exitRecord(); record != nil {
+		return api.Exit{Code: record.Code, OOM: record.OOM, Error: record.Error, Time: exit.Time}
+	}
+	if _, err := os.Stat(h.inRun("killed")); err == nil {
+		return api.Exit{Code: 128 + int(sigKill), Time: exit.Time}
+	}
+	e := api.Exit{Code: exit.Code, OOM: exit.OOM, Time: exit.Time}
+	said := lastLine(exit.Stderr)
+	switch {
+	case exit.OOM:
+		e.Error = "QEMU was killed because its cgroup's memory was used up: give the VM more memory"
+	case exit.Signal != 0:
+		e.Error = fmt.Sprintf("QEMU was killed by signal %d", exit.Signal)
+	case exit.Unknown != "":
+		e.Error = "QEMU has ended: " + exit.Unknown
+	case said != "":
+		e.Error = "the guest ended without an exit code; last words: " + said
+	default:
+		e.Error = fmt.Sprintf("the guest ended without an exit code (QEMU's was %d)", exit.Code)
+	}
+	if e.Code == 0 {
+		e.Code = agent.CodeFault
+	}
+	return e
+}
+
+// lastLine is the last line that QEMU or the guest's console said.
+func lastLine(s string) string {
+	lines := bytes.Split(bytes.TrimSpace([]byte(s)), []byte("\n"))
+	line := api.OneLine(string(lines[len(lines)-1]))
+	return line[:min(len(line), 200)]
+}
+
+// exitRecord reads what the guest wrote to its exit port; nil where it wrote
+// nothing that makes sense.
+func (h *handle) exitRecord() *agent.Exit {
+	file, err := os.Open(exitPath(h.p))
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, 64<<10))
+	if err != nil {
+		return nil
+	}
+	line, _, whole := bytes.Cut(data, []byte("\n"))
+	var e agent.Exit
+	if !whole || json.Unmarshal(line, &e) != nil {
+		return nil
+	}
+	e.Code &= 0xff
+	e.Error = api.OneLine(e.Error)
+	return &e
+}
+
+// Signal sends a signal to the entrypoint.
+func (h *handle) Signal(ctx context.Context, signal int) error {
+	st, err := h.driver.cfg.Keeper.Status(ctx, h.p.ID)
+	if err != nil {
+		return h.fail("signal", err)
+	}
+	if st.Exit != nil {
+		return api.E("signal", api.Conflict, h.p.Spec.Name, errors.New("it has ended"))
+	}
+	short, cancel := context.WithTimeout(ctx, signalTimeout)
+	defer cancel()
+	err = h.withAgent(short, func(c *agent.Client) error { return c.Signal(short, signal) })
+	if api.IsKind(err, api.Unavailable) && signal == int(sigKill) && ctx.Err() == nil {
+		err = h.powerCut(ctx)
+	}
+	return h.fail("signal", err)
+}
+
+// powerCut ends QEMU from outside.
+func (h *handle) powerCut(ctx context.Context) error {
+	// The mark comes first: without it the end would look like a fault.
+	if err := os.WriteFile(h.inRun("killed"), nil, 0o600); err != nil {
+		return err
+	}
+	err := h.driver.cfg.Keeper.Signal(ctx, h.p.ID, sigKill)
+	if api.IsKind(err, api.Conflict) {
+		return nil
+	}
+	return err
+}
+
+// Stop asks by the signal, waits, and ends the run.
+func (h *handle) Stop(ctx context.Context, signal int, grace time.Duration) error {
+	err := h.Signal(ctx, signal)
+	if api.IsKind(err, api.Conflict) {
+		return nil
+	}
+	if err == nil {
+		patience, cancel := context.WithTimeout(ctx, grace)
+		defer cancel()
+		if _, err := h.Wait(patience); err == nil {
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return h.fail("stop", ctx.Err())
+	}
+	if err := h.Signal(ctx, int(sigKill)); err != nil && !api.IsKind(err, api.Conflict) {
+		return h.fail("stop", err)
+	}
+	// The guest brings its disk to rest; if it cannot, it has had its chance.
+	patience, cancel := context.WithTimeout(ctx, monitorTimeout)
+	defer cancel()
+	if _, err := h.Wait(patience); err == nil {
+		return nil
+	}
+	if err := h.powerCut(ctx); err != nil {
+		return h.fail("stop", err)
+	}
+	_, err = h.Wait(ctx)
+	return err
+}
+
+// Status observes the run now.
+func (h *handle) Status(ctx context.Context) (instance.Status, error) {
+	s := instance.Status{Virtualization: h.run.Virtualization, Notice: h.run.Notice}
+	st, err := h.driver.cfg.Keeper.Status(ctx, h.p.ID)
+	if err != nil {
+		return s, h.fail("status", err)
+	}
+	if st.Exit != nil {
+		s.State = api.Exited
+		if h.exitOf(*st.Exit).Error != "" {
+			s.State = api.Failed
+		}
+		return s, nil
+	}
+	s.PID, s.State = st.PID, api.Running
+	m, err := h.monitor(ctx)
+	if err != nil {
+		s.Notice = err.Error()
+		return s, nil
+	}
+	defer m.Close()
+	state, err := m.Status(ctx)
+	switch {
+	case err != nil:
+		s.Notice = err.Error()
+	case state == qemu.StatePrelaunch:
+		s.State = api.Created
+	case state == qemu.StatePaused:
+		s.State = api.Paused
+	case state == qemu.StateIOError:
+		s.State = api.Paused
+		s.Notice = "the guest is stopped because the host could not write its disk: make room, then berth unpause it"
+	}
+	return s, nil
+}
+
+// Update changes the limits live.
+func (h *handle) Update(ctx context.Context, l api.Limits) error {
+	unsupported := func(format string, args ...any) error {
+		return api.E("update", api.Unsupported, h.p.Spec.Name, fmt.Errorf(format, args...))
+	}
+	memory := l.Memory
+	if memory == 0 {
+		memory = h.run.Memory
+	}
+	switch {
+	case memory > h.run.Memory:
+		return unsupported("a running VM cannot grow beyond the %d MiB it started with: stop it first", h.run.Memory>>20)
+	case memory < MinMemory:
+		return unsupported("a VM needs at least %d MiB of memory, not %d MiB", MinMemory>>20, memory>>20)
+	case VCPUs(l) > h.run.CPUs:
+		return unsupported("a running VM cannot get more than the %d CPUs it started with: stop it first", h.run.CPUs)
+	}
+	group, err := cgroup.New(h.p.ID, h.p.Cgroup, nil)
+	if err != nil {
+		return h.fail("update", err)
+	}
+	if err := group.Update(resources(l, h.run.Memory)); err != nil {
+		return h.fail("update", err)
+	}
+	m, err := h.monitor(ctx)
+	if err != nil {
+		return h.fail("update", err)
+	}
+	defer m.Close()
+	if err := m.Balloon(ctx, memory); err != nil {
+		return h.fail("update", err)
+	}
+	if l.PIDs != 0 {
+		err = h.withAgent(ctx, func(c *agent.Client) error { return c.LimitPIDs(ctx, l.PIDs) })
+	}
+	return h.fail("update", err)
+}
+
+// Delete ends the run and takes back everything.
+func (h *handle) Delete(ctx context.Context) error {
+	return h.fail("delete", h.clean(ctx))
+}
