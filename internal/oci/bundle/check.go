@@ -1,0 +1,351 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// check reports the first contradiction of a specification.
+func check(s *specs.Spec) error {
+	if err := checkVersion(s.Version); err != nil {
+		return err
+	}
+	if s.Linux == nil {
+		s.Linux = &specs.Linux{}
+	}
+	for _, c := range []func(*specs.Spec) error{
+		checkPlatform, checkRoot, checkNamespaces, checkIDs, checkNames, checkMounts,
+		checkLinuxPaths, checkDevices, checkSysctl, checkHooks, checkResources,
+	} {
+		if err := c(s); err != nil {
+			return err
+		}
+	}
+	if s.Process == nil {
+		return errors.New("process: missing")
+	}
+	return CheckProcess(s.Process)
+}
+
+func checkPlatform(s *specs.Spec) error {
+	switch {
+	case s.Windows != nil:
+		return errors.New("windows: this is a runtime for Linux")
+	case s.Solaris != nil:
+		return errors.New("solaris: this is a runtime for Linux")
+	case s.ZOS != nil:
+		return errors.New("zos: this is a runtime for Linux")
+	case s.FreeBSD != nil:
+		return errors.New("freebsd: this is a runtime for Linux")
+	}
+	return nil
+}
+
+// RootOverlay reports whether the first mount is the root filesystem itself: an
+// overlay on "/", Berth's own way of starting from shared layers.
+func RootOverlay(s *specs.Spec) bool {
+	return len(s.Mounts) > 0 && s.Mounts[0].Destination == "/" && s.Mounts[0].Type == "overlay"
+}
+
+func checkRoot(s *specs.Spec) error {
+	if s.Root == nil || s.Root.Path == "" {
+		if RootOverlay(s) {
+			return nil
+		}
+		return errors.New("root.path: missing")
+	}
+	if !filepath.IsAbs(s.Root.Path) && !filepath.IsLocal(s.Root.Path) {
+		return fmt.Errorf("root.path: %q leaves the bundle", s.Root.Path)
+	}
+	return noNUL("root.path", s.Root.Path)
+}
+
+// Namespace returns the entry of a type, or nil.
+func Namespace(s *specs.Spec, t specs.LinuxNamespaceType) *specs.LinuxNamespace {
+	for i := range s.Linux.Namespaces {
+		if s.Linux.Namespaces[i].Type == t {
+			return &s.Linux.Namespaces[i]
+		}
+	}
+	return nil
+}
+
+// fresh reports whether a namespace of the type is created for the container.
+func fresh(s *specs.Spec, t specs.LinuxNamespaceType) bool {
+	ns := Namespace(s, t)
+	return ns != nil && ns.Path == ""
+}
+
+func checkNamespaces(s *specs.Spec) error {
+	seen := map[specs.LinuxNamespaceType]bool{}
+	for i, ns := range s.Linux.Namespaces {
+		field := fmt.Sprintf("linux.namespaces[%d]", i)
+		switch ns.Type {
+		case specs.PIDNamespace, specs.NetworkNamespace, specs.MountNamespace, specs.IPCNamespace,
+			specs.UTSNamespace, specs.UserNamespace, specs.CgroupNamespace, specs.TimeNamespace:
+		default:
+			return fmt.Errorf("%s.type: unknown type %q", field, ns.Type)
+		}
+		if seen[ns.Type] {
+			return fmt.Errorf("%s.type: %q stands twice in the list", field, ns.Type)
+		}
+		seen[ns.Type] = true
+		if ns.Path != "" && !filepath.IsAbs(ns.Path) {
+			return fmt.Errorf("%s.path: %q must be absolute", field, ns.Path)
+		}
+		if err := noNUL(field+".path", ns.Path); err != nil {
+			return err
+		}
+	}
+	if len(s.Linux.TimeOffsets) > 0 && !fresh(s, specs.TimeNamespace) {
+		return errors.New("linux.timeOffsets: needs a new time namespace in linux.namespaces")
+	}
+	for clock := range s.Linux.TimeOffsets {
+		if clock != "monotonic" && clock != "boottime" {
+			return fmt.Errorf("linux.timeOffsets: unknown clock %q", clock)
+		}
+	}
+	return nil
+}
+
+func checkIDs(s *specs.Spec) error {
+	user := fresh(s, specs.UserNamespace)
+	for _, m := range []struct {
+		field string
+		list  []specs.LinuxIDMapping
+	}{{"linux.uidMappings", s.Linux.UIDMappings}, {"linux.gidMappings", s.Linux.GIDMappings}} {
+		if len(m.list) > 0 && Namespace(s, specs.UserNamespace) == nil {
+			return fmt.Errorf("%s: needs a user namespace in linux.namespaces", m.field)
+		}
+		if len(m.list) == 0 && user {
+			return fmt.Errorf("%s: missing, but linux.namespaces asks for a new user namespace", m.field)
+		}
+		if err := CheckMappings(m.field, m.list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckMappings checks one list of id mappings. The kernel takes at most 340
+// extents (user_namespaces(7)).
+func CheckMappings(field string, list []specs.LinuxIDMapping) error {
+	if len(list) > 340 {
+		return fmt.Errorf("%s: %d ranges, the kernel takes at most 340", field, len(list))
+	}
+	for i, m := range list {
+		if m.Size == 0 {
+			return fmt.Errorf("%s[%d].size: must not be 0", field, i)
+		}
+		if m.ContainerID > math.MaxUint32-m.Size || m.HostID > math.MaxUint32-m.Size {
+			return fmt.Errorf("%s[%d]: the range ends beyond the largest id", field, i)
+		}
+		for j, o := range list[:i] {
+			if m.ContainerID < o.ContainerID+o.Size && o.ContainerID < m.ContainerID+m.Size {
+				return fmt.Errorf("%s[%d]: overlaps %s[%d] in the container", field, i, field, j)
+			}
+			if m.HostID < o.HostID+o.Size && o.HostID < m.HostID+m.Size {
+				return fmt.Errorf("%s[%d]: overlaps %s[%d] on the host", field, i, field, j)
+			}
+		}
+	}
+	return nil
+}
+
+func checkNames(s *specs.Spec) error {
+	for _, n := range []struct{ field, value string }{{"hostname", s.Hostname}, {"domainname", s.Domainname}} {
+		if n.value == "" {
+			continue
+		}
+		if Namespace(s, specs.UTSNamespace) == nil {
+			return fmt.Errorf("%s: needs a uts namespace in linux.namespaces", n.field)
+		}
+		if len(n.value) > 64 {
+			return fmt.Errorf("%s: longer than 64 bytes", n.field)
+		}
+		if err := noNUL(n.field, n.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkMounts(s *specs.Spec) error {
+	own := fresh(s, specs.MountNamespace)
+	if !own && RootOverlay(s) {
+		return errors.New("mounts[0]: an overlay on / needs a new mount namespace in linux.namespaces")
+	}
+	for i, m := range s.Mounts {
+		field := fmt.Sprintf("mounts[%d]", i)
+		if m.Destination == "" {
+			return fmt.Errorf("%s.destination: missing", field)
+		}
+		if err := noNUL(field+".destination", m.Destination); err != nil {
+			return err
+		}
+		if err := noNUL(field+".source", m.Source); err != nil {
+			return err
+		}
+		if filepath.Clean("/"+m.Destination) == "/" && (i > 0 || !RootOverlay(s)) {
+			return fmt.Errorf("%s.destination: / is the root filesystem's own (root.path)", field)
+		}
+		if strings.HasPrefix(filepath.Clean("/"+m.Destination), "/proc/") {
+			if err := checkProcMount(field, m); err != nil {
+				return err
+			}
+		}
+		if len(m.UIDMappings) != 0 != (len(m.GIDMappings) != 0) {
+			return fmt.Errorf("%s: uidMappings and gidMappings must be given together", field)
+		}
+		if err := CheckMappings(field+".uidMappings", m.UIDMappings); err != nil {
+			return err
+		}
+		if err := CheckMappings(field+".gidMappings", m.GIDMappings); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// procAllowed are the files of /proc that LXCFS and its like replace; anything
+// else there may carry the container's labels and limits (CVE-2019-16884).
+var procAllowed = []string{
+	"cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled",
+}
+
+func checkProcMount(field string, m specs.Mount) error {
+	rel := strings.TrimPrefix(filepath.Clean("/"+m.Destination), "/proc/")
+	for _, ok := range procAllowed {
+		if rel == ok {
+			return nil
+		}
+	}
+	if m.Type == "proc" || m.Type == "binfmt_misc" && rel == "sys/fs/binfmt_misc" {
+		return nil
+	}
+	return fmt.Errorf("%s.destination: %q must not be mounted over (CVE-2019-16884)", field, m.Destination)
+}
+
+func checkLinuxPaths(s *specs.Spec) error {
+	for i, p := range s.Linux.MaskedPaths {
+		if !filepath.IsAbs(p) || strings.ContainsRune(p, 0) {
+			return fmt.Errorf("linux.maskedPaths[%d]: %q must be an absolute path", i, p)
+		}
+	}
+	for i, p := range s.Linux.ReadonlyPaths {
+		if !filepath.IsAbs(p) || strings.ContainsRune(p, 0) {
+			return fmt.Errorf("linux.readonlyPaths[%d]: %q must be an absolute path", i, p)
+		}
+	}
+	if (len(s.Linux.MaskedPaths) > 0 || len(s.Linux.ReadonlyPaths) > 0) && Namespace(s, specs.MountNamespace) == nil {
+		return errors.New("linux.maskedPaths and linux.readonlyPaths: need a mount namespace in linux.namespaces")
+	}
+	switch s.Linux.RootfsPropagation {
+	case "", "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable":
+	default:
+		return fmt.Errorf("linux.rootfsPropagation: unknown value %q", s.Linux.RootfsPropagation)
+	}
+	if s.Linux.IntelRdt != nil {
+		return errors.New("linux.intelRdt: not supported")
+	}
+	if s.Linux.MemoryPolicy != nil {
+		return errors.New("linux.memoryPolicy: not supported")
+	}
+	if len(s.Linux.NetDevices) > 0 {
+		return errors.New("linux.netDevices: not supported")
+	}
+	return nil
+}
+
+func checkDevices(s *specs.Spec) error {
+	for i, d := range s.Linux.Devices {
+		field := fmt.Sprintf("linux.devices[%d]", i)
+		if !filepath.IsAbs(d.Path) || strings.ContainsRune(d.Path, 0) {
+			return fmt.Errorf("%s.path: %q must be an absolute path", field, d.Path)
+		}
+		switch d.Type {
+		case "c", "b", "u":
+			if d.Major < 0 || d.Minor < 0 || d.Major > math.MaxUint32 || d.Minor > math.MaxUint32 {
+				return fmt.Errorf("%s: device number %d:%d is out of range", field, d.Major, d.Minor)
+			}
+		case "p":
+		default:
+			return fmt.Errorf("%s.type: %q is none of c, b, u, p", field, d.Type)
+		}
+	}
+	return nil
+}
+
+func checkHooks(s *specs.Spec) error {
+	if s.Hooks == nil {
+		return nil
+	}
+	for _, h := range []struct {
+		field string
+		list  []specs.Hook
+	}{
+		{"hooks.prestart", s.Hooks.Prestart}, {"hooks.createRuntime", s.Hooks.CreateRuntime},
+		{"hooks.createContainer", s.Hooks.CreateContainer}, {"hooks.startContainer", s.Hooks.StartContainer},
+		{"hooks.poststart", s.Hooks.Poststart}, {"hooks.poststop", s.Hooks.Poststop},
+	} {
+		for i, hook := range h.list {
+			if !filepath.IsAbs(hook.Path) || strings.ContainsRune(hook.Path, 0) {
+				return fmt.Errorf("%s[%d].path: %q must be an absolute path", h.field, i, hook.Path)
+			}
+			if hook.Timeout != nil && *hook.Timeout <= 0 {
+				return fmt.Errorf("%s[%d].timeout: must be greater than 0", h.field, i)
+			}
+		}
+	}
+	return nil
+}
+
+func checkResources(s *specs.Spec) error {
+	if strings.ContainsRune(s.Linux.CgroupsPath, 0) {
+		return errors.New("linux.cgroupsPath: contains a NUL byte")
+	}
+	for _, part := range strings.Split(s.Linux.CgroupsPath, "/") {
+		if part == ".." {
+			return fmt.Errorf("linux.cgroupsPath: %q must not contain ..", s.Linux.CgroupsPath)
+		}
+	}
+	r := s.Linux.Resources
+	if r == nil {
+		return nil
+	}
+	for i, d := range r.Devices {
+		switch d.Type {
+		case "", "a", "b", "c":
+		default:
+			return fmt.Errorf("linux.resources.devices[%d].type: %q is none of a, b, c", i, d.Type)
+		}
+		if strings.Trim(d.Access, "rwm") != "" {
+			return fmt.Errorf("linux.resources.devices[%d].access: %q has more than r, w, m", i, d.Access)
+		}
+	}
+	if r.BlockIO != nil && r.BlockIO.Weight != nil && (*r.BlockIO.Weight < 10 || *r.BlockIO.Weight > 1000) {
+		return errors.New("linux.resources.blockIO.weight: must be between 10 and 1000")
+	}
+	if r.Memory != nil && r.Memory.Swappiness != nil && *r.Memory.Swappiness > 100 {
+		return errors.New("linux.resources.memory.swappiness: must be at most 100")
+	}
+	for name := range r.Unified {
+		if strings.ContainsAny(name, "/\x00") || !strings.Contains(name, ".") {
+			return fmt.Errorf("linux.resources.unified: %q is not the name of a cgroup file", name)
+		}
+	}
+	return nil
+}
+
+func noNUL(field, s string) error {
+	if strings.IndexByte(s, 0) >= 0 {
+		return fmt.Errorf("%s: %s contains a NUL byte", field, strconv.Quote(s))
+	}
+	return nil
+}
