@@ -1,0 +1,115 @@
+package wire
+
+import "github.com/opencontainers/runtime-spec/specs-go"
+
+// None marks an index of a descriptor that was not sent.
+const None = -1
+
+// Init tells the stage what to make of its fresh namespaces. Fields ending in File
+// are indices into the descriptors sent along, or None.
+type Init struct {
+	ID         string
+	Process    Process
+	RootFile   int  // detached mount of the root filesystem
+	Chroot     bool // no mount namespace of its own: RootFile is a directory, and nothing is mounted
+	NoPivot    bool
+	RootRO     bool
+	RootProp   uint64 // MS_* propagation of the container's root, 0 for none
+	Mounts     []Mount
+	Devices    []Device
+	Links      []Link
+	Masked     []string
+	ReadOnly   []string
+	Hostname   string
+	Domainname string
+	Sysctl     map[string]string
+	NewCgroup  bool // unshare the cgroup namespace once the cgroups are joined
+	StartFile  int  // listening socket on which the start is awaited
+	HookRound  bool // report Prepared and wait for Go
+	Hooks      Hooks
+	Reap       bool // stay as a tiny init that reaps and forwards signals
+}
+
+// Hooks are those that run inside the container's namespaces.
+type Hooks struct {
+	CreateContainer []specs.Hook `json:",omitempty"`
+	StartContainer  []specs.Hook `json:",omitempty"`
+}
+
+// Exec tells the stage, which already is in the container's namespaces, what to run.
+type Exec struct{ Process Process }
+
+// Process is what both have in common: everything that execve needs.
+type Process struct {
+	Args        []string
+	Env         []string
+	Cwd         string
+	UID, GID    uint32
+	Username    string // resolved inside the container instead, as name, uid, name:group, …; "" for UID and GID
+	Groups      []uint32
+	SetGroups   bool // false where setgroups is denied in the user namespace
+	Umask       int  // -1 for the default
+	Caps        specs.LinuxCapabilities
+	NoNewPrivs  bool
+	Rlimits     []specs.POSIXRlimit
+	AppArmor    string
+	SELinux     string
+	OOMScoreAdj *int
+	Personality *uint32 // PER_LINUX32 …
+	Scheduler   *Scheduler
+	IOPriority  *int // class and level as ioprio_set wants them
+	Keyring     bool // join a new session keyring
+
+	Terminal     bool
+	Rows, Cols   uint16
+	ConsoleFile  int   // connected socket that gets the master side, or None
+	PreserveFDs  int   // descriptors 3… that the workload inherits
+	CgroupFiles  []int // "tasks" files of v1 cgroups, opened for writing
+	Seccomp      []SockFilter
+	SeccompFlags uint
+	HasSeccomp   bool
+}
+
+// Scheduler is the policy of sched_setattr(2).
+type Scheduler struct {
+	Policy, Priority          uint32
+	Flags                     uint64
+	Nice                      int32
+	Runtime, Deadline, Period uint64
+}
+
+// SockFilter is one BPF instruction, struct sock_filter of the kernel.
+type SockFilter struct {
+	Code   uint16
+	JT, JF uint8
+	K      uint32
+}
+
+// Mount is one mount of the container, in order.
+type Mount struct {
+	Dest   string // absolute, as the container sees it
+	Field  string // "mounts[3]", for errors
+	File   int    // detached mount made by the runtime (bind mounts), or None
+	Dir    bool   // whether the target is a directory
+	Type   string // filesystem type to create when File is None
+	Source string
+	Attr   uint64   // MOUNT_ATTR_* to set
+	Data   []string // filesystem options
+	Prop   uint64   // MS_* propagation, 0 for private
+	LateRO bool     // becomes read-only after all mounts are placed
+	CopyUp bool     // tmpcopyup
+}
+
+// Link is a symbolic link.
+type Link struct{ Path, Target string }
+
+// Device is one device node.
+type Device struct {
+	Path         string
+	Field        string
+	File         int // detached bind mount of the host's node, or None to create it
+	Type         string
+	Major, Minor int64
+	Mode         uint32
+	UID, GID     uint32
+}
