@@ -1,0 +1,213 @@
+// Package cgroup places a container in its cgroups, v1 or v2, and holds it to its
+// limits. The files are written by github.com/opencontainers/cgroups; this package
+// adds how a process joins them cheaply.
+//
+// The library's own way, writing the pid to cgroup.procs of each v1 hierarchy,
+// makes the kernel take a lock that waits for every fork in flight, several
+// milliseconds a time. A thread that moves only itself ("0" to tasks, v1) and a
+// process born into its cgroup (CLONE_INTO_CGROUP, v2) do without.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/cgroups"
+	_ "github.com/opencontainers/cgroups/devices" // the library finds its device code through this import
+	"github.com/opencontainers/cgroups/fs"
+	"github.com/opencontainers/cgroups/fs2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Group is the set of a container's cgroup directories.
+type Group struct {
+	manager cgroups.Manager
+	v2      bool
+	config  *cgroups.Cgroup
+}
+
+// Unified reports whether this host has cgroup v2 alone.
+func Unified() bool { return cgroups.IsCgroup2UnifiedMode() }
+
+// New names the cgroups of a container without making them. path is
+// linux.cgroupsPath: an absolute one counts from the root of the hierarchies, a
+// relative or empty one (then id) from the caller's own cgroup.
+func New(id, path string, r *specs.LinuxResources) (*Group, error) {
+	if strings.Count(path, ":") == 2 && !strings.Contains(path, "/") {
+		return nil, fmt.Errorf("linux.cgroupsPath: %q is for the systemd driver, which this runtime does not have; use cgroupfs", path)
+	}
+	res, err := resources(r)
+	if err != nil {
+		return nil, err
+	}
+	config := &cgroups.Cgroup{Resources: res}
+	if path == "" {
+		config.Name = id
+	} else {
+		config.Path = path
+	}
+	return open(config, nil)
+}
+
+// Open finds the cgroups of a container again by the paths that Paths returned.
+func Open(paths map[string]string) (*Group, error) {
+	return open(&cgroups.Cgroup{Resources: &cgroups.Resources{SkipDevices: true}}, paths)
+}
+
+func open(config *cgroups.Cgroup, paths map[string]string) (*Group, error) {
+	g := &Group{v2: Unified(), config: config}
+	var err error
+	if g.v2 {
+		g.manager, err = fs2.NewManager(config, paths[""])
+	} else {
+		g.manager, err = fs.NewManager(config, paths)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cgroups: %w", err)
+	}
+	return g, nil
+}
+
+// Paths returns the directories: by controller, or one under "" on v2.
+func (g *Group) Paths() map[string]string { return g.manager.GetPaths() }
+
+// Create makes the directories and sets the limits. It fails where the cgroup has
+// processes already: limits would hit them, and delete would kill them.
+func (g *Group) Create() error {
+	if g.manager.Exists() {
+		pids, err := g.manager.GetAllPids()
+		if err == nil && len(pids) > 0 {
+			return fmt.Errorf("linux.cgroupsPath: the cgroup has %d processes already", len(pids))
+		}
+	}
+	if err := g.manager.Apply(-1); err != nil { // -1: makes directories, moves nothing
+		return fmt.Errorf("linux.cgroupsPath: %w", err)
+	}
+	if err := g.manager.Set(g.config.Resources); err != nil {
+		return fmt.Errorf("linux.resources: %w", err)
+	}
+	return nil
+}
+
+// Files are the open doors to a group.
+type Files struct {
+	Tasks []int // v1: tasks files, to write "0" to
+	Birth int   // v2, or the unified hierarchy of a hybrid host: directory to be born in; or -1
+}
+
+// Close closes them.
+func (f *Files) Close() {
+	for _, fd := range f.Tasks {
+		unix.Close(fd)
+	}
+	f.Tasks = nil
+	f.CloseBirth()
+}
+
+// CloseBirth closes the directory to be born in.
+func (f *Files) CloseBirth() {
+	if f.Birth >= 0 {
+		unix.Close(f.Birth)
+		f.Birth = -1
+	}
+}
+
+// OpenFiles opens the doors.
+func (g *Group) OpenFiles() (Files, error) {
+	f := Files{Birth: -1}
+	seen := map[string]bool{} // controllers mounted together share a directory
+	for name, dir := range g.Paths() {
+		if dir == "" || seen[dir] {
+			continue
+		}
+		seen[dir] = true
+		var err error
+		if g.v2 || name == "" {
+			f.Birth, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		} else {
+			var fd int
+			if fd, err = unix.Open(dir+"/tasks", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
+				f.Tasks = append(f.Tasks, fd)
+			}
+		}
+		if err != nil {
+			f.Close()
+			return Files{Birth: -1}, &os.PathError{Op: "cgroup", Path: dir, Err: err}
+		}
+	}
+	return f, nil
+}
+
+// Update changes limits of a living container; nil fields stay.
+func (g *Group) Update(r *specs.LinuxResources) error {
+	res, err := resources(r)
+	if err != nil {
+		return err
+	}
+	res.SkipDevices = true
+	if err := g.manager.Set(res); err != nil {
+		return fmt.Errorf("linux.resources: %w", err)
+	}
+	return nil
+}
+
+// Freeze stops all processes of the group, or lets them go on.
+func (g *Group) Freeze(frozen bool) error {
+	state := cgroups.Thawed
+	if frozen {
+		state = cgroups.Frozen
+	}
+	return g.manager.Freeze(state)
+}
+
+// Frozen reports whether the group is frozen.
+func (g *Group) Frozen() (bool, error) {
+	state, err := g.manager.GetFreezerState()
+	return state == cgroups.Frozen, err
+}
+
+// Pids returns the processes of the group and of those below it.
+func (g *Group) Pids() ([]int, error) {
+	pids, err := g.manager.GetAllPids()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return pids, err
+}
+
+// Kill ends all processes of the group and of those below it.
+func (g *Group) Kill() error {
+	if g.v2 {
+		// Atomic, against forks too (Linux 5.14).
+		err := os.WriteFile(filepath.Join(g.manager.Path(""), "cgroup.kill"), []byte("1"), 0)
+		if err == nil || errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+	}
+	pids, err := g.Pids()
+	for _, pid := range pids {
+		if kerr := unix.Kill(pid, unix.SIGKILL); kerr != nil && kerr != unix.ESRCH {
+			err = errors.Join(err, kerr)
+		}
+	}
+	return err
+}
+
+// Destroy removes the directories. The library repeats while processes die.
+func (g *Group) Destroy() error {
+	if err := g.manager.Destroy(); err != nil {
+		return fmt.Errorf("cgroups: %w", err)
+	}
+	return nil
+}
+
+// Stats measures the group.
+func (g *Group) Stats() (*cgroups.Stats, error) { return g.manager.GetStats() }
+
+// OOMKills returns how many processes of the group the kernel has killed for want
+// of memory.
+func (g *Group) OOMKills() (uint64, error) { return g.manager.OOMKillCount() }
