@@ -1,0 +1,63 @@
+package stage
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/oci/wire"
+)
+
+// openPeer returns the other end of a terminal's master.
+func openPeer(master int) (int, error) {
+	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(fd), nil
+}
+
+// installFilter gives this thread a seccomp filter.
+func installFilter(filter []wire.SockFilter, flags uint) error {
+	list := make([]unix.SockFilter, len(filter))
+	for i, f := range filter {
+		list[i] = unix.SockFilter{Code: f.Code, Jt: f.JT, Jf: f.JF, K: f.K}
+	}
+	prog := unix.SockFprog{Len: uint16(len(list)), Filter: &list[0]}
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags), uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// image is a program to execute with everything allocated beforehand.
+type image struct {
+	path       *byte
+	argv, envp []*byte
+}
+
+func newImage(path string, args, env []string) (*image, error) {
+	p, err := syscall.BytePtrFromString(path)
+	if err != nil {
+		return nil, err
+	}
+	argv, err := syscall.SlicePtrFromStrings(args)
+	if err != nil {
+		return nil, err
+	}
+	envp, err := syscall.SlicePtrFromStrings(env)
+	if err != nil {
+		return nil, err
+	}
+	return &image{p, argv, envp}, nil
+}
+
+// exec is execve(2) and nothing else: syscall.Exec would make further system calls,
+// which the seccomp filter, already in force, may forbid.
+func (g *image) exec() error {
+	_, _, errno := syscall.RawSyscall(unix.SYS_EXECVE,
+		uintptr(unsafe.Pointer(g.path)), uintptr(unsafe.Pointer(&g.argv[0])), uintptr(unsafe.Pointer(&g.envp[0])))
+	return errno
+}
