@@ -1,0 +1,379 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/oci/bundle"
+	"github.com/berthcloud/berth/internal/oci/cgroup"
+	"github.com/berthcloud/berth/internal/oci/hook"
+	"github.com/berthcloud/berth/internal/oci/spawn"
+	"github.com/berthcloud/berth/internal/oci/stage"
+	"github.com/berthcloud/berth/internal/oci/wire"
+	"github.com/berthcloud/berth/internal/undo"
+)
+
+// CreateOptions says how a container is made.
+type CreateOptions struct {
+	ID           string
+	Bundle       string // directory
+	PidFile      string // written last, so that whoever sees it may go on; or ""
+	Console      int    // connected unix socket that gets the terminal's master, or -1
+	PreserveFDs  int    // the caller's descriptors 3… that the workload inherits
+	NoPivot      bool
+	NoNewKeyring bool
+	NoCgroups    bool // leave the container in the caller's cgroups
+	Stdio        [3]int
+}
+
+// Create makes a container and leaves it waiting for Start. When it fails, nothing
+// is left behind.
+func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, err error) {
+	b, err := bundle.Load(o.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	if b.Spec.Process.Terminal != (o.Console >= 0) {
+		if o.Console < 0 {
+			return nil, errors.New("process.terminal: is set, so a --console-socket is needed to send the terminal to")
+		}
+		return nil, errors.New("process.terminal: is not set, so a --console-socket makes no sense")
+	}
+	d, err := r.reserve(o.ID)
+	if err != nil {
+		return nil, err
+	}
+	var u undo.Stack
+	defer u.Run(ctx, &err)
+	u.Add(func(context.Context) error { return d.remove() })
+
+	k := &creator{rt: r, o: o, b: b, dir: d, undo: &u}
+	if err := k.create(); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.ID, err)
+	}
+	u.Release()
+	d.unlock()
+	return &Container{rt: r, path: d.path, rec: k.rec, group: k.group}, nil
+}
+
+// creator is one Create at work.
+type creator struct {
+	rt   *Runtime
+	o    CreateOptions
+	b    *bundle.Bundle
+	dir  *dir
+	undo *undo.Stack
+
+	rec    record
+	group  *cgroup.Group
+	doors  cgroup.Files
+	exe    int
+	ns     *namespaces
+	child  *spawn.Child
+	conn   wire.Conn
+	userns int
+	listen int
+}
+
+// create makes one thing after another. What each made is undone in reverse order
+// if a later step fails.
+func (k *creator) create() error {
+	k.exe, k.userns, k.listen, k.doors.Birth = -1, -1, -1, -1
+	defer func() {
+		wire.CloseAll([]int{k.exe, k.userns, k.listen})
+		k.doors.Close()
+	}()
+	// First what can fail without anything made: the filter, the plan's translation.
+	process, err := k.rt.planProcess(k.b.Spec.Process, k.b.Spec)
+	if err != nil {
+		return err
+	}
+	for _, step := range []func() error{k.makeCgroups, k.makeRecord, k.makeStartSocket, k.spawn} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	defer k.conn.Close()
+	defer k.child.Close()
+	if err := k.instruct(process); err != nil {
+		return k.explain(err)
+	}
+	if err := k.converse(); err != nil {
+		return k.explain(err)
+	}
+	return k.publish()
+}
+
+func (k *creator) makeCgroups() error {
+	k.doors.Birth = -1
+	if k.o.NoCgroups {
+		return nil
+	}
+	g, err := cgroup.New(k.o.ID, k.b.Spec.Linux.CgroupsPath, k.b.Spec.Linux.Resources)
+	if err != nil {
+		return err
+	}
+	k.group = g
+	// The paths are on disk before the directories exist: whatever kills us, delete
+	// finds them.
+	if err := k.makeRecord(); err != nil {
+		return err
+	}
+	k.undo.Add(func(context.Context) error { return g.Destroy() })
+	if err := g.Create(); err != nil {
+		return err
+	}
+	k.doors, err = g.OpenFiles()
+	return err
+}
+
+// makeRecord writes the first state.json, without a pid, and config.json.
+func (k *creator) makeRecord() error {
+	if k.rec.ID != "" {
+		return nil
+	}
+	k.rec = record{
+		Version: k.b.Spec.Version, ID: k.o.ID, Bundle: k.b.Dir, Rootfs: rootPath(k.b),
+		Created: time.Now().UTC(), Annotations: k.b.Spec.Annotations, UID: os.Getuid(),
+		OwnPids: bundle.Namespace(k.b.Spec, specs.PIDNamespace) != nil && bundle.Namespace(k.b.Spec, specs.PIDNamespace).Path == "",
+	}
+	if k.group != nil {
+		k.rec.Cgroups = k.group.Paths()
+	}
+	if err := os.WriteFile(k.dir.file(configFile), k.b.Raw, 0o600); err != nil {
+		return err
+	}
+	return k.dir.writeRecord(&k.rec)
+}
+
+// makeStartSocket listens where start will knock. The stage inherits the socket;
+// when it is gone, connecting fails, which tells a dead container at once.
+func (k *creator) makeStartSocket() error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	k.listen = fd
+	// Through the descriptor of the directory, whose path may be too long for a
+	// socket's address.
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: startAddress(k.dir.fd)}); err != nil {
+		return fmt.Errorf("start socket: %w", err)
+	}
+	return os.NewSyscallError("listen", unix.Listen(fd, 8))
+}
+
+func startAddress(dir int) string { return "/proc/self/fd/" + strconv.Itoa(dir) + "/" + startFile }
+
+// spawn starts the stage in its namespaces and lets it load while the rest is made.
+func (k *creator) spawn() error {
+	defer k.doors.CloseBirth()
+	var err error
+	if k.ns, err = openNamespaces(k.b.Spec); err != nil {
+		return err
+	}
+	defer k.ns.close()
+	if k.exe, err = openExe(); err != nil {
+		return err
+	}
+	var end wire.Conn
+	if k.conn, end, err = wire.Pair(); err != nil {
+		return err
+	}
+	defer end.Close()
+	files, socket := inherited(k.o.Stdio, k.o.PreserveFDs, end.FD)
+	k.child, err = spawn.Start(&spawn.Cmd{
+		Exe: k.exe, Args: []string{"berth-oci", stage.InitArg, strconv.Itoa(socket)}, Files: files,
+		Join: k.ns.join, New: k.ns.create, Time: k.ns.newTime, TimeOffsets: timeOffsets(k.b.Spec.Linux.TimeOffsets),
+		Cgroup: k.doors.Birth, Root: hasUserNamespace(k.b.Spec),
+	})
+	if err != nil {
+		k.conn.Close()
+		return err
+	}
+	child := k.child
+	k.undo.Add(func(context.Context) error { child.Kill(); return nil })
+	if k.ns.create&unix.CLONE_NEWUSER != 0 {
+		if err := writeIDMaps(child.Pid, k.b.Spec.Linux.UIDMappings, k.b.Spec.Linux.GIDMappings); err != nil {
+			return err
+		}
+	}
+	if err := k.rt.prepareProcess(child.Pid, k.b.Spec.Process); err != nil {
+		return err
+	}
+	if hasUserNamespace(k.b.Spec) {
+		// Before Release: afterwards the process may be gone at any time.
+		if k.userns, err = openUserNamespace(child.Pid); err != nil {
+			return err
+		}
+	}
+	return child.Release()
+}
+
+// inherited lists what the stage finds as descriptors 0…: the standard streams,
+// what is to be preserved, and its end of the conversation.
+func inherited(stdio [3]int, preserve, conn int) (files []int, socket int) {
+	files = append(files, stdio[:]...)
+	for i := range preserve {
+		files = append(files, 3+i)
+	}
+	return append(files, conn), 3 + preserve
+}
+
+// timeOffsets formats linux.timeOffsets as /proc/PID/timens_offsets wants them.
+func timeOffsets(offsets map[string]specs.LinuxTimeOffset) string {
+	var b strings.Builder
+	for clock, o := range offsets {
+		fmt.Fprintf(&b, "%s %d %d\n", clock, o.Secs, o.Nanosecs)
+	}
+	return b.String()
+}
+
+// instruct tells the stage what to do.
+func (k *creator) instruct(process wire.Process) error {
+	s := k.b.Spec
+	p := &planner{b: k.b, exe: k.exe, userns: k.userns, group: k.group}
+	defer p.close()
+	plan := wire.Init{
+		ID: k.o.ID, Process: process, NoPivot: k.o.NoPivot,
+		Hostname: s.Hostname, Domainname: s.Domainname, Sysctl: s.Linux.Sysctl, NewCgroup: k.ns.newCgroup,
+	}
+	if h := s.Hooks; h != nil {
+		plan.Hooks = wire.Hooks{CreateContainer: h.CreateContainer, StartContainer: h.StartContainer}
+		plan.HookRound = len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer) > 0
+	}
+	if err := p.filesystem(&plan); err != nil {
+		return err
+	}
+	plan.Process.Keyring = !k.o.NoNewKeyring
+	plan.Process.PreserveFDs = k.o.PreserveFDs
+	// The planner closes what it sends; these are its own from here.
+	for _, fd := range k.doors.Tasks {
+		plan.Process.CgroupFiles = append(plan.Process.CgroupFiles, p.send(fd))
+	}
+	k.doors.Tasks = nil
+	plan.StartFile = p.send(k.listen)
+	k.listen = -1
+	if k.o.Console >= 0 {
+		fd, err := unix.FcntlInt(uintptr(k.o.Console), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("dup", err)
+		}
+		plan.Process.ConsoleFile = p.send(fd)
+	}
+	return k.conn.Send(plan, p.files...)
+}
+
+// converse follows the stage's reports until it is ready.
+func (k *creator) converse() error {
+	for {
+		var rep wire.Report
+		if _, err := k.conn.Receive(&rep); err != nil {
+			return err
+		}
+		for _, w := range rep.Warnings {
+			k.rt.warn("%s", w)
+		}
+		switch rep.Phase {
+		case wire.Failed:
+			return rep.Failure
+		case wire.Ready:
+			return nil
+		case wire.Prepared:
+			if err := k.hooks(); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("the stage says %q", rep.Phase)
+		}
+	}
+}
+
+// hooks runs those that belong into the runtime's namespaces while the stage waits.
+func (k *creator) hooks() error {
+	k.rec.Pid = k.child.Pid
+	c := Container{rec: k.rec}
+	state, err := json.Marshal(c.ociState(specs.StateCreating))
+	if err != nil {
+		return err
+	}
+	if err := hook.Run("prestart", k.b.Spec.Hooks.Prestart, state); err != nil {
+		return err
+	}
+	if err := hook.Run("createRuntime", k.b.Spec.Hooks.CreateRuntime, state); err != nil {
+		return err
+	}
+	return k.conn.Send(wire.Go{State: state})
+}
+
+// explain replaces "the other side has gone" by why it has.
+func (k *creator) explain(err error) error {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		return err
+	}
+	var rep wire.Report
+	for { // it may have said so before we wrote
+		if _, rerr := k.conn.Receive(&rep); rerr != nil {
+			break
+		}
+		if rep.Phase == wire.Failed {
+			return rep.Failure
+		}
+	}
+	if werr := k.child.Wait(); werr != nil {
+		return werr
+	}
+	if k.group != nil {
+		if n, oerr := k.group.OOMKills(); oerr == nil && n > 0 {
+			return errors.New("linux.resources.memory.limit: too small to start the container: the kernel killed its first process")
+		}
+	}
+	return errors.New("the container's first process died while it was set up")
+}
+
+// publish makes the container known: state first, pid file last.
+func (k *creator) publish() error {
+	start, _, err := processStart(k.child.Pid)
+	if err != nil {
+		return fmt.Errorf("the container's first process: %w", err)
+	}
+	k.rec.Pid, k.rec.StartTime = k.child.Pid, start
+	if err := k.dir.writeRecord(&k.rec); err != nil {
+		return err
+	}
+	return writePidFile(k.o.PidFile, k.rec.Pid)
+}
+
+// writePidFile writes a pid file in one step.
+func writePidFile(path string, pid int) error {
+	if path == "" {
+		return nil
+	}
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
+	if err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		return fmt.Errorf("--pid-file: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		os.Remove(tmp)
+		return fmt.Errorf("--pid-file: %w", err)
+	}
+	return nil
+}
+
+func readInt(path string) (int, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}

@@ -1,0 +1,247 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/oci/bundle"
+	"github.com/berthcloud/berth/internal/oci/cgroup"
+	"github.com/berthcloud/berth/internal/oci/spawn"
+	"github.com/berthcloud/berth/internal/oci/stage"
+	"github.com/berthcloud/berth/internal/oci/wire"
+	"github.com/berthcloud/berth/internal/undo"
+)
+
+// ExecOptions says what to run in a container.
+type ExecOptions struct {
+	ID          string
+	Process     *specs.Process // complete; see ExecProcess
+	PidFile     string
+	Console     int // as in CreateOptions
+	PreserveFDs int
+	Stdio       [3]int
+}
+
+// ExecProcess returns the container's own process as the pattern of a further one:
+// same user, environment, capabilities, limits; neither terminal nor arguments.
+func (r *Runtime) ExecProcess(id string) (*specs.Process, error) {
+	c, err := r.Load(id)
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.spec()
+	if err != nil {
+		return nil, err
+	}
+	p := *s.Process
+	p.Terminal, p.ConsoleSize, p.Args = false, nil, nil
+	return &p, nil
+}
+
+// Exec runs a command in a running container and returns its pid, a child of the
+// caller's, once it has been executed.
+func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (pid int, err error) {
+	if err := bundle.CheckProcess(o.Process); err != nil {
+		return 0, err
+	}
+	if o.Process.Terminal && o.Console < 0 {
+		return 0, errors.New("process.terminal: is set, so a --console-socket is needed to send the terminal to")
+	}
+	c, err := r.Load(o.ID)
+	if err != nil {
+		return 0, err
+	}
+	var u undo.Stack
+	defer u.Run(ctx, &err)
+	pid, err = c.exec(o, &u)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", o.ID, err)
+	}
+	u.Release()
+	return pid, nil
+}
+
+func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
+	status, err := c.Status()
+	if err != nil {
+		return 0, err
+	}
+	switch status {
+	case specs.StateRunning, specs.StateCreated:
+	case StatusPaused:
+		return 0, ErrPaused
+	default:
+		return 0, ErrNotRunning
+	}
+	s, err := c.spec()
+	if err != nil {
+		return 0, err
+	}
+	process, err := c.rt.planProcess(o.Process, s)
+	if err != nil {
+		return 0, err
+	}
+	process.PreserveFDs = o.PreserveFDs
+	process.Keyring = true
+
+	doors := cgroup.Files{Birth: -1}
+	if g, err := c.cgroups(); err != nil {
+		return 0, err
+	} else if g != nil {
+		if doors, err = g.OpenFiles(); err != nil {
+			return 0, err
+		}
+	}
+	defer doors.Close()
+
+	child, conn, err := c.enter(o, s, doors.Birth, u)
+	if err != nil {
+		return 0, err
+	}
+	defer child.Close()
+	defer conn.Close()
+
+	var files []int
+	send := func(fd int) int { files = append(files, fd); return len(files) - 1 }
+	for _, fd := range doors.Tasks {
+		process.CgroupFiles = append(process.CgroupFiles, send(fd))
+	}
+	if o.Console >= 0 && o.Process.Terminal {
+		process.ConsoleFile = send(o.Console)
+	}
+	if err := execConverse(c.rt, conn, child, wire.Exec{Process: process}, files); err != nil {
+		return 0, err
+	}
+	return child.Pid, writePidFile(o.PidFile, child.Pid)
+}
+
+// enter starts the stage in the container's namespaces.
+func (c *Container) enter(o ExecOptions, s *specs.Spec, birth int, u *undo.Stack) (*spawn.Child, wire.Conn, error) {
+	none := wire.Conn{FD: -1}
+	joins, closeJoins, err := c.namespaces()
+	if err != nil {
+		return nil, none, err
+	}
+	defer closeJoins()
+	exe, err := openExe()
+	if err != nil {
+		return nil, none, err
+	}
+	defer unix.Close(exe)
+	conn, end, err := wire.Pair()
+	if err != nil {
+		return nil, none, err
+	}
+	defer end.Close()
+	inherit, socket := inherited(o.Stdio, o.PreserveFDs, end.FD)
+	child, err := spawn.Start(&spawn.Cmd{
+		Exe: exe, Args: []string{"berth-oci", stage.ExecArg, strconv.Itoa(socket)}, Files: inherit,
+		Join: joins, Cgroup: birth, Root: hasUserNamespace(s),
+	})
+	if err == nil {
+		u.Add(func(context.Context) error { child.Kill(); return nil })
+		if err = c.rt.prepareProcess(child.Pid, o.Process); err == nil {
+			err = child.Release()
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, none, err
+	}
+	return child, conn, nil
+}
+
+// namespaces returns those of the first process that are not ours: all of them in
+// one setns through its pidfd, which also proves that it still is that process.
+func (c *Container) namespaces() (joins []spawn.Join, closeAll func(), err error) {
+	var flags uintptr
+	for _, ns := range [...]struct {
+		file string
+		flag uintptr
+	}{
+		{"user", unix.CLONE_NEWUSER}, {"mnt", unix.CLONE_NEWNS}, {"pid", unix.CLONE_NEWPID}, {"net", unix.CLONE_NEWNET},
+		{"ipc", unix.CLONE_NEWIPC}, {"uts", unix.CLONE_NEWUTS}, {"cgroup", unix.CLONE_NEWCGROUP}, {"time", unix.CLONE_NEWTIME},
+	} {
+		// Entering the user namespace that one is in already is an error; for the others
+		// it is a waste.
+		var own, theirs unix.Stat_t
+		if unix.Stat("/proc/self/ns/"+ns.file, &own) != nil {
+			continue // not in this kernel
+		}
+		if err := unix.Stat("/proc/"+strconv.Itoa(c.rec.Pid)+"/ns/"+ns.file, &theirs); err != nil {
+			return nil, nil, ErrNotRunning
+		}
+		if own.Ino != theirs.Ino || own.Dev != theirs.Dev {
+			flags |= ns.flag
+		}
+	}
+	fd, err := c.pidfd()
+	if err != nil {
+		return nil, nil, ErrNotRunning
+	}
+	if flags == 0 {
+		unix.Close(fd)
+		return nil, func() {}, nil
+	}
+	return []spawn.Join{{FD: fd, Type: flags}}, func() { unix.Close(fd) }, nil
+}
+
+// execConverse tells the stage what to run and follows it to its execve.
+func execConverse(rt *Runtime, conn wire.Conn, child *spawn.Child, plan wire.Exec, files []int) error {
+	err := conn.Send(plan, files...)
+	for err == nil {
+		var rep wire.Report
+		if _, err = conn.Receive(&rep); err != nil {
+			break
+		}
+		for _, w := range rep.Warnings {
+			rt.warn("%s", w)
+		}
+		switch rep.Phase {
+		case wire.Failed:
+			return rep.Failure
+		case wire.Ready:
+			// The next word is a failure, or end of file from execve.
+			_, err = conn.Receive(&rep)
+			if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
+				return nil
+			}
+			if err == nil && rep.Phase == wire.Failed {
+				return rep.Failure
+			}
+		}
+	}
+	if werr := child.Wait(); werr != nil {
+		return werr
+	}
+	return fmt.Errorf("the new process died while it was set up: %w", err)
+}
+
+// WantsTerminal reports whether the process of a bundle has a terminal.
+func WantsTerminal(dir string) (bool, error) {
+	b, err := bundle.Load(dir)
+	if err != nil {
+		return false, err
+	}
+	return b.Spec.Process.Terminal, nil
+}
+
+// ReadProcess reads the process.json of exec --process.
+func ReadProcess(path string) (*specs.Process, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("--process: %w", err)
+	}
+	p, err := bundle.ParseProcess(raw)
+	if err != nil {
+		return nil, fmt.Errorf("--process: %s: %w", path, err)
+	}
+	return p, nil
+}

@@ -1,0 +1,332 @@
+package oci
+
+import (
+	"fmt"
+	"path/filepath"
+	"sort"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/oci/bundle"
+	"github.com/berthcloud/berth/internal/oci/cgroup"
+	"github.com/berthcloud/berth/internal/oci/mount"
+	"github.com/berthcloud/berth/internal/oci/wire"
+)
+
+// planner makes the stage's plan of a specification, and opens what it needs on the
+// host: the stage, in the container's user namespace, could not.
+type planner struct {
+	b      *bundle.Bundle
+	exe    int
+	userns int // the container's user namespace, or -1
+	group  *cgroup.Group
+
+	files []int // what is sent along, by index
+}
+
+func (p *planner) close() { wire.CloseAll(p.files) }
+
+// send adds a descriptor and returns its index.
+func (p *planner) send(fd int) int {
+	p.files = append(p.files, fd)
+	return len(p.files) - 1
+}
+
+// filesystem fills in everything about mounts, devices and paths.
+func (p *planner) filesystem(plan *wire.Init) error {
+	s := p.b.Spec
+	plan.RootProp = mount.Propagation(s.Linux.RootfsPropagation)
+	plan.Masked, plan.ReadOnly = s.Linux.MaskedPaths, s.Linux.ReadonlyPaths
+	plan.RootRO = s.Root != nil && s.Root.Readonly
+	plan.Chroot = bundle.Namespace(s, specs.MountNamespace) == nil
+	if err := p.root(plan); err != nil {
+		return err
+	}
+	if plan.Chroot {
+		return nil
+	}
+	if err := p.mounts(plan); err != nil {
+		return err
+	}
+	if err := p.devices(plan); err != nil {
+		return err
+	}
+	plan.Links = append(plan.Links,
+		wire.Link{Path: "/dev/fd", Target: "/proc/self/fd"},
+		wire.Link{Path: "/dev/stdin", Target: "/proc/self/fd/0"},
+		wire.Link{Path: "/dev/stdout", Target: "/proc/self/fd/1"},
+		wire.Link{Path: "/dev/stderr", Target: "/proc/self/fd/2"},
+		wire.Link{Path: "/dev/ptmx", Target: "pts/ptmx"},
+	)
+	return nil
+}
+
+// rootPath returns the directory of a plain bundle's root filesystem.
+func rootPath(b *bundle.Bundle) string {
+	if b.Spec.Root == nil || b.Spec.Root.Path == "" {
+		return ""
+	}
+	if filepath.IsAbs(b.Spec.Root.Path) {
+		return filepath.Clean(b.Spec.Root.Path)
+	}
+	return filepath.Join(b.Dir, b.Spec.Root.Path)
+}
+
+func (p *planner) root(plan *wire.Init) error {
+	if bundle.RootOverlay(p.b.Spec) {
+		ov, err := mount.ParseOverlay(p.b.Spec.Mounts[0].Options)
+		if err != nil {
+			return fmt.Errorf("mounts[0]: %w", err)
+		}
+		fd, err := ov.Mount(p.userns)
+		if err != nil {
+			return fmt.Errorf("mounts[0]: %w", err)
+		}
+		plan.RootFile = p.send(fd)
+		return nil
+	}
+	path := rootPath(p.b)
+	if plan.Chroot {
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("root.path: %s: %w", path, err)
+		}
+		plan.RootFile = p.send(fd)
+		return nil
+	}
+	fd, dir, err := mount.Bind(path, mount.Options{Recursive: true}, -1)
+	if err != nil {
+		return fmt.Errorf("root.path: %w", err)
+	}
+	plan.RootFile = p.send(fd)
+	if !dir {
+		return fmt.Errorf("root.path: %s: not a directory", path)
+	}
+	return nil
+}
+
+func (p *planner) mounts(plan *wire.Init) error {
+	for i := range p.b.Spec.Mounts {
+		m := &p.b.Spec.Mounts[i]
+		if i == 0 && bundle.RootOverlay(p.b.Spec) {
+			continue
+		}
+		field := fmt.Sprintf("mounts[%d]", i)
+		o, err := mount.ParseOptions(m.Options)
+		if err != nil {
+			return fmt.Errorf("%s.options: %w", field, err)
+		}
+		switch {
+		case o.Bind || m.Type == "bind":
+			err = p.bind(plan, field, m, o)
+		case m.Type == "cgroup" || m.Type == "cgroup2":
+			err = p.cgroups(plan, field, m, o)
+		default:
+			p.filesystemMount(plan, field, m, o)
+		}
+		if err != nil {
+			return fmt.Errorf("%s (%s): %w", field, m.Destination, err)
+		}
+	}
+	return nil
+}
+
+func (p *planner) bind(plan *wire.Init, field string, m *specs.Mount, o mount.Options) error {
+	source := m.Source
+	if source == "" {
+		return fmt.Errorf("source: missing")
+	}
+	if !filepath.IsAbs(source) {
+		source = filepath.Join(p.b.Dir, source)
+	}
+	userns := p.userns
+	if len(m.UIDMappings) > 0 {
+		fd, err := mapsNamespace(p.exe, m.UIDMappings, m.GIDMappings)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		userns, o.IDMap = fd, true
+	}
+	fd, dir, err := mount.Bind(source, o, userns)
+	if err != nil {
+		return err
+	}
+	plan.Mounts = append(plan.Mounts, wire.Mount{Dest: m.Destination, Field: field, File: p.send(fd), Dir: dir, Type: "bind"})
+	return nil
+}
+
+// filesystemMount plans a filesystem that the stage makes in its namespaces.
+func (p *planner) filesystemMount(plan *wire.Init, field string, m *specs.Mount, o mount.Options) {
+	w := wire.Mount{
+		Dest: m.Destination, Field: field, File: wire.None, Dir: true,
+		Type: m.Type, Source: m.Source, Attr: o.Set | o.RecSet, Data: o.Data, Prop: o.Prop, CopyUp: o.CopyUp,
+	}
+	if w.Type == "" {
+		w.Type = "none"
+	}
+	// What may have to take mount points of later entries is written to first.
+	if w.Attr&unix.MOUNT_ATTR_RDONLY != 0 && w.Type == "tmpfs" {
+		w.Attr &^= unix.MOUNT_ATTR_RDONLY
+		w.LateRO = true
+	}
+	if label := p.b.Spec.Linux.MountLabel; label != "" && m.Type != "proc" && m.Type != "sysfs" {
+		w.Data = append(append([]string(nil), w.Data...), `context="`+label+`"`)
+	}
+	plan.Mounts = append(plan.Mounts, w)
+}
+
+// cgroups plans what the container sees of its cgroups: on v2 its own directory, on
+// v1 a tmpfs with its own directory of each hierarchy. Bind mounts do that with a
+// cgroup namespace and without.
+func (p *planner) cgroups(plan *wire.Init, field string, m *specs.Mount, o mount.Options) error {
+	if p.group == nil {
+		return fmt.Errorf("the container has no cgroups")
+	}
+	o.Data, o.Recursive = nil, false
+	paths := p.group.Paths()
+	if cgroup.Unified() {
+		fd, _, err := mount.Bind(paths[""], o, -1)
+		if err != nil {
+			return err
+		}
+		plan.Mounts = append(plan.Mounts, wire.Mount{Dest: m.Destination, Field: field, File: p.send(fd), Dir: true, Type: "cgroup"})
+		return nil
+	}
+	plan.Mounts = append(plan.Mounts, wire.Mount{
+		Dest: m.Destination, Field: field, File: wire.None, Dir: true, Type: "tmpfs", Source: "tmpfs",
+		Attr: o.Set &^ unix.MOUNT_ATTR_RDONLY, Data: []string{"mode=755", "size=64k"}, LateRO: o.Set&unix.MOUNT_ATTR_RDONLY != 0,
+	})
+	for _, h := range hierarchies(paths) {
+		fd, _, err := mount.Bind(h.dir, o, -1)
+		if err != nil {
+			return err
+		}
+		dest := filepath.Join(m.Destination, h.name)
+		plan.Mounts = append(plan.Mounts, wire.Mount{Dest: dest, Field: field, File: p.send(fd), Dir: true, Type: "cgroup"})
+		for _, alias := range h.aliases {
+			plan.Links = append(plan.Links, wire.Link{Path: filepath.Join(m.Destination, alias), Target: h.name})
+		}
+	}
+	return nil
+}
+
+// hierarchy is a mounted v1 hierarchy: its directory's name, the container's
+// directory in it, and the controllers that go by another name.
+type hierarchy struct {
+	name, dir string
+	aliases   []string
+}
+
+// hierarchies finds the name under which each hierarchy is mounted: the element of
+// the path after the common root.
+func hierarchies(paths map[string]string) []hierarchy {
+	byDir := map[string]*hierarchy{}
+	for controller, dir := range paths {
+		if dir == "" {
+			continue
+		}
+		rel, err := filepath.Rel("/sys/fs/cgroup", dir)
+		if err != nil || !filepath.IsLocal(rel) {
+			continue
+		}
+		name := rel
+		for filepath.Dir(name) != "." {
+			name = filepath.Dir(name)
+		}
+		h := byDir[dir]
+		if h == nil {
+			h = &hierarchy{name: name, dir: dir}
+			byDir[dir] = h
+		}
+		if controller != name && controller != "" && controller != "name="+name {
+			h.aliases = append(h.aliases, controller)
+		}
+	}
+	list := make([]hierarchy, 0, len(byDir))
+	for _, h := range byDir {
+		sort.Strings(h.aliases)
+		list = append(list, *h)
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].name < list[j].name })
+	return list
+}
+
+// defaultDevices are in every container (config-linux.md, Default Devices).
+func defaultDevices() []specs.LinuxDevice {
+	return []specs.LinuxDevice{
+		{Path: "/dev/null", Type: "c", Major: 1, Minor: 3},
+		{Path: "/dev/zero", Type: "c", Major: 1, Minor: 5},
+		{Path: "/dev/full", Type: "c", Major: 1, Minor: 7},
+		{Path: "/dev/random", Type: "c", Major: 1, Minor: 8},
+		{Path: "/dev/urandom", Type: "c", Major: 1, Minor: 9},
+		{Path: "/dev/tty", Type: "c", Major: 5, Minor: 0},
+	}
+}
+
+func (p *planner) devices(plan *wire.Init) error {
+	listed := map[string]bool{}
+	for i, d := range p.b.Spec.Linux.Devices {
+		listed[filepath.Clean(d.Path)] = true
+		if err := p.device(plan, fmt.Sprintf("linux.devices[%d]", i), d); err != nil {
+			return err
+		}
+	}
+	for _, d := range defaultDevices() {
+		if !listed[d.Path] {
+			if err := p.device(plan, "default device", d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *planner) device(plan *wire.Init, field string, d specs.LinuxDevice) error {
+	w := wire.Device{Path: filepath.Clean(d.Path), Field: field, File: wire.None, Type: d.Type, Major: d.Major, Minor: d.Minor, Mode: 0o666}
+	if d.FileMode != nil {
+		w.Mode = uint32(*d.FileMode) & 0o7777
+	}
+	if d.UID != nil {
+		w.UID = *d.UID
+	}
+	if d.GID != nil {
+		w.GID = *d.GID
+	}
+	if w.Path == "/dev/ptmx" {
+		return nil // a link into the container's own devpts, see Links
+	}
+	if hasUserNamespace(p.b.Spec) && d.Type != "p" {
+		fd, err := hostDevice(d)
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", field, d.Path, err)
+		}
+		w.File = p.send(fd)
+	}
+	plan.Devices = append(plan.Devices, w)
+	return nil
+}
+
+// hostDevice returns a detached bind mount of the host's node of a device, which
+// stands in where a user namespace forbids mknod. The node is verified by its
+// number, not trusted by its name.
+func hostDevice(d specs.LinuxDevice) (int, error) {
+	kind, class := uint32(unix.S_IFCHR), "char"
+	if d.Type == "b" {
+		kind, class = unix.S_IFBLK, "block"
+	}
+	want := unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+	for _, path := range []string{d.Path, fmt.Sprintf("/dev/%s/%d:%d", class, d.Major, d.Minor)} {
+		fd, _, err := mount.Bind(path, mount.Options{}, -1)
+		if err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == kind && st.Rdev == want {
+			return fd, nil
+		}
+		unix.Close(fd)
+	}
+	return -1, fmt.Errorf("a container in a user namespace can only have device nodes of the host, and the host has none for %s %d:%d", class, d.Major, d.Minor)
+}

@@ -1,0 +1,120 @@
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/oci/hook"
+	"github.com/berthcloud/berth/internal/oci/wire"
+)
+
+// Start lets a created container run its workload. It returns once the workload
+// has been executed, or with the reason why it could not be, in which case the
+// container is stopped.
+func (r *Runtime) Start(id string) error {
+	d, err := r.lockDir(id)
+	if err != nil {
+		return err
+	}
+	defer d.unlock()
+	c, err := r.Load(id)
+	if err != nil {
+		return err
+	}
+	if err := c.start(d); err != nil {
+		return fmt.Errorf("%s: %w", id, err)
+	}
+	return nil
+}
+
+func (c *Container) start(d *dir) error {
+	status, err := c.Status()
+	if err != nil {
+		return err
+	}
+	if status != specs.StateCreated {
+		return fmt.Errorf("%w but %s", ErrNotCreated, status)
+	}
+	conn, err := dialStart(d.fd)
+	if err != nil {
+		return ErrNotRunning
+	}
+	defer conn.Close()
+	state, err := json.Marshal(c.ociState(specs.StateCreated))
+	if err != nil {
+		return err
+	}
+	if err := conn.Send(wire.Go{State: state}); err != nil {
+		return err
+	}
+	var rep wire.Report
+	switch _, err := conn.Receive(&rep); {
+	case err == nil && rep.Phase == wire.Failed:
+		return rep.Failure
+	case err == nil:
+		return fmt.Errorf("the stage says %q", rep.Phase)
+	case !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET):
+		return err
+	}
+	// End of file: closed by execve. Now nobody waits at the socket any more.
+	_ = os.Remove(d.file(startFile))
+	return c.poststart()
+}
+
+// poststart runs the hooks after the workload has begun. Their failure ends the
+// container, as with runc.
+func (c *Container) poststart() error {
+	spec, err := c.spec()
+	if err != nil || spec.Hooks == nil || len(spec.Hooks.Poststart) == 0 {
+		return err
+	}
+	state, err := json.Marshal(c.ociState(specs.StateRunning))
+	if err != nil {
+		return err
+	}
+	if err := hook.Run("poststart", spec.Hooks.Poststart, state); err != nil {
+		_ = c.signal(unix.SIGKILL)
+		return err
+	}
+	return nil
+}
+
+// waiting reports whether the first process still waits for start. The file alone
+// does not tell: whoever started the container may have been killed before it
+// removed it.
+func (c *Container) waiting() bool {
+	fd, err := unix.Open(c.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	if _, err := os.Lstat(filepath.Join(c.path, startFile)); err != nil {
+		return false
+	}
+	conn, err := dialStart(fd)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// dialStart connects to the start socket in an open directory.
+func dialStart(dir int) (wire.Conn, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return wire.Conn{FD: -1}, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: startAddress(dir)}); err != nil {
+		unix.Close(fd)
+		return wire.Conn{FD: -1}, err
+	}
+	return wire.Conn{FD: fd}, nil
+}
