@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,6 +36,7 @@ type server struct {
 	why    string    // it is missing
 	netns  string    // "" for none
 	cli    []string  // command line up to the subcommand
+	run    []string  // flags that its run needs on some hosts
 	dir    string    // names its processes
 	daemon *exec.Cmd // nil for none
 }
@@ -43,7 +45,10 @@ func (s *server) name() string    { return s.label }
 func (s *server) missing() string { return s.why }
 
 func (s *server) command(ctx context.Context, args ...string) error {
-	return quiet(ctx, append(append([]string{}, s.cli...), args...)...)
+	if args[0] == "run" {
+		args = slices.Concat(args[:1], s.run, args[1:])
+	}
+	return quiet(ctx, slices.Concat(s.cli, args)...)
 }
 
 func (s *server) processes() []int {
@@ -142,8 +147,22 @@ func (b *bench) close() {
 			syscall.Unmount(m, syscall.MNT_DETACH)
 		}
 	}
+	b.removeCgroups()
 	if err = errors.Join(err, os.RemoveAll(b.dir)); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: clean up:", err)
+	}
+}
+
+// removeCgroups removes what dockerd and podman leave: parents that are named
+// after us, and podman's, which nobody uses any more if they can be removed.
+func (b *bench) removeCgroups() {
+	for _, name := range []string{filepath.Base(b.dir), "libpod_parent"} {
+		dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+		for _, dir := range append(dirs, "/sys/fs/cgroup/"+name) {
+			if _, err := os.Stat(dir); err == nil {
+				quiet(context.Background(), "find", dir, "-depth", "-type", "d", "-exec", "rmdir", "--ignore-fail-on-non-empty", "{}", "+")
+			}
+		}
 	}
 }
 

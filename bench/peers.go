@@ -26,7 +26,7 @@ func busyboxImage(ctx context.Context, dir string) (string, error) {
 func (b *bench) startDocker(ctx context.Context, image string) {
 	dir := filepath.Join(b.dir, "docker")
 	b.dockerd = &server{label: "docker", netns: filepath.Base(b.dir) + "d", dir: dir,
-		cli: []string{"docker", "-H", "unix://" + dir + "/docker.sock"}}
+		cli: []string{distribution("docker"), "-H", "unix://" + dir + "/docker.sock"}}
 	if b.dockerd.why = b.wanted("docker", "dockerd", "containerd"); b.dockerd.why != "" {
 		return
 	}
@@ -47,7 +47,8 @@ func (b *bench) startDocker(ctx context.Context, image string) {
 func (b *bench) preparePodman(ctx context.Context, image string) {
 	dir := filepath.Join(b.dir, "podman")
 	b.podmanEngine = &server{label: "podman", dir: dir, cli: []string{"podman", "--root", dir + "/root", "--runroot", dir + "/run",
-		"--tmpdir", dir + "/tmp", "--cgroup-manager", "cgroupfs", "--events-backend", "none"}}
+		"--tmpdir", dir + "/tmp", "--cgroup-manager", "cgroupfs", "--events-backend", "none"},
+		run: []string{"--ulimit", "host"}} // raising limits needs CAP_SYS_RESOURCE
 	if b.podmanEngine.why = b.wanted("podman"); b.podmanEngine.why != "" {
 		return
 	}
@@ -55,6 +56,15 @@ func (b *bench) preparePodman(ctx context.Context, image string) {
 		b.podmanEngine.why = "does not work here"
 		fmt.Fprintln(os.Stderr, "bench: podman:", err)
 	}
+}
+
+// distribution prefers the distribution's own program to another of its name
+// that happens to come first: client and daemon must fit each other.
+func distribution(program string) string {
+	if path := "/usr/bin/" + program; installed(path) == "" {
+		return path
+	}
+	return program
 }
 
 // wanted says why a peer is not measured, "" where it is.
