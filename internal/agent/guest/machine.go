@@ -17,9 +17,9 @@ type machine struct {
 	reaper  *reaper
 	group   workload
 
-	main     *process // the entrypoint
-	console  *os.File // the master of the entrypoint's terminal, or nil
-	output   sync.WaitGroup
+	main    *process // the entrypoint
+	console *os.File // the master of the entrypoint's terminal, or nil
+	output  sync.WaitGroup
 }
 
 func newMachine(config *agent.Config, modules kernelModules) *machine {

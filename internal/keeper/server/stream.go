@@ -255,7 +255,7 @@ func (in *stdin) close() {
 	}
 	in.closed = true
 	if in.file != nil {
-		in.file.Close()
+		endInput(in.file)
 		in.file = nil
 	} else {
 		close(in.ready)
@@ -265,4 +265,19 @@ func (in *stdin) close() {
 	if onEnd != nil {
 		onEnd()
 	}
+}
+
+// endInput gives the reader of f its end. QEMU throws away what it has not
+// read yet when a chardev's socket hangs up, so a socket is only shut down for
+// writing; its stream closes it when QEMU has read the end and hangs up itself.
+func endInput(f *os.File) {
+	raw, err := f.SyscallConn()
+	if err == nil {
+		var serr error
+		err = raw.Control(func(fd uintptr) { serr = unix.Shutdown(int(fd), unix.SHUT_WR) })
+		if err == nil && serr == nil {
+			return
+		}
+	}
+	f.Close()
 }
