@@ -133,7 +133,7 @@ func (s *Store) importBundle(ctx context.Context, a *bundle, opt ImportOptions) 
 
 func (s *Store) nameBundle(ctx context.Context, found []bundled, opt ImportOptions) ([]string, error) {
 	if opt.Name != "" {
-		name, err := localName(opt.Name)
+		name, err := tagName(opt.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -156,7 +156,7 @@ func (s *Store) nameBundle(ctx context.Context, found []bundled, opt ImportOptio
 			if err := s.setName(ctx, name, b.target); err != nil {
 				return nil, err
 			}
-			names = append(names, name)
+			names = append(names, Familiar(name))
 		}
 	}
 	return names, nil
@@ -228,7 +228,7 @@ func layoutImages(layout, index []byte) ([]bundled, error) {
 		}
 		b := bundled{target: d}
 		for _, key := range []string{images.AnnotationImageName, ocispec.AnnotationRefName} {
-			if name, err := remoteName(d.Annotations[key]); err == nil && strings.ContainsAny(d.Annotations[key], ":/") {
+			if name, err := fullName(d.Annotations[key]); err == nil && strings.ContainsAny(d.Annotations[key], ":/") {
 				b.names = []string{name}
 				break
 			}
@@ -281,7 +281,7 @@ func (a *bundle) dockerImages(ctx context.Context, doc []byte) ([]bundled, error
 			return nil, err
 		}
 		for _, tag := range e.RepoTags {
-			name, err := remoteName(tag)
+			name, err := fullName(tag)
 			if err != nil {
 				return nil, err
 			}

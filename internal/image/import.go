@@ -193,7 +193,7 @@ func (s *Store) importRootfs(ctx context.Context, r io.Reader, opt ImportOptions
 	if opt.Name == "" {
 		return nil, api.E("", api.Invalid, "", errors.New("the archive of a root filesystem has no name of its own; give one"))
 	}
-	name, err := localName(opt.Name)
+	name, err := tagName(opt.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +205,7 @@ func (s *Store) importRootfs(ctx context.Context, r io.Reader, opt ImportOptions
 	if err := s.writeImage(ctx, name, config, []ocispec.Descriptor{packed}, nil); err != nil {
 		return nil, err
 	}
-	return []string{name}, nil
+	return []string{Familiar(name)}, nil
 }
 
 // storeRootfs stores an archive both as it is and as an EROFS image. What

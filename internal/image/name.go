@@ -10,29 +10,16 @@ import (
 	"github.com/berthcloud/berth/api"
 )
 
-// A name is looked up first as it is given, so that local images have short
-// names ("base", "kernel/debian-cloud"), then as a docker user means it:
-// "debian" is docker.io/library/debian:latest. A tag left out is "latest" both
-// ways.
+// Names are kept as a docker user means them: debian:12 is
+// docker.io/library/debian:12, base is docker.io/library/base:latest, whether
+// the image was pulled or made here. There is one form in the store, so that
+// nothing shadows anything; users see the short form.
 
-// localName returns the name under which an image that was made here is kept.
-func localName(name string) (string, error) {
-	ref, err := reference.Parse(strings.TrimSpace(name))
-	if err != nil {
-		return "", badName(name, err)
+// fullName returns the name under which an image is kept.
+func fullName(name string) (string, error) {
+	if len(name) > maxName {
+		return "", badName(name[:64]+"…", fmt.Errorf("longer than %d bytes", maxName))
 	}
-	named, ok := ref.(reference.Named)
-	if !ok {
-		return "", badName(name, errors.New("a digest alone is no name"))
-	}
-	if _, ok := ref.(reference.Digested); ok {
-		return "", badName(name, errors.New("a digest cannot be chosen; name a tag"))
-	}
-	return reference.TagNameOnly(named).String(), nil
-}
-
-// remoteName returns the full name of an image at a registry.
-func remoteName(name string) (string, error) {
 	named, err := reference.ParseDockerRef(strings.TrimSpace(name))
 	if err != nil {
 		return "", badName(name, err)
@@ -40,20 +27,21 @@ func remoteName(name string) (string, error) {
 	return named.String(), nil
 }
 
-// candidates returns the names to look up, in order.
-func candidates(name string) ([]string, error) {
-	if len(name) > 4096 {
-		return nil, badName(name[:64]+"…", errors.New("longer than 4096 bytes"))
-	}
-	full, err := remoteName(name)
+// tagName is fullName for a name that is to be given to an image, which a
+// digest cannot be.
+func tagName(name string) (string, error) {
+	full, err := fullName(name)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	if short, err := localName(name); err == nil && short != full {
-		return []string{short, full}, nil
+	if strings.Contains(full, "@") {
+		return "", badName(name, errors.New("a digest cannot be chosen; name a tag"))
 	}
-	return []string{full}, nil
+	return full, nil
 }
+
+// maxName bounds a name in bytes.
+const maxName = 4096
 
 func badName(name string, err error) error {
 	return api.E("", api.Invalid, fmt.Sprintf("%q", name), fmt.Errorf("no image name: %w; names look like debian:12 or host/path/name:tag", err))

@@ -18,22 +18,16 @@ func (s *Store) Tag(ctx context.Context, name, newName string) error {
 	if err != nil {
 		return api.E("tag image", "", "", err)
 	}
-	to, err := localName(newName)
+	to, err := tagName(newName)
 	if err != nil {
 		return api.E("tag image", "", "", err)
-	}
-	// Like docker, a name that a registry could have is kept in full.
-	if strings.ContainsAny(strings.SplitN(to, "/", 2)[0], ".:") && strings.Contains(to, "/") {
-		if to, err = remoteName(newName); err != nil {
-			return api.E("tag image", "", "", err)
-		}
 	}
 	return api.E("tag image", "", newName, s.setName(ctx, to, rec.Target))
 }
 
 // Remove removes a name, and the image's content where nothing else needs it.
 // The last name of an image that instances hold is not removed. It returns the
-// name in full.
+// name in the short form.
 func (s *Store) Remove(ctx context.Context, name string) (string, error) {
 	const op = "remove image"
 	ctx = s.context(ctx)
@@ -52,7 +46,7 @@ func (s *Store) Remove(ctx context.Context, name string) (string, error) {
 		return "", api.E(op, "", Familiar(rec.Name), err)
 	}
 	_, err = s.Collect(ctx)
-	return rec.Name, api.E(op, "", Familiar(rec.Name), err)
+	return Familiar(rec.Name), api.E(op, "", Familiar(rec.Name), err)
 }
 
 // users returns the instances that would lose an image's last name with rec.

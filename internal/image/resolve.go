@@ -18,7 +18,7 @@ import (
 
 // Image is an image ready to be used by an instance of either kind.
 type Image struct {
-	Name    string // as in the store
+	Name    string // in the short form
 	Digest  string // of the manifest for this host's platform
 	Created time.Time
 	Config  api.ImageConfig
@@ -48,7 +48,7 @@ func (s *Store) Resolve(ctx context.Context, name string) (Image, error) {
 	if err != nil {
 		return Image{}, api.E("resolve image", "", Familiar(rec.Name), err)
 	}
-	img.Name = rec.Name
+	img.Name = Familiar(rec.Name)
 	return img, nil
 }
 
@@ -69,18 +69,19 @@ func (s *Store) ResolveDigest(ctx context.Context, manifest string) (Image, erro
 
 // lookup finds the record that a name, or the beginning of a digest, means.
 func (s *Store) lookup(ctx context.Context, name string) (images.Image, error) {
-	names, err := candidates(name)
+	full, err := fullName(name)
 	if err != nil {
+		if rec, ok, derr := s.lookupDigest(ctx, name); ok || derr != nil { // 64 digits are no valid name
+			return rec, derr
+		}
 		return images.Image{}, err
 	}
-	for _, n := range names {
-		rec, err := s.images.Get(ctx, n)
-		if err == nil {
-			return rec, nil
-		}
-		if !errdefs.IsNotFound(err) {
-			return images.Image{}, api.E("", api.Internal, name, err)
-		}
+	rec, err := s.images.Get(ctx, full)
+	if err == nil {
+		return rec, nil
+	}
+	if !errdefs.IsNotFound(err) {
+		return images.Image{}, api.E("", api.Internal, name, err)
 	}
 	if rec, ok, err := s.lookupDigest(ctx, name); ok || err != nil {
 		return rec, err

@@ -1,0 +1,190 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// suites are Debian's code names by version.
+var suites = map[string]string{
+	"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky",
+	"latest": "bookworm", "stable": "bookworm",
+}
+
+var suiteName = regexp.MustCompile(`^[a-z]{3,20}$`)
+
+// Bootstrap makes the standard image that name means, as debian:12, from the
+// distribution's packages, with mmdebstrap and the mirror, keys and proxy that
+// the host's apt is configured for. Nothing of that configuration stays in the
+// image. It returns the image's name.
+func (s *Store) Bootstrap(ctx context.Context, name string, progress Progress) (string, error) {
+	const op = "bootstrap"
+	suite, err := suiteOf(name)
+	if err != nil {
+		return "", api.E(op, "", name, err)
+	}
+	sources, err := hostSources(ctx, suite)
+	if err != nil {
+		return "", api.E(op, "", name, err)
+	}
+	aptopts, err := hostProxy(ctx)
+	if err != nil {
+		return "", api.E(op, "", name, err)
+	}
+	dir, err := os.MkdirTemp(filepath.Join(s.root, "tmp"), "bootstrap-")
+	if err != nil {
+		return "", api.E(op, "", name, diskFull(err))
+	}
+	defer os.RemoveAll(dir)
+	list := filepath.Join(dir, "sources.list")
+	if err := os.WriteFile(list, []byte(sources), 0o600); err != nil {
+		return "", api.E(op, "", name, diskFull(err))
+	}
+	c := newCommand(ctx, progress, dir, "mmdebstrap", bootstrapArgs(suite, list, aptopts)...)
+	c.Env = append(c.Env, "TMPDIR="+dir)
+	// Its mounts of /proc and /dev go when it goes, however it ends.
+	c.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
+	var names []string
+	err = c.stream(ctx, func(r io.Reader) (err error) {
+		names, err = s.importArchive(ctx, r, ImportOptions{Name: name, Progress: progress, Config: api.ImageConfig{Command: []string{"bash"}}}, false)
+		return err
+	})
+	if err != nil {
+		return "", api.E(op, "", name, err)
+	}
+	return names[0], nil
+}
+
+// suiteOf returns the suite that an image's name means.
+func suiteOf(name string) (string, error) {
+	full, err := tagName(name)
+	if err != nil {
+		return "", err
+	}
+	tag, ok := strings.CutPrefix(Familiar(full), "debian:")
+	if !ok {
+		return "", api.E("", api.Unsupported, "", errors.New("only Debian can be bootstrapped, as in debian:12; get other images with berth pull or berth image import"))
+	}
+	tag = strings.TrimSuffix(tag, "-slim")
+	if suite, ok := suites[tag]; ok {
+		return suite, nil
+	}
+	if !suiteName.MatchString(tag) {
+		return "", api.E("", api.Invalid, "", fmt.Errorf("no Debian has the version %q; name one as in debian:12 or debian:bookworm", tag))
+	}
+	return tag, nil
+}
+
+// bootstrapArgs are mmdebstrap's arguments. What it copies from the host is
+// taken out again.
+func bootstrapArgs(suite, list string, aptopts []string) []string {
+	args := []string{
+		"--variant=minbase", "--mode=root", "--format=tar",
+		`--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1"/etc/apt/sources.list.d/*`,
+		`--customize-hook=echo "# Add sources here: see sources.list(5)." > "$1/etc/apt/sources.list"`,
+		`--customize-hook=: > "$1/etc/hostname"; : > "$1/etc/resolv.conf"`,
+	}
+	for _, o := range aptopts {
+		args = append(args, "--aptopt="+o)
+	}
+	return append(args, suite, "-", list)
+}
+
+// source is a line of the host's apt sources.
+type source struct{ uri, release, component, signedBy string }
+
+const sourceFormat = "$(CREATED_BY)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)"
+
+// hostSources returns a sources.list with the host's sources for a suite. If
+// the host has none for it, those of its own suite serve, under the other name.
+func hostSources(ctx context.Context, suite string) (string, error) {
+	out, err := newCommand(ctx, nil, "", "apt-get", "indextargets", "--format", sourceFormat).output(ctx, 4<<20)
+	if err != nil {
+		return "", err
+	}
+	host, err := hostSuite()
+	if err != nil {
+		return "", err
+	}
+	all := parseSources(out)
+	for _, from := range []string{suite, host} {
+		var lines []string
+		for _, src := range all {
+			rest, ok := strings.CutPrefix(src.release, from)
+			if !ok || rest != "" && rest != "-updates" && rest != "-security" {
+				continue
+			}
+			signed := ""
+			if strings.HasPrefix(src.signedBy, "/") {
+				signed = fmt.Sprintf("[signed-by=%s] ", src.signedBy)
+			}
+			lines = append(lines, fmt.Sprintf("deb %s%s %s %s\n", signed, src.uri, suite+rest, src.component))
+		}
+		slices.Sort(lines)
+		if lines = slices.Compact(lines); len(lines) > 0 {
+			return strings.Join(lines, ""), nil
+		}
+	}
+	return "", api.E("", api.NotFound, "", fmt.Errorf("the host's apt has no source for Debian %s; add one to its sources and run apt-get update", suite))
+}
+
+func parseSources(out string) []source {
+	var all []source
+	for line := range strings.Lines(out) {
+		f := strings.Split(strings.TrimSpace(line), "|")
+		if len(f) != 5 || f[0] != "Packages" {
+			continue
+		}
+		all = append(all, source{uri: f[1], release: f[2], component: f[3], signedBy: f[4]})
+	}
+	return all
+}
+
+// hostSuite returns the host's own suite, "none" if it is no Debian.
+func hostSuite() (string, error) {
+	b, err := os.ReadFile("/etc/os-release")
+	if errors.Is(err, os.ErrNotExist) {
+		return "none", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "VERSION_CODENAME="); ok {
+			return strings.Trim(v, `"`), nil
+		}
+	}
+	return "none", nil
+}
+
+// hostProxy returns the host's apt settings for reaching its mirror.
+func hostProxy(ctx context.Context) ([]string, error) {
+	out, err := newCommand(ctx, nil, "", "apt-config", "dump").output(ctx, 4<<20)
+	if err != nil {
+		return nil, err
+	}
+	return proxyOptions(out), nil
+}
+
+func proxyOptions(dump string) []string {
+	var opts []string
+	for line := range strings.Lines(dump) {
+		line = strings.TrimSpace(line)
+		for _, prefix := range []string{"Acquire::http::", "Acquire::https::", "Acquire::Retries"} {
+			if strings.HasPrefix(line, prefix) && !strings.HasSuffix(line, ` "";`) {
+				opts = append(opts, strings.TrimSuffix(line, ";"))
+			}
+		}
+	}
+	return opts
+}

@@ -1,0 +1,109 @@
+package image_test
+
+import (
+	"debug/elf"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image"
+)
+
+// The tests here use the host's apt: they run where it has a mirror.
+
+func TestKernel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("downloads a package")
+	}
+	root := t.TempDir()
+	s := openAt(t, root, image.Options{})
+	if _, err := s.Kernel(t.Context(), "debian-cloud"); !api.IsKind(err, api.NotFound) || !strings.Contains(err.Error(), "berth kernel") {
+		t.Errorf("kernel before it is made: %v", err)
+	}
+	name, err := s.BootstrapKernel(t.Context(), "cloud", nil)
+	if api.IsKind(err, api.Unavailable) || api.IsKind(err, api.NotFound) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := s.Kernel(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v", k)
+	f, err := elf.Open(k.Vmlinux)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if _, err := os.Stat(filepath.Join(k.Modules, "kernel/drivers/block/virtio_blk.ko")); err != nil {
+		t.Error(err)
+	}
+	config, err := os.ReadFile(k.Config)
+	if err != nil || !strings.Contains(string(config), "CONFIG_PVH=y") {
+		t.Errorf("config of %d bytes, %v", len(config), err)
+	}
+	// The cache is rebuilt when something of it is missing.
+	if err := os.RemoveAll(k.Modules); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Kernel(t.Context(), "kernel/debian-cloud"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(k.Modules, "kernel")); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Resolve(t.Context(), name); !api.IsKind(err, api.Invalid) {
+		t.Errorf("a kernel as a root filesystem: %v", err)
+	}
+	list, err := s.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].Type != image.TypeKernel {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if _, err := s.BootstrapKernel(t.Context(), "nonsense", nil); !api.IsKind(err, api.Invalid) {
+		t.Error(err)
+	}
+}
+
+func TestBootstrap(t *testing.T) {
+	if testing.Short() || os.Getuid() != 0 {
+		t.Skip("takes a quarter of a minute, as root")
+	}
+	root := t.TempDir()
+	s := openAt(t, root, image.Options{})
+	name, err := s.Bootstrap(t.Context(), "debian:12", func(p api.Progress) {
+		if p.Text != "" {
+			t.Log(p.Text)
+		}
+	})
+	if api.IsKind(err, api.Unavailable) || api.IsKind(err, api.NotFound) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := s.Resolve(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := mountLayer(t, img.Layers[0])
+	b, err := os.ReadFile(filepath.Join(dir, "etc/debian_version"))
+	if err != nil || !strings.HasPrefix(string(b), "12.") {
+		t.Errorf("%q, %v", b, err)
+	}
+	for _, name := range []string{"etc/apt/apt.conf.d/99mmdebstrap", "etc/apt/sources.list.d/0000sources.list"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			t.Errorf("%s is in the image", name)
+		}
+	}
+	sources, err := os.ReadFile(filepath.Join(dir, "etc/apt/sources.list"))
+	if err != nil || strings.Contains(string(sources), "://") {
+		t.Errorf("sources.list: %q, %v", sources, err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(root, "tmp")); len(left) != 0 {
+		t.Errorf("left in tmp: %v", left)
+	}
+}
