@@ -1,0 +1,274 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
+)
+
+// adoptAll brings the records of the store back to life. After a crash or an
+// upgrade of berthd the runs are still there; after a reboot of the host none
+// is.
+//
+//	same boot, run found        supervise it; its end may already be recorded
+//	same boot, run not found    failed, with the reason
+//	rebooted                    exited; started again if the policy says so
+func (e *Engine) adoptAll(ctx context.Context) error {
+	records, err := e.loadAll(ctx)
+	if err != nil {
+		return err
+	}
+	rebooted, err := e.rebooted()
+	if err != nil {
+		return err
+	}
+	for _, rec := range records {
+		if err := e.index(newEntry(rec)); err != nil {
+			return err
+		}
+	}
+	if err := e.sweep(ctx); err != nil {
+		return err
+	}
+	for _, en := range e.entries() {
+		if err := e.adopt(ctx, en, rebooted); err != nil {
+			return err
+		}
+	}
+	if err := e.applyNetwork(ctx); err != nil {
+		return err
+	}
+	return e.markBoot()
+}
+
+// adopt brings one record back to life.
+func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
+	st := en.snapshot()
+	switch {
+	case st.State == api.Removing:
+		return e.resumeRemoval(ctx, en)
+	case rebooted:
+		return e.afterReboot(ctx, en)
+	case st.State == api.Restarting:
+		e.background(func(ctx context.Context) { e.restartLater(ctx, en) })
+		return nil
+	case !st.State.Alive():
+		return nil
+	}
+	handle, p, err := e.findRun(ctx, en)
+	if err != nil {
+		e.log.Warn("adopt", "instance", en.name(), "error", err)
+		return e.lost(ctx, en, p, "its processes were gone when berthd came back: "+api.OneLine(err.Error()))
+	}
+	observed, err := handle.Status(ctx)
+	if err != nil {
+		observed = instance.Status{State: api.Running}
+		e.log.Warn("observe an adopted run", "instance", en.name(), "error", err)
+	}
+	r := &run{handle: handle, prepared: p, ended: make(chan struct{})}
+	if observed.State == api.Created {
+		// berthd ended between making the run and starting it: nobody is told
+		// that it runs, so it must not.
+		e.release(ctx, en, r)
+		return e.lost(ctx, en, nil, "berthd ended while it was starting; start it again")
+	}
+	e.readopt(ctx, en, r, observed)
+	return nil
+}
+
+// readopt supervises a run that was found again.
+func (e *Engine) readopt(ctx context.Context, en *entry, r *run, observed instance.Status) {
+	state := observed.State
+	if !state.Alive() {
+		state = api.Running // its end is recorded by the supervisor
+	}
+	err := e.change(ctx, en, func(rec *record) { rec.Status.State, rec.Status.PID = state, observed.PID })
+	if err != nil {
+		e.log.Error("record an adopted run", "instance", en.name(), "error", err)
+	}
+	en.setRun(r)
+	e.publish(en, "adopt", nil)
+	e.background(func(ctx context.Context) { e.supervise(ctx, en, r) })
+	e.watchHealth(en, r)
+}
+
+// findRun asks the driver for the run of an instance that was alive.
+func (e *Engine) findRun(ctx context.Context, en *entry) (instance.Handle, *instance.Prepared, error) {
+	p, err := readPrepared(e.runDir(en.id))
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := e.driver(en.instance().Spec.Kind)
+	if err != nil {
+		return nil, p, err
+	}
+	h, err := d.Adopt(ctx, p)
+	return h, p, err
+}
+
+// lost records a run that ended unobserved, and applies the restart policy.
+func (e *Engine) lost(ctx context.Context, en *entry, p *instance.Prepared, why string) error {
+	err := errors.Join(e.releaseNetwork(ctx, en.id), os.RemoveAll(e.runDir(en.id)))
+	if p != nil {
+		err = errors.Join(err, e.releaseRootfs(ctx, p))
+	}
+	if err != nil {
+		e.log.Error("clean up after a lost run", "instance", en.name(), "error", err)
+	}
+	restart := false
+	err = e.change(ctx, en, func(r *record) {
+		r.Status.State, r.Status.Error, r.Status.ExitCode, r.Status.PID = api.Failed, why, nil, 0
+		r.Status.Interfaces, r.Status.Ports = nil, nil
+		r.FailedRuns++
+		if restart = wantsRestart(r.Spec.Restart, r.Status); restart {
+			r.Status.State = api.Restarting
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return e.afterLoss(en, restart)
+}
+
+// afterReboot records that the host's reboot ended the instance, and starts it
+// where its policy says so. on-failure does not: a reboot is no failure of the
+// instance's.
+func (e *Engine) afterReboot(ctx context.Context, en *entry) error {
+	// Where /run is no tmpfs, or the layers stayed mounted, it tells of the
+	// boot before.
+	err := errors.Join(e.storage.Release(ctx, en.id), os.RemoveAll(e.runDir(en.id)))
+	if err != nil {
+		return err
+	}
+	restart := false
+	err = e.change(ctx, en, func(r *record) {
+		if r.Status.State.Alive() || r.Status.State == api.Restarting {
+			r.Status.State, r.Status.ExitCode, r.Status.PID = api.Exited, nil, 0
+			r.Status.Error = "the host was rebooted"
+			r.Status.Interfaces, r.Status.Ports = nil, nil
+		} else if r.Status.State == api.Created || r.Spec.Restart.Mode != api.RestartAlways {
+			return
+		}
+		switch r.Spec.Restart.Mode {
+		case api.RestartAlways:
+			restart = true
+		case api.RestartUnlessStopped:
+			restart = !r.Status.Stopped
+		}
+		if restart {
+			r.Status.State, r.Status.Stopped, r.Status.Restarts, r.FailedRuns = api.Restarting, false, 0, 1
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return e.afterLoss(en, restart)
+}
+
+// afterLoss does what an instance that ended unobserved wants next.
+func (e *Engine) afterLoss(en *entry, restart bool) error {
+	switch {
+	case restart:
+		e.background(func(ctx context.Context) { e.restartLater(ctx, en) })
+	case en.instance().Spec.AutoRemove && en.snapshot().State != api.Created:
+		e.background(func(ctx context.Context) { e.autoRemove(ctx, en) })
+	}
+	return nil
+}
+
+func (e *Engine) resumeRemoval(ctx context.Context, en *entry) error {
+	unlock, err := en.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return e.remove(ctx, en, RemoveOptions{})
+}
+
+// sweep removes what instances without a record left behind: berthd was killed
+// while it created or removed them.
+func (e *Engine) sweep(ctx context.Context) error {
+	known := func(id string) bool {
+		_, err := e.findID(id)
+		return err == nil
+	}
+	for _, parent := range []string{filepath.Join(e.root, "instances"), filepath.Join(e.run, "instances")} {
+		list, err := os.ReadDir(parent)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		for _, d := range list {
+			if !known(d.Name()) {
+				e.log.Info("remove what an unknown instance left", "id", d.Name())
+				if err := os.RemoveAll(filepath.Join(parent, d.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	holds, err := e.images.Holds(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range holds {
+		if !known(h.Holder) {
+			if err := e.images.Release(ctx, h.Holder); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+const bootIDFile = "/proc/sys/kernel/random/boot_id"
+
+// rebooted reports whether the host has booted since the run directory was
+// marked. /run is not a tmpfs everywhere, so its emptiness proves nothing.
+func (e *Engine) rebooted() (bool, error) {
+	now, err := os.ReadFile(bootIDFile)
+	if err != nil {
+		return false, err
+	}
+	marked, err := os.ReadFile(filepath.Join(e.run, "boot_id"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	return !bytes.Equal(now, marked), nil
+}
+
+func (e *Engine) markBoot() error {
+	now, err := os.ReadFile(bootIDFile)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(e.run, "boot_id"), now, 0o600)
+}
+
+// writePrepared records what a run is made of, for adoption. A torn file is no
+// danger: it is complete before the driver makes anything.
+func writePrepared(p *instance.Prepared) error {
+	data, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(p.RunDir, "prepared.json")
+	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
+		return api.E("start", api.Exhausted, p.Spec.Name, err)
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+func readPrepared(runDir string) (*instance.Prepared, error) {
+	data, err := os.ReadFile(filepath.Join(runDir, "prepared.json"))
+	if err != nil {
+		return nil, err
+	}
+	p := new(instance.Prepared)
+	return p, json.Unmarshal(data, p)
+}

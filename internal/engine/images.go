@@ -1,0 +1,104 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image"
+)
+
+// StartBootstrap begins to make a standard image, as debian:12, from the
+// distribution's packages.
+func (e *Engine) StartBootstrap(_ context.Context, name string) (api.Operation, error) {
+	return e.begin("bootstrap", name, func(ctx context.Context, report func(api.Progress)) (string, error) {
+		return e.images.Bootstrap(ctx, name, report)
+	})
+}
+
+// StartKernel begins to make a guest kernel of the given flavor, cloud or
+// standard, from the distribution's packages.
+func (e *Engine) StartKernel(_ context.Context, flavor string) (api.Operation, error) {
+	return e.begin("kernel", flavor, func(ctx context.Context, report func(api.Progress)) (string, error) {
+		return e.images.BootstrapKernel(ctx, flavor, report)
+	})
+}
+
+// StartBase begins to make the tiny image named base.
+func (e *Engine) StartBase(context.Context) (api.Operation, error) {
+	return e.begin("bootstrap", "base", func(ctx context.Context, report func(api.Progress)) (string, error) {
+		return e.images.Base(ctx, report)
+	})
+}
+
+// ImportOptions say what to import, and as what.
+type ImportOptions struct {
+	Name string    // "" where the archive names itself
+	Path string    // a file or an OCI layout directory of the daemon's host, or
+	Body io.Reader // the archive itself
+}
+
+// StartImport begins to make images of an archive: a plain tar, a
+// docker-archive, an OCI layout or archive. With a Body, the caller keeps its
+// request open until the operation is done.
+func (e *Engine) StartImport(_ context.Context, o ImportOptions) (api.Operation, error) {
+	return e.begin("import", first(o.Name, o.Path), func(ctx context.Context, report func(api.Progress)) (string, error) {
+		opt := image.ImportOptions{Name: o.Name, Progress: report}
+		var names []string
+		var err error
+		if o.Body != nil {
+			names, err = e.images.Import(ctx, o.Body, opt)
+		} else {
+			names, err = e.images.ImportPath(ctx, o.Path, opt)
+		}
+		return strings.Join(names, " "), err
+	})
+}
+
+// Images lists the images of the store.
+func (e *Engine) Images(ctx context.Context) ([]api.Image, error) { return e.images.List(ctx) }
+
+// Image returns one image with its layers, its config and its users.
+func (e *Engine) Image(ctx context.Context, name string) (api.Image, error) {
+	img, err := e.images.Inspect(ctx, name)
+	for i, id := range img.Users {
+		if en, err := e.find(id); err == nil {
+			img.Users[i] = en.name()
+		}
+	}
+	slices.Sort(img.Users)
+	return img, err
+}
+
+// RemoveImage takes a name from an image, and its content with the last name
+// and the last instance made from it.
+func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) error {
+	removed, err := e.images.Remove(ctx, name)
+	if api.IsKind(err, api.InUse) {
+		// The store knows holders by id; a user knows instances by name.
+		if img, e2 := e.Image(ctx, name); e2 == nil {
+			return api.E("remove image", api.InUse, name, errors.New("in use by "+strings.Join(img.Users, ", ")+"; remove that first, or give the image another name"))
+		}
+	}
+	if err == nil {
+		e.announce("image", "remove", removed)
+	}
+	return err
+}
+
+// TagImage gives an image a further name.
+func (e *Engine) TagImage(ctx context.Context, name, newName string) error {
+	err := e.images.Tag(ctx, name, newName)
+	if err == nil {
+		e.announce("image", "tag", newName)
+	}
+	return err
+}
+
+// ExportImage writes an image as an OCI archive that docker can load too.
+func (e *Engine) ExportImage(ctx context.Context, name string, w io.Writer) error {
+	return e.images.Export(ctx, name, w)
+}

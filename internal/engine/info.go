@@ -1,0 +1,52 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// Version names the build.
+func (e *Engine) Version() api.VersionInfo { return e.version }
+
+// Info describes the daemon and its host.
+func (e *Engine) Info(ctx context.Context) (api.Info, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return api.Info{}, err
+	}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return api.Info{}, err
+	}
+	release, _, _ := bytes.Cut(uts.Release[:], []byte{0})
+	images, err := e.images.List(ctx)
+	if err != nil {
+		return api.Info{}, err
+	}
+	info := api.Info{
+		Version: e.version.Version, Host: host, Kernel: string(release), Arch: e.host.Arch,
+		CPUs: e.host.CPUs, Memory: e.host.Memory, Root: e.root, Run: e.run, Cgroup: "v1",
+		Instances: map[string]int{}, Images: len(images), Drivers: map[string]string{}, Hardware: e.host.KVMReason,
+		Warnings: e.network.Warnings(ctx),
+	}
+	if e.host.CgroupV2 {
+		info.Cgroup = "v2"
+	}
+	for _, en := range e.entries() {
+		info.Instances[string(en.snapshot().State)]++
+	}
+	for _, kind := range []api.Kind{api.Container, api.VM} {
+		info.Drivers[string(kind)] = "ready"
+		if _, ok := e.drivers[kind]; !ok {
+			info.Drivers[string(kind)] = "not built into this daemon"
+		} else if kind == api.VM && e.host.QEMU == "" {
+			info.Drivers[string(kind)] = "no QEMU on this host; install qemu-system-x86"
+		}
+	}
+	return info, nil
+}

@@ -1,0 +1,269 @@
+package engine
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// Defaults of a specification.
+const (
+	defaultStopTimeout = 10 * time.Second
+	defaultPIDs        = 4096
+	defaultVMMemory    = 512 << 20
+	defaultVMDisk      = 10 << 30
+	minVMMemory        = 96 << 20 // the smallest in which a cloud kernel boots with its modules
+	minMemory          = 512 << 10
+)
+
+var (
+	validName     = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+	validHostname = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$`)
+)
+
+// newID returns the id of a new instance.
+func newID() string {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails: crypto/rand aborts the program instead
+	return hex.EncodeToString(b)
+}
+
+// complete fills in Berth's defaults and refuses what contradicts itself.
+func (e *Engine) complete(s api.Spec, id string) (api.Spec, error) {
+	if s.Kind == "" {
+		s.Kind = api.Container
+	}
+	if s.Name == "" {
+		s.Name = e.freeName(id)
+	}
+	if s.Hostname == "" {
+		s.Hostname = id[:12]
+	}
+	if s.Network.Name == "" {
+		s.Network.Name = api.NetworkDefault
+	}
+	if s.Restart.Mode == "" {
+		s.Restart.Mode = api.RestartNo
+	}
+	if s.StopTimeout == 0 {
+		s.StopTimeout = api.Duration(defaultStopTimeout)
+	}
+	s.Limits = completeLimits(s.Kind, s.Limits)
+	if s.Kind == api.VM && s.VM.Virtualization == "" {
+		s.VM.Virtualization = api.VirtAuto
+	}
+	for i := range s.Network.Publish {
+		if s.Network.Publish[i].Protocol == "" {
+			s.Network.Publish[i].Protocol = "tcp"
+		}
+	}
+	if err := e.validate(s); err != nil {
+		return s, api.E("create", api.Invalid, s.Name, err)
+	}
+	return s, nil
+}
+
+func completeLimits(kind api.Kind, l api.Limits) api.Limits {
+	switch kind {
+	case api.VM:
+		if l.CPUs == 0 {
+			l.CPUs = 1
+		}
+		if l.Memory == 0 {
+			l.Memory = defaultVMMemory
+		}
+		if l.Disk == 0 {
+			l.Disk = defaultVMDisk
+		}
+	default:
+		if l.PIDs == 0 {
+			l.PIDs = defaultPIDs
+		}
+	}
+	return l
+}
+
+func (e *Engine) validate(s api.Spec) error {
+	switch {
+	case s.Kind != api.Container && s.Kind != api.VM:
+		return fmt.Errorf("kind %q is unknown; use container or vm", s.Kind)
+	case !validName.MatchString(s.Name):
+		return errors.New("a name has 1 to 63 letters, digits, '_', '.' and '-', and begins with a letter or digit")
+	case !validHostname.MatchString(s.Hostname):
+		return fmt.Errorf("hostname %q: use letters, digits, '-' and '.', at most 64", s.Hostname)
+	case s.Image == "":
+		return errors.New("no image was named; 'berth image ls' lists those that are here")
+	case s.WorkingDir != "" && !path.IsAbs(s.WorkingDir):
+		return fmt.Errorf("working directory %q is not an absolute path", s.WorkingDir)
+	case s.AutoRemove && s.Restart.Mode != api.RestartNo:
+		return errors.New("--rm and --restart contradict each other; choose one")
+	}
+	for _, check := range []func(api.Spec) error{e.validateLimits, validateEnv, validateMounts, validateNetwork, validateRestart, validateVM} {
+		if err := check(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) validateLimits(s api.Spec) error {
+	l := s.Limits
+	switch {
+	case l.CPUs < 0:
+		return fmt.Errorf("--cpus %g is negative", l.CPUs)
+	case l.CPUs > float64(e.host.CPUs):
+		return fmt.Errorf("--cpus %g is more than the host's %d; ask for less", l.CPUs, e.host.CPUs)
+	case l.Memory < 0:
+		return fmt.Errorf("--memory %d is negative", l.Memory)
+	case s.Kind == api.VM && l.Memory < minVMMemory:
+		return fmt.Errorf("--memory %d is below a VM's minimum of %d (96 MiB); ask for more", l.Memory, minVMMemory)
+	case l.Memory != 0 && l.Memory < minMemory:
+		return fmt.Errorf("--memory %d is below a container's minimum of %d (512 KiB); ask for more", l.Memory, minMemory)
+	case l.Memory > e.host.Memory:
+		return fmt.Errorf("--memory %d is more than the host's %d; ask for less", l.Memory, e.host.Memory)
+	case l.MemorySwap > 0 && l.MemorySwap < l.Memory:
+		return fmt.Errorf("--memory-swap %d counts memory and swap together and must not be below --memory %d", l.MemorySwap, l.Memory)
+	case l.CPUWeight > 10000:
+		return fmt.Errorf("cpu weight %d is not within 1 to 10000", l.CPUWeight)
+	case l.PIDs < -1:
+		return fmt.Errorf("--pids-limit %d is negative; -1 means no limit", l.PIDs)
+	case l.Disk < 0 || (l.Disk > 0 && l.Disk < 16<<20):
+		return fmt.Errorf("--disk %d is below the minimum of 16 MiB", l.Disk)
+	case l.Disk > 0 && s.Kind == api.Container:
+		return errors.New("--disk limits a VM's disk; a container's writable layer has no limit yet")
+	}
+	return nil
+}
+
+func validateEnv(s api.Spec) error {
+	for _, v := range s.Env {
+		name, _, ok := strings.Cut(v, "=")
+		if !ok || name == "" || strings.ContainsRune(v, 0) {
+			return fmt.Errorf("environment %q: write NAME=VALUE", v)
+		}
+	}
+	for _, a := range append(append([]string{s.User, s.WorkingDir}, s.Entrypoint...), s.Command...) {
+		if strings.ContainsRune(a, 0) {
+			return fmt.Errorf("%q contains a NUL byte", a)
+		}
+	}
+	return nil
+}
+
+func validateMounts(s api.Spec) error {
+	targets := make(map[string]bool)
+	for _, m := range s.Mounts {
+		target := path.Clean(m.Target)
+		switch {
+		case !path.IsAbs(m.Target):
+			return fmt.Errorf("mount target %q is not an absolute path", m.Target)
+		case target == "/":
+			return errors.New("a mount cannot replace the root filesystem; choose another target")
+		case targets[target]:
+			return fmt.Errorf("two mounts have the target %s", target)
+		case m.Type == api.MountBind && !path.IsAbs(m.Source):
+			return fmt.Errorf("bind source %q is not an absolute path", m.Source)
+		case m.Type == api.MountVolume && m.Source != "" && !validName.MatchString(m.Source):
+			return fmt.Errorf("volume name %q: use letters, digits, '_', '.' and '-'", m.Source)
+		case m.Type == api.MountTmpfs && m.Source != "":
+			return fmt.Errorf("tmpfs at %s cannot have a source", target)
+		case m.Type != api.MountBind && m.Type != api.MountVolume && m.Type != api.MountTmpfs:
+			return fmt.Errorf("mount type %q is unknown; use bind, volume or tmpfs", m.Type)
+		}
+		targets[target] = true
+	}
+	return nil
+}
+
+func validateNetwork(s api.Spec) error {
+	n := s.Network
+	switch n.Name {
+	case api.NetworkDefault:
+	case api.NetworkNone:
+		if len(n.Publish) > 0 {
+			return errors.New("network none has no address to publish ports of; use the default network")
+		}
+	case api.NetworkHost:
+		if s.Kind == api.VM {
+			return errors.New("a VM cannot share the host's network; use the default network and publish ports with -p")
+		}
+		if len(n.Publish) > 0 {
+			return errors.New("on the host's network every port is already the host's; leave out -p")
+		}
+	default:
+		return fmt.Errorf("network %q is unknown; use default, none or host", n.Name)
+	}
+	for _, p := range n.Publish {
+		if p.Port == 0 {
+			return errors.New("a published port needs the instance's port, as in -p 8080:80")
+		}
+		if p.Protocol != "tcp" && p.Protocol != "udp" {
+			return fmt.Errorf("protocol %q is unknown; use tcp or udp", p.Protocol)
+		}
+		if p.HostIP != "" {
+			if _, err := netip.ParseAddr(p.HostIP); err != nil {
+				return fmt.Errorf("published address %q is not an IP address", p.HostIP)
+			}
+		}
+	}
+	if n.Address != "" {
+		if _, err := netip.ParseAddr(n.Address); err != nil {
+			return fmt.Errorf("--ip %q is not an IP address", n.Address)
+		}
+	}
+	for _, d := range n.DNS {
+		if _, err := netip.ParseAddr(d); err != nil {
+			return fmt.Errorf("--dns %q is not an IP address", d)
+		}
+	}
+	for _, h := range n.Hosts {
+		name, addr, ok := strings.Cut(h, ":")
+		if _, err := netip.ParseAddr(addr); !ok || err != nil || !validHostname.MatchString(name) {
+			return fmt.Errorf("--add-host %q: write NAME:ADDRESS", h)
+		}
+	}
+	return nil
+}
+
+func validateRestart(s api.Spec) error {
+	switch r := s.Restart; r.Mode {
+	case api.RestartNo, api.RestartAlways, api.RestartUnlessStopped:
+		if r.MaxRetries != 0 {
+			return fmt.Errorf("restart policy %s takes no number of retries; only on-failure does", r.Mode)
+		}
+	case api.RestartOnFailure:
+		if r.MaxRetries < 0 {
+			return fmt.Errorf("%d retries is negative", r.MaxRetries)
+		}
+	default:
+		return fmt.Errorf("restart policy %q is unknown; use no, on-failure[:N], always or unless-stopped", r.Mode)
+	}
+	return nil
+}
+
+func validateVM(s api.Spec) error {
+	if s.Kind == api.Container {
+		if s.VM != (api.VMSpec{}) {
+			return errors.New("--virt and --kernel are for VMs; add --vm or leave them out")
+		}
+		return nil
+	}
+	switch s.VM.Virtualization {
+	case api.VirtAuto, api.VirtHardware, api.VirtPara, api.VirtFull:
+	default:
+		return fmt.Errorf("virtualization %q is unknown; use auto, hardware or para", s.VM.Virtualization)
+	}
+	sec := s.Security
+	if sec.HostUsers || sec.Unconfined || len(sec.CapAdd)+len(sec.CapDrop) > 0 {
+		return errors.New("user namespace, seccomp and capability options are for containers; a VM has a kernel of its own")
+	}
+	return nil
+}

@@ -1,0 +1,203 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/undo"
+)
+
+// Start starts an instance. One that runs already is left alone.
+func (e *Engine) Start(ctx context.Context, ref string) (api.Instance, error) {
+	en, err := e.find(ref)
+	if err != nil {
+		return api.Instance{}, err
+	}
+	unlock, err := en.lock(ctx)
+	if err != nil {
+		return api.Instance{}, api.E("start", "", ref, err)
+	}
+	defer unlock()
+	if en.snapshot().State.Alive() {
+		return en.instance(), nil
+	}
+	err = e.change(ctx, en, func(r *record) {
+		r.Status.Stopped, r.Status.Restarts, r.FailedRuns = false, 0, 0
+	})
+	if err == nil {
+		err = e.start(ctx, en)
+	}
+	inst := en.instance()
+	if err != nil && inst.Spec.AutoRemove {
+		err = errors.Join(err, e.remove(ctx, en, RemoveOptions{Volumes: true}))
+	}
+	return inst, err
+}
+
+// start makes and starts a new run. The caller holds entry.op and knows that
+// there is none. A failure leaves the instance as it was, with the reason in
+// its status.
+func (e *Engine) start(ctx context.Context, en *entry) (err error) {
+	before := en.snapshot()
+	err = e.change(ctx, en, func(r *record) {
+		r.Status.State, r.Status.Error, r.Status.ExitCode, r.Status.OOM = api.Starting, "", nil, false
+		r.Status.Health, r.Status.Notice = api.HealthNone, ""
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.launch(ctx, en); err != nil {
+		err = api.E("start", "", en.name(), err)
+		e.recordFailedStart(ctx, en, before, err)
+		return err
+	}
+	return nil
+}
+
+// launch does the work of start: prepare, create, attach, go.
+func (e *Engine) launch(ctx context.Context, en *entry) (err error) {
+	inst := en.instance()
+	driver, err := e.driver(inst.Spec.Kind)
+	if err != nil {
+		return err
+	}
+	var u undo.Stack
+	defer u.Run(ctx, &err)
+	p, err := e.prepare(ctx, en, &u)
+	if err != nil {
+		return err
+	}
+	handle, err := driver.Create(ctx, p)
+	if err != nil {
+		return err
+	}
+	u.Add(handle.Delete)
+	r := &run{handle: handle, prepared: p, ended: make(chan struct{})}
+	if err := e.attachPending(ctx, en, r); err != nil {
+		return err
+	}
+	if err := handle.Start(ctx); err != nil {
+		return err
+	}
+	observed, err := handle.Status(ctx)
+	if err != nil {
+		return err
+	}
+	err = e.change(ctx, en, func(r *record) {
+		r.Status.State, r.Status.Started, r.Status.PID = api.Running, time.Now().UTC(), observed.PID
+		r.Status.Virtualization, r.Status.Notice = observed.Virtualization, observed.Notice
+	})
+	if err != nil {
+		return err
+	}
+	u.Release()
+	en.setRun(r)
+	e.publish(en, "start", nil)
+	e.background(func(ctx context.Context) { e.supervise(ctx, en, r) })
+	e.watchHealth(en, r)
+	return nil
+}
+
+func (en *entry) setRun(r *run) {
+	en.mu.Lock()
+	defer en.mu.Unlock()
+	en.run = r
+	en.notify()
+}
+
+// recordFailedStart puts the instance back, with docker's exit codes for what
+// could not be started.
+func (e *Engine) recordFailedStart(ctx context.Context, en *entry, before api.Status, cause error) {
+	code := 125
+	switch api.KindOf(cause) {
+	case api.NoCommand:
+		code = 127
+	case api.NotRunnable:
+		code = 126
+	}
+	err := e.change(ctx, en, func(r *record) {
+		r.Status.State, r.Status.Error, r.Status.ExitCode = before.State, cause.Error(), &code
+		r.Status.PID, r.Status.Interfaces, r.Status.Ports = 0, nil, nil
+		if before.State != api.Created {
+			r.Status.State = api.Failed
+		}
+	})
+	if err != nil {
+		e.log.Error("record a failed start", "instance", en.name(), "error", err)
+	}
+	en.failPending(cause)
+	e.publish(en, "start-failed", map[string]string{"error": cause.Error()})
+}
+
+// prepare acquires what a run needs beside its driver: layers, volumes,
+// addresses. What it acquires is on the undo stack.
+func (e *Engine) prepare(ctx context.Context, en *entry, u *undo.Stack) (*instance.Prepared, error) {
+	en.mu.Lock()
+	rec := en.rec
+	en.mu.Unlock()
+	proc, err := process(rec.Spec, rec.Config)
+	if err != nil {
+		return nil, err
+	}
+	p := &instance.Prepared{
+		ID: rec.ID, Spec: rec.Spec, Process: proc, Hostname: rec.Spec.Hostname, Users: rec.Users,
+		Dir: e.dir(rec.ID), RunDir: e.runDir(rec.ID), LogPath: e.logPath(rec.ID), Cgroup: e.cgroup(rec.ID),
+		HostNet: rec.Spec.Network.Name == api.NetworkHost,
+	}
+	if err := os.MkdirAll(p.RunDir, 0o700); err != nil {
+		return nil, api.E("start", api.Exhausted, rec.Name, err)
+	}
+	u.Add(func(context.Context) error { return os.RemoveAll(p.RunDir) })
+	layers, err := e.prepareRootfs(ctx, rec, p, u)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.prepareMounts(ctx, rec, p, layers); err != nil {
+		return nil, err
+	}
+	if err := e.prepareNetwork(ctx, en, p, u); err != nil {
+		return nil, err
+	}
+	if rec.Spec.Kind == api.VM {
+		if err := e.prepareKernel(ctx, rec, p); err != nil {
+			return nil, err
+		}
+	}
+	return p, writePrepared(p)
+}
+
+func (e *Engine) logPath(id string) string { return filepath.Join(e.dir(id), "log") }
+
+func (e *Engine) cgroup(id string) string { return filepath.Join(e.cgroupRoot, id) }
+
+// hosts returns the lines of /etc/hosts: the instance's own name, then the
+// user's.
+func hosts(p *instance.Prepared, extra []string) []instance.HostsEntry {
+	var list []instance.HostsEntry
+	names := []string{p.Hostname}
+	if p.Spec.Name != p.Hostname {
+		names = append(names, p.Spec.Name)
+	}
+	own := "127.0.1.1" // as Debian does for a host without an address
+	if len(p.Interfaces) > 0 && len(p.Interfaces[0].Address) > 0 {
+		own, _, _ = strings.Cut(p.Interfaces[0].Address[0], "/")
+	}
+	list = append(list, instance.HostsEntry{Address: own, Names: names})
+	for _, h := range extra {
+		name, addr, _ := strings.Cut(h, ":")
+		list = append(list, instance.HostsEntry{Address: addr, Names: []string{name}})
+	}
+	return list
+}
+
+// errNoKernel is the way out for a VM without a guest kernel.
+func errNoKernel(name string, cause error) error {
+	return api.E("", api.NotFound, name, fmt.Errorf("there is no such guest kernel; make it with 'berth kernel bootstrap': %w", cause))
+}

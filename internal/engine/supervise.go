@@ -1,0 +1,169 @@
+package engine
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// Back-off of the restart policy: the first restart is quick, each further one
+// of a run that does not last waits twice as long.
+const (
+	restartDelay    = 100 * time.Millisecond
+	restartDelayMax = time.Minute
+	restartSettled  = 10 * time.Second // a run this long starts the count anew
+)
+
+// supervise waits for the run's end and records it. When the engine closes
+// first, the run is left to the next engine.
+func (e *Engine) supervise(ctx context.Context, en *entry, r *run) {
+	exit, err := r.handle.Wait(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		exit = api.Exit{Code: 255, Error: "its end could not be observed: " + api.OneLine(err.Error()), Time: time.Now()}
+	}
+	e.finish(ctx, en, r, exit)
+}
+
+// finish takes the run's resources back, records how it ended, and lets the
+// restart policy decide what comes next.
+func (e *Engine) finish(ctx context.Context, en *entry, r *run, exit api.Exit) {
+	e.release(ctx, en, r)
+	restart := false
+	err := e.change(ctx, en, func(rec *record) {
+		st := &rec.Status
+		if exit.Time.Sub(st.Started) > restartSettled {
+			rec.FailedRuns = 0
+		}
+		rec.FailedRuns++
+		st.State, st.PID, st.Finished, st.OOM = api.Exited, 0, exit.Time.UTC(), exit.OOM
+		st.Error, st.Health, st.Interfaces, st.Ports = exit.Error, api.HealthNone, nil, nil
+		code := exit.Code
+		st.ExitCode = &code
+		if exit.Error != "" {
+			st.State = api.Failed
+		}
+		if restart = wantsRestart(rec.Spec.Restart, *st); restart {
+			st.State = api.Restarting
+		}
+	})
+	if err != nil {
+		e.log.Error("record the end of a run", "instance", en.name(), "error", err)
+	}
+	r.exit = exit
+	en.endRun(r)
+	e.publish(en, "exit", exitDetail(exit))
+	switch {
+	case restart:
+		e.background(func(ctx context.Context) { e.restartLater(ctx, en) })
+	case en.instance().Spec.AutoRemove:
+		e.background(func(ctx context.Context) { e.autoRemove(ctx, en) })
+	}
+}
+
+// endRun makes the run's end visible.
+func (en *entry) endRun(r *run) {
+	en.mu.Lock()
+	defer en.mu.Unlock()
+	if en.run == r {
+		en.run = nil
+	}
+	close(r.ended)
+	en.notify()
+}
+
+// release takes back what a run held. Each step is tried even when another
+// fails: what is left is found again by the next start or removal.
+func (e *Engine) release(ctx context.Context, en *entry, r *run) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	steps := []struct {
+		what string
+		do   func() error
+	}{
+		{"delete its run", func() error { return r.handle.Delete(ctx) }},
+		{"detach it from its network", func() error { return e.releaseNetwork(ctx, en.id) }},
+		{"release its root filesystem", func() error { return e.releaseRootfs(ctx, r.prepared) }},
+		{"remove its run directory", func() error { return os.RemoveAll(r.prepared.RunDir) }},
+	}
+	for _, step := range steps {
+		if err := step.do(); err != nil {
+			e.log.Error(step.what, "instance", en.name(), "error", err)
+		}
+	}
+}
+
+// wantsRestart applies a restart policy to an ended run.
+func wantsRestart(p api.RestartPolicy, st api.Status) bool {
+	if st.Stopped {
+		return false
+	}
+	switch p.Mode {
+	case api.RestartAlways, api.RestartUnlessStopped:
+		return true
+	case api.RestartOnFailure:
+		failed := st.ExitCode == nil || *st.ExitCode != 0 || st.Error != ""
+		return failed && (p.MaxRetries == 0 || st.Restarts < p.MaxRetries)
+	}
+	return false
+}
+
+// restartLater starts the instance again after its back-off, unless a user
+// decided otherwise meanwhile.
+func (e *Engine) restartLater(ctx context.Context, en *entry) {
+	en.mu.Lock()
+	failed := en.rec.FailedRuns
+	en.mu.Unlock()
+	delay := min(restartDelay<<min(failed-1, 10), restartDelayMax)
+	select {
+	case <-time.After(delay):
+	case <-ctx.Done():
+		return
+	}
+	unlock, err := en.lock(ctx)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if en.snapshot().State != api.Restarting {
+		return
+	}
+	err = e.change(ctx, en, func(r *record) { r.Status.Restarts++ })
+	if err == nil {
+		err = e.start(ctx, en)
+	}
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	e.log.Error("restart", "instance", en.name(), "error", err)
+	e.retryRestart(ctx, en)
+}
+
+// retryRestart keeps the policy going after a start that failed.
+func (e *Engine) retryRestart(ctx context.Context, en *entry) {
+	again := false
+	err := e.change(ctx, en, func(r *record) {
+		r.FailedRuns++
+		if again = wantsRestart(r.Spec.Restart, r.Status); again {
+			r.Status.State = api.Restarting
+		}
+	})
+	if err == nil && again {
+		e.background(func(ctx context.Context) { e.restartLater(ctx, en) })
+	}
+}
+
+func (e *Engine) autoRemove(ctx context.Context, en *entry) {
+	unlock, err := en.lock(ctx)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if err := e.remove(ctx, en, RemoveOptions{Volumes: true}); err != nil {
+		e.log.Error("remove an ended instance", "instance", en.name(), "error", err)
+	}
+}

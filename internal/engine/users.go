@@ -1,0 +1,41 @@
+package engine
+
+import (
+	"errors"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
+)
+
+// Every instance has user ids of the host to itself: a container's user
+// namespace maps its 65536 ids to them, and a VM's QEMU runs as the first. The
+// ranges lie above those that systemd-nspawn (0x00080000 to 0x6fffffff) and
+// the usual /etc/subuid entries use, and below 2^31, which some filesystems
+// and tools take for negative.
+const (
+	rangeBase  = 0x7000_0000
+	rangeSize  = 1 << 16
+	rangeCount = 0x0fff
+)
+
+func rangeIndex(r instance.IDRange) uint32 { return (r.First - rangeBase) / rangeSize }
+
+// allocateRange reserves a free range. The caller gives it back by freeRange
+// or by forgetting the entry that owns it.
+func (e *Engine) allocateRange() (instance.IDRange, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range uint32(rangeCount) {
+		if !e.ranges[i] {
+			e.ranges[i] = true
+			return instance.IDRange{First: rangeBase + i*rangeSize, Size: rangeSize}, nil
+		}
+	}
+	return instance.IDRange{}, api.E("create", api.Exhausted, "user ids", errors.New("all 4095 ranges are taken; remove instances that are no longer needed"))
+}
+
+func (e *Engine) freeRange(r instance.IDRange) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.ranges, rangeIndex(r))
+}
