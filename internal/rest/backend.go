@@ -1,0 +1,98 @@
+package rest
+
+import (
+	"context"
+	"io"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/engine"
+	"github.com/berthcloud/berth/internal/instance"
+)
+
+// Backend is what the front end translates to: an engine, seen through one
+// small interface per group of operations, so that a test can put something
+// else in the place of one.
+type Backend struct {
+	Records    Records
+	Lives      Lives
+	Insides    Insides
+	Images     Images
+	Operations Operations
+	Volumes    Volumes
+	Host       Host
+}
+
+// Engine returns the Backend of an engine.
+func Engine(e *engine.Engine) Backend {
+	return Backend{Records: e, Lives: e, Insides: e, Images: e, Operations: e, Volumes: e, Host: e}
+}
+
+// Records keeps the records of instances.
+type Records interface {
+	Create(context.Context, api.Spec) (api.Instance, error)
+	Get(ctx context.Context, ref string) (api.Instance, error)
+	List(context.Context, engine.ListOptions) ([]api.Instance, error)
+	Update(ctx context.Context, ref string, c engine.Changes) (api.Instance, error)
+	Rename(ctx context.Context, ref, name string) error
+	Remove(ctx context.Context, ref string, o engine.RemoveOptions) error
+}
+
+// Lives starts and ends instances.
+type Lives interface {
+	Start(ctx context.Context, ref string) (api.Instance, error)
+	Stop(ctx context.Context, ref string, o engine.StopOptions) error
+	Restart(ctx context.Context, ref string, o engine.StopOptions) error
+	Kill(ctx context.Context, ref, signal string) error
+	Pause(ctx context.Context, ref string) error
+	Unpause(ctx context.Context, ref string) error
+	Wait(ctx context.Context, ref, condition string) (api.Exit, error)
+}
+
+// Insides reaches into instances.
+type Insides interface {
+	Attach(ctx context.Context, ref string, s instance.Streams, ready func()) (api.Exit, error)
+	Exec(ctx context.Context, ref string, x api.Exec, s instance.Streams) (api.Exit, error)
+	Logs(ctx context.Context, ref string, o engine.LogOptions, f func(api.LogLine) error) error
+	Stats(ctx context.Context, ref string) (api.Stats, error)
+	Top(ctx context.Context, ref string) (api.Top, error)
+	CopyIn(ctx context.Context, ref, dir string, tar io.Reader) error
+	CopyOut(ctx context.Context, ref, path string, tar io.Writer) error
+}
+
+// Images keeps images.
+type Images interface {
+	Images(context.Context) ([]api.Image, error)
+	Image(ctx context.Context, name string) (api.Image, error)
+	RemoveImage(ctx context.Context, name string, force bool) error
+	TagImage(ctx context.Context, name, newName string) error
+	ExportImage(ctx context.Context, name string, w io.Writer) error
+}
+
+// Operations does work that takes longer than a request should.
+type Operations interface {
+	StartPull(context.Context, engine.PullOptions) (api.Operation, error)
+	StartBootstrap(ctx context.Context, name string) (api.Operation, error)
+	StartKernel(ctx context.Context, flavor string) (api.Operation, error)
+	StartBase(context.Context) (api.Operation, error)
+	StartImport(context.Context, engine.ImportOptions) (api.Operation, error)
+	Operation(ctx context.Context, id string) (api.Operation, error)
+	Operations(context.Context) ([]api.Operation, error)
+	CancelOperation(ctx context.Context, id string) error
+	WatchOperation(ctx context.Context, id string, f func(api.Operation) error) error
+}
+
+// Volumes keeps volumes.
+type Volumes interface {
+	Volumes(context.Context) ([]api.Volume, error)
+	Volume(ctx context.Context, name string) (api.Volume, error)
+	CreateVolume(ctx context.Context, name string, labels map[string]string) (api.Volume, error)
+	RemoveVolume(ctx context.Context, name string, force bool) error
+}
+
+// Host speaks of the host as a whole.
+type Host interface {
+	Info(context.Context) (api.Info, error)
+	Version() api.VersionInfo
+	Events(ctx context.Context, o engine.EventOptions, f func(api.Event) error) error
+	Prune(context.Context, engine.PruneOptions) (api.Pruned, error)
+}

@@ -1,0 +1,46 @@
+package rest
+
+import (
+	"context"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/engine"
+)
+
+type eventsInput struct {
+	Since time.Time `query:"since" doc:"begin with what is remembered since then"`
+	Until time.Time `query:"until" doc:"end then; default: never"`
+	FilterInput
+}
+
+type pruneInput struct {
+	Images  bool `query:"images" doc:"also images that no instance uses"`
+	Volumes bool `query:"volumes" doc:"also volumes that no instance mounts"`
+}
+
+// hostRoutes registers what concerns the host as a whole.
+func (s *Server) hostRoutes(a huma.API) {
+	const tag = "host"
+	handle(a, route{id: "get-version", method: "GET", path: "/v1/version", tag: tag, summary: "The daemon's build"},
+		func(context.Context, *struct{}) (api.VersionInfo, error) { return s.Host.Version(), nil })
+	handle(a, route{id: "get-info", method: "GET", path: "/v1/info", tag: tag, summary: "The daemon and its host"},
+		func(ctx context.Context, _ *struct{}) (api.Info, error) { return s.Host.Info(ctx) })
+	handle(a, route{id: "prune", method: "POST", path: "/v1/prune", tag: tag, summary: "Remove stopped instances, and what nothing uses"},
+		func(ctx context.Context, in *pruneInput) (api.Pruned, error) {
+			return s.Host.Prune(ctx, engine.PruneOptions{Images: in.Images, Volumes: in.Volumes})
+		})
+	handleRaw(a, route{id: "watch-events", method: "GET", path: "/v1/events", tag: tag, summary: "What happens, as it happens", stream: linesType, schema: api.Event{},
+		description: "Filters: type, action, name, id."},
+		func(in *eventsInput) *raw {
+			return lines(s, true, func(ctx context.Context, f func(api.Event) error) error {
+				filters, err := in.filters()
+				if err != nil {
+					return err
+				}
+				return s.Host.Events(ctx, engine.EventOptions{Since: in.Since, Until: in.Until, Filters: filters}, f)
+			})
+		})
+}

@@ -1,0 +1,87 @@
+package rest
+
+import (
+	"context"
+	"io"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/engine"
+)
+
+// ImageInput names an image.
+type ImageInput struct {
+	Ref string `path:"ref" maxLength:"1024" doc:"name or digest, percent-encoded"`
+}
+
+type removeImageInput struct {
+	ImageInput
+	Force bool `query:"force"`
+}
+
+type tagInput struct {
+	ImageInput
+	Name string `query:"name" required:"true" minLength:"1" maxLength:"1024"`
+}
+
+type importInput struct {
+	Name string `query:"name" maxLength:"1024" doc:"default: the names that the archive holds"`
+}
+
+// imageRoutes registers what concerns images.
+func (s *Server) imageRoutes(a huma.API) {
+	const tag, base, one = "images", "/v1/images", "/v1/images/{ref}"
+	handle(a, route{id: "list-images", method: "GET", path: base, tag: tag, summary: "List images, by name"},
+		func(ctx context.Context, _ *struct{}) ([]api.Image, error) { return orEmpty(s.Images.Images(ctx)) })
+	handle(a, route{id: "get-image", method: "GET", path: one, tag: tag, summary: "Get an image with its layers, configuration and users"},
+		func(ctx context.Context, in *ImageInput) (api.Image, error) { return s.Images.Image(ctx, in.Ref) })
+	handle(a, route{id: "remove-image", method: "DELETE", path: one, tag: tag, summary: "Remove a name of an image"},
+		func(ctx context.Context, in *removeImageInput) (struct{}, error) {
+			return none(s.Images.RemoveImage(ctx, in.Ref, in.Force))
+		})
+	handle(a, route{id: "tag-image", method: "POST", path: one + "/tag", tag: tag, summary: "Give an image a further name"},
+		func(ctx context.Context, in *tagInput) (struct{}, error) {
+			return none(s.Images.TagImage(ctx, in.Ref, in.Name))
+		})
+	handleRaw(a, route{id: "export-image", method: "GET", path: one + "/archive", tag: tag, summary: "An image as an OCI archive", stream: tarType},
+		func(in *ImageInput) *raw {
+			return tarball(func(ctx context.Context, w io.Writer) error { return s.Images.ExportImage(ctx, in.Ref, w) })
+		})
+	handleRaw(a, route{id: "import-image", method: "POST", path: "/v1/archives", tag: tag, summary: "Make images of an archive",
+		description: "The body is a plain tar, a docker archive or an OCI archive. The answer begins while it is read: the states of the operation, until it is done. A client that goes away cancels it.",
+		stream:      linesType, schema: api.Operation{}, body: tarType},
+		func(in *importInput) *raw { return answer(s.importImage(in)) })
+}
+
+// importImage makes images of the request's body, and answers meanwhile with
+// the states of the operation.
+func (s *Server) importImage(in *importInput) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		archive, err := body(r)
+		if err == nil {
+			err = http.NewResponseController(w).EnableFullDuplex()
+		}
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		op, err := s.Operations.StartImport(r.Context(), engine.ImportOptions{Name: in.Name, Body: archive})
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		linesHandler(s, true, func(ctx context.Context, f func(api.Operation) error) error {
+			err := s.Operations.WatchOperation(ctx, op.ID, f)
+			if err == nil {
+				return nil
+			}
+			// The body must not be read any more once this handler returns.
+			ended := context.WithoutCancel(ctx)
+			_ = s.Operations.CancelOperation(ended, op.ID)
+			_ = s.Operations.WatchOperation(ended, op.ID, func(api.Operation) error { return nil })
+			return err
+		})(w, r)
+	}
+}

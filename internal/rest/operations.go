@@ -1,0 +1,86 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/engine"
+)
+
+// operationInput names an operation.
+type operationInput struct {
+	ID string `path:"id" maxLength:"128"`
+}
+
+// startInput starts an operation; exactly one field is set.
+type startInput struct {
+	Body struct {
+		Pull *struct {
+			Image    string `json:"image" minLength:"1" maxLength:"1024"`
+			Insecure bool   `json:"insecure,omitempty" doc:"accept plain HTTP and certificates nobody vouches for"`
+		} `json:"pull,omitempty" doc:"fetch an image from its registry"`
+		Bootstrap *struct {
+			Name string `json:"name" minLength:"1" maxLength:"256" doc:"as in debian:12"`
+		} `json:"bootstrap,omitempty" doc:"make an image from a distribution's packages"`
+		Kernel *struct {
+			Flavor string `json:"flavor" enum:"cloud,standard"`
+		} `json:"kernel,omitempty" doc:"make a guest kernel from the distribution's packages"`
+		Base   *struct{} `json:"base,omitempty" doc:"make the tiny image base"`
+		Import *struct {
+			Name string `json:"name,omitempty" maxLength:"1024"`
+			Path string `json:"path" minLength:"1" maxLength:"4096" doc:"of an archive or OCI layout on the daemon's host"`
+		} `json:"import,omitempty" doc:"make images of an archive on the daemon's host"`
+	}
+}
+
+// operationRoutes registers what concerns operations.
+func (s *Server) operationRoutes(a huma.API) {
+	const tag, base, one = "operations", "/v1/operations", "/v1/operations/{id}"
+	handle(a, route{id: "start-operation", method: "POST", path: base, tag: tag, summary: "Start an operation", status: http.StatusAccepted,
+		description: "Exactly one field of the body says what to do."}, s.startOperation)
+	handle(a, route{id: "list-operations", method: "GET", path: base, tag: tag, summary: "List operations that run or ended lately"},
+		func(ctx context.Context, _ *struct{}) ([]api.Operation, error) {
+			return orEmpty(s.Operations.Operations(ctx))
+		})
+	handle(a, route{id: "get-operation", method: "GET", path: one, tag: tag, summary: "Get an operation"},
+		func(ctx context.Context, in *operationInput) (api.Operation, error) {
+			return s.Operations.Operation(ctx, in.ID)
+		})
+	handle(a, route{id: "cancel-operation", method: "DELETE", path: one, tag: tag, summary: "Ask an operation to end early"},
+		func(ctx context.Context, in *operationInput) (struct{}, error) {
+			return none(s.Operations.CancelOperation(ctx, in.ID))
+		})
+	handleRaw(a, route{id: "watch-operation", method: "GET", path: one + "/watch", tag: tag, summary: "The states of an operation until it is done", stream: linesType, schema: api.Operation{}},
+		func(in *operationInput) *raw {
+			return lines(s, true, func(ctx context.Context, f func(api.Operation) error) error {
+				return s.Operations.WatchOperation(ctx, in.ID, f)
+			})
+		})
+}
+
+// startOperation starts what the one field of the body says.
+func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operation, error) {
+	b, set := in.Body, 0
+	for _, given := range []bool{b.Pull != nil, b.Bootstrap != nil, b.Kernel != nil, b.Base != nil, b.Import != nil} {
+		if given {
+			set++
+		}
+	}
+	switch {
+	case set != 1:
+		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, bootstrap, kernel, base, import"))
+	case b.Pull != nil:
+		return s.Operations.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Insecure: b.Pull.Insecure})
+	case b.Bootstrap != nil:
+		return s.Operations.StartBootstrap(ctx, b.Bootstrap.Name)
+	case b.Kernel != nil:
+		return s.Operations.StartKernel(ctx, b.Kernel.Flavor)
+	case b.Base != nil:
+		return s.Operations.StartBase(ctx)
+	}
+	return s.Operations.StartImport(ctx, engine.ImportOptions{Name: b.Import.Name, Path: b.Import.Path})
+}

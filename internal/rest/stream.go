@@ -1,0 +1,285 @@
+package rest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
+)
+
+// The standard streams of a command travel over a websocket as binary
+// messages, whose first byte is the channel (api.Channel).
+//
+//	client                                        server
+//	  GET …/attach?start=true  or  GET …/exec  ────▶
+//	  ◀──── 101, or an ordinary problem
+//	  exec: a text message with an api.Exec    ────▶
+//	                                                attach, or run the command
+//	                                                start=true: start the instance
+//	  ◀──── control {started}                        start=true only
+//	  stdin, control {resize | close_stdin}    ────▶
+//	  ◀──── stdout, stderr
+//	  ◀──── control {exit} or {problem}              the last message
+//	  ◀───▶ close
+//
+// A start happens after nothing can be missed any more, so that a foreground
+// run takes two requests: create, and attach with start. The exit of an
+// instance with auto_remove is sent once it is removed.
+//
+// A client that goes away detaches from an entrypoint, whose standard input
+// stays as it is; a command of exec is killed.
+
+const (
+	frame        = 32 << 10         // bytes of data in one message
+	messageLimit = 1 << 20          // most bytes the server reads in one message
+	firstTimeout = 10 * time.Second // for exec's first message
+)
+
+// stream is the server's end of a websocket.
+type stream struct {
+	conn   *websocket.Conn
+	ctx    context.Context // ends when the client goes; its end breaks the connection
+	cancel context.CancelFunc
+
+	stdin  *io.PipeWriter // what the client sends; nil where it sends none
+	resize chan api.Size  // the latest size that was not yet taken
+}
+
+// accept upgrades a request to a stream. On failure it has answered.
+func (s *Server) accept(w http.ResponseWriter, r *http.Request) (*stream, bool) {
+	if s.closing.Err() != nil {
+		fail(w, s.errClosing(context.Canceled))
+		return nil, false
+	}
+	s.streams.Add(1)
+	conn, err := websocket.Accept(w, r, nil)
+	if err != nil { // Accept has answered
+		s.streams.Done()
+		return nil, false
+	}
+	conn.SetReadLimit(messageLimit)
+	st := &stream{conn: conn, resize: make(chan api.Size, 1)}
+	st.ctx, st.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
+	return st, true
+}
+
+// run serves the stream: f does the work and returns how it ended.
+func (s *Server) run(st *stream, withStdin bool, f func(context.Context, instance.Streams) (api.Exit, error)) {
+	defer s.streams.Done()
+	defer st.conn.CloseNow()
+	defer st.cancel()
+	streams := instance.Streams{
+		Stdout: &channelWriter{st: st, buf: []byte{byte(api.ChannelStdout)}},
+		Stderr: &channelWriter{st: st, buf: []byte{byte(api.ChannelStderr)}},
+		Resize: st.resize,
+	}
+	if withStdin {
+		r, w := io.Pipe()
+		streams.Stdin, st.stdin = r, w
+		defer r.CloseWithError(io.ErrClosedPipe) // frees a receive that waits
+	}
+	received := make(chan struct{})
+	go func() {
+		defer close(received)
+		st.receive()
+	}()
+	// The work ends at a shutdown too, the connection not before its last
+	// message.
+	work, cancel := s.untilClosing(st.ctx)
+	defer cancel()
+	exit, err := f(work, streams)
+	last := api.Control{Exit: &exit}
+	if err = s.errClosing(err); err != nil {
+		last = api.Control{Problem: api.ProblemOf(err)}
+	}
+	st.control(st.ctx, last)
+	if streams.Stdin != nil {
+		_ = streams.Stdin.(*io.PipeReader).CloseWithError(io.ErrClosedPipe)
+	}
+	_ = st.conn.Close(websocket.StatusNormalClosure, "")
+	st.cancel()
+	<-received
+}
+
+// receive handles the client's messages until it goes.
+func (st *stream) receive() {
+	defer st.cancel()
+	// Not the end of standard input: that is what close_stdin says.
+	err := context.Canceled
+	for {
+		kind, msg, readErr := st.conn.Read(st.ctx)
+		if readErr != nil {
+			break
+		}
+		if kind != websocket.MessageBinary || len(msg) == 0 {
+			continue
+		}
+		switch api.Channel(msg[0]) {
+		case api.ChannelStdin:
+			if st.stdin != nil {
+				_, _ = st.stdin.Write(msg[1:]) // waits for the command; fails once it has ended
+			}
+		case api.ChannelControl:
+			var c api.Control
+			if json.Unmarshal(msg[1:], &c) != nil {
+				continue
+			}
+			if c.Resize != nil {
+				st.setSize(*c.Resize)
+			}
+			if c.CloseStdin && st.stdin != nil {
+				_ = st.stdin.Close()
+			}
+		}
+	}
+	st.cancel()
+	if st.stdin != nil {
+		_ = st.stdin.CloseWithError(err)
+	}
+}
+
+// setSize leaves a size to be taken, in place of an older one.
+func (st *stream) setSize(size api.Size) {
+	for {
+		select {
+		case st.resize <- size:
+			return
+		default:
+		}
+		select {
+		case <-st.resize:
+		default:
+		}
+	}
+}
+
+// control sends a control message.
+func (st *stream) control(ctx context.Context, c api.Control) {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return
+	}
+	_ = st.conn.Write(ctx, websocket.MessageBinary, append([]byte{byte(api.ChannelControl)}, text...))
+}
+
+// channelWriter sends what is written to it as messages of one channel.
+type channelWriter struct {
+	st  *stream
+	buf []byte // the channel, then room for a frame
+}
+
+// Write implements io.Writer. It is not called concurrently.
+func (c *channelWriter) Write(p []byte) (int, error) {
+	for written := 0; written < len(p); {
+		n := min(len(p)-written, frame)
+		c.buf = append(c.buf[:1], p[written:written+n]...)
+		if err := c.st.conn.Write(c.st.ctx, websocket.MessageBinary, c.buf); err != nil {
+			return written, err
+		}
+		written += n
+	}
+	return len(p), nil
+}
+
+// attach serves the standard streams of an instance, and starts it first
+// where start says so.
+func (s *Server) attach(w http.ResponseWriter, r *http.Request, in *attachInput) {
+	inst, err := s.Records.Get(r.Context(), in.Ref)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	st, ok := s.accept(w, r)
+	if !ok {
+		return
+	}
+	if in.Rows != 0 || in.Cols != 0 {
+		st.setSize(api.Size{Rows: in.Rows, Cols: in.Cols})
+	}
+	s.run(st, in.Stdin, func(ctx context.Context, streams instance.Streams) (api.Exit, error) {
+		if !in.Start {
+			return s.Insides.Attach(ctx, inst.ID, streams, func() {})
+		}
+		return s.attachAndStart(ctx, st, inst.ID, streams)
+	})
+}
+
+// attachAndStart attaches to an instance, starts it once nothing can be
+// missed, and returns how it ended.
+func (s *Server) attachAndStart(ctx context.Context, st *stream, id string, streams instance.Streams) (api.Exit, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		exit api.Exit
+		err  error
+	}
+	ready, ended := make(chan struct{}), make(chan result, 1)
+	go func() {
+		exit, err := s.Insides.Attach(ctx, id, streams, func() { close(ready) })
+		ended <- result{exit, err}
+	}()
+	select {
+	case <-ready:
+	case r := <-ended:
+		return r.exit, r.err
+	}
+	started, err := s.Lives.Start(ctx, id)
+	if err != nil {
+		cancel()
+		<-ended
+		return api.Exit{}, err
+	}
+	st.control(ctx, api.Control{Started: &started.Status})
+	r := <-ended
+	return r.exit, r.err
+}
+
+// exec serves the standard streams of one more command in an instance.
+func (s *Server) exec(w http.ResponseWriter, r *http.Request, ref string) {
+	inst, err := s.Records.Get(r.Context(), ref)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	st, ok := s.accept(w, r)
+	if !ok {
+		return
+	}
+	x, err := st.firstMessage()
+	if err == nil && x.TTY && x.Size != (api.Size{}) {
+		st.setSize(x.Size)
+	}
+	s.run(st, x.Stdin, func(ctx context.Context, streams instance.Streams) (api.Exit, error) {
+		if err != nil {
+			return api.Exit{}, err
+		}
+		return s.Insides.Exec(ctx, inst.ID, x, streams)
+	})
+}
+
+// firstMessage reads the command of an exec.
+func (st *stream) firstMessage() (x api.Exec, err error) {
+	ctx, cancel := context.WithTimeout(st.ctx, firstTimeout)
+	defer cancel()
+	kind, msg, err := st.conn.Read(ctx)
+	if err != nil {
+		return x, api.E("exec", api.Unavailable, "", err)
+	}
+	dec := json.NewDecoder(bytes.NewReader(msg))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&x); err != nil {
+		return x, api.E("exec", api.Invalid, "", err)
+	}
+	if kind != websocket.MessageText || len(x.Command) == 0 {
+		return x, api.E("exec", api.Invalid, "", errors.New("the first message must be text: an object with a command"))
+	}
+	return x, nil
+}
