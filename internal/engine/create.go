@@ -46,7 +46,7 @@ func (e *Engine) Create(ctx context.Context, spec api.Spec) (_ api.Instance, err
 		}
 		u.Add(func(context.Context) error { e.freeRange(rec.Users); return nil })
 	}
-	if err := e.planned(driver, rec); err != nil {
+	if err := e.planned(ctx, driver, rec); err != nil {
 		return api.Instance{}, err
 	}
 
@@ -69,15 +69,31 @@ func (e *Engine) Create(ctx context.Context, spec api.Spec) (_ api.Instance, err
 
 // planned has the driver plan the instance as far as it is known, so that what
 // cannot work is refused at creation and not at the first start.
-func (e *Engine) planned(d instance.Driver, rec record) error {
-	p, err := process(rec.Spec, rec.Config)
+func (e *Engine) planned(ctx context.Context, d instance.Driver, rec record) error {
+	p, err := e.outline(rec)
 	if err != nil {
 		return api.E("create", api.Invalid, rec.Name, err)
 	}
-	_, err = d.Plan(&instance.Prepared{ID: rec.ID, Spec: rec.Spec, Process: p, Users: rec.Users, Hostname: rec.Spec.Hostname,
-		Dir: e.dir(rec.ID), RunDir: e.runDir(rec.ID), LogPath: e.logPath(rec.ID), Cgroup: e.cgroup(rec.ID),
-		HostNet: rec.Spec.Network.Name == api.NetworkHost}, e.host)
+	if rec.Spec.Kind == api.VM {
+		if err := e.prepareKernel(ctx, rec, p); err != nil {
+			return api.E("create", "", rec.Name, err)
+		}
+	}
+	_, err = d.Plan(p, e.host)
 	return api.E("create", "", rec.Name, err)
+}
+
+// outline is what of a Prepared follows from the record alone.
+func (e *Engine) outline(rec record) (*instance.Prepared, error) {
+	proc, err := process(rec.Spec, rec.Config)
+	if err != nil {
+		return nil, err
+	}
+	return &instance.Prepared{
+		ID: rec.ID, Spec: rec.Spec, Process: proc, Hostname: rec.Spec.Hostname, Users: rec.Users,
+		Dir: e.dir(rec.ID), RunDir: e.runDir(rec.ID), LogPath: e.logPath(rec.ID), Cgroup: e.cgroup(rec.ID),
+		HostNet: rec.Spec.Network.Name == api.NetworkHost,
+	}, nil
 }
 
 func (e *Engine) insert(ctx context.Context, rec record) error {

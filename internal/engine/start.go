@@ -142,14 +142,9 @@ func (e *Engine) prepare(ctx context.Context, en *entry, u *undo.Stack) (*instan
 	en.mu.Lock()
 	rec := en.rec
 	en.mu.Unlock()
-	proc, err := process(rec.Spec, rec.Config)
+	p, err := e.outline(rec)
 	if err != nil {
 		return nil, err
-	}
-	p := &instance.Prepared{
-		ID: rec.ID, Spec: rec.Spec, Process: proc, Hostname: rec.Spec.Hostname, Users: rec.Users,
-		Dir: e.dir(rec.ID), RunDir: e.runDir(rec.ID), LogPath: e.logPath(rec.ID), Cgroup: e.cgroup(rec.ID),
-		HostNet: rec.Spec.Network.Name == api.NetworkHost,
 	}
 	if err := os.MkdirAll(p.RunDir, 0o700); err != nil {
 		return nil, api.E("start", api.Exhausted, rec.Name, err)
