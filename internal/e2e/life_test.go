@@ -57,7 +57,7 @@ func pause(t *testing.T, w *world, kind api.Kind) {
 }
 
 func logs(t *testing.T, w *world, kind api.Kind) {
-	w.start(t, kind, "box", "base", "sh", "-c", "for i in 1 2 3; do echo line $i; done; echo last >&2")
+	w.start(t, kind, "box", "base", "sh", "-c", "for i in 1 2 3; do echo line $i; done; sleep 0.3; echo last >&2")
 	w.Berth(t, "wait", "box")
 	r := w.Try(t.Context(), "logs", "box")
 	if r.Exit != 0 || r.Stdout != "line 1\nline 2\nline 3\n" || r.Stderr != "last\n" {

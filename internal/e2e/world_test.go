@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,14 +65,25 @@ func play(t *testing.T, w *world) {
 			kinds = []api.Kind{""}
 		}
 		for _, kind := range kinds {
+			if kind == api.VM && testing.Short() {
+				continue
+			}
 			t.Run(strings.TrimSuffix(s.name+"/"+string(kind), "/"), func(t *testing.T) {
+				t.Cleanup(func() { w.checkEmpty(t) }) // after the scenario's own cleanup
 				s.test(t, w, kind)
-				if left := w.Berth(t, "ps", "-a", "--format", "{{.Names}}"); left != "" {
-					t.Errorf("instances are left: %s", left)
-					w.Try(t.Context(), append([]string{"rm", "-f", "-v"}, strings.Fields(left)...)...)
-				}
 			})
 		}
+	}
+}
+
+// checkEmpty fails the test where a scenario left instances behind, and
+// removes them for the next one.
+func (w *world) checkEmpty(t *testing.T) {
+	ctx := context.WithoutCancel(t.Context())
+	r := w.Try(ctx, "ps", "-a", "--format", "{{.Names}}")
+	if r.Exit != 0 || r.Stdout != "" {
+		t.Errorf("instances are left: %s", r)
+		w.Try(ctx, append([]string{"rm", "-f", "-v"}, strings.Fields(r.Stdout)...)...)
 	}
 }
 
@@ -94,7 +106,7 @@ func (w *world) start(t *testing.T, kind api.Kind, name string, args ...string) 
 func (w *world) remove(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		if r := w.Try(t.Context(), "rm", "-f", "-v", name); r.Exit != 0 && !strings.Contains(r.Stderr, name) {
+		if r := w.Try(context.WithoutCancel(t.Context()), "rm", "-f", "-v", name); r.Exit != 0 && !strings.Contains(r.Stderr, name) {
 			t.Errorf("rm -f %s: %s", name, r)
 		}
 	}
@@ -117,12 +129,14 @@ func (w *world) becomes(t *testing.T, name, field, want string) {
 	})
 }
 
-// logged waits until an instance's log contains a text, and returns the log.
+// logged waits until an instance's log contains a text, and returns the log:
+// standard output first.
 func (w *world) logged(t *testing.T, name, text string) string {
 	t.Helper()
 	var out string
 	testenv.Eventually(t, time.Minute, func() error {
-		out = w.Berth(t, "logs", name)
+		r := w.Try(t.Context(), "logs", name)
+		out = r.Stdout + r.Stderr
 		if !strings.Contains(out, text) {
 			return fmt.Errorf("the log of %s does not contain %q but %q", name, text, out)
 		}
@@ -140,11 +154,15 @@ func expect(t *testing.T, what string, r testenv.Result, exit int, stdout string
 }
 
 // refused fails the test unless a command ended with the exit status and one
-// line on standard error that contains all the words.
+// line on standard error that contains all the words. That an image is being
+// pulled may be said before.
 func refused(t *testing.T, what string, r testenv.Result, exit int, words ...string) {
 	t.Helper()
 	line := strings.TrimSuffix(r.Stderr, "\n")
-	if r.Err != nil || r.Exit != exit || strings.Contains(line, "\n") || line == "" || r.Stdout != "" {
+	if before, after, ok := strings.Cut(line, "\n"); ok && strings.HasSuffix(before, "pulling it") {
+		line = after
+	}
+	if r.Err != nil || r.Exit != exit || strings.Contains(line, "\n") || line == "" || strings.Trim(r.Stdout, "[]\n") != "" {
 		t.Errorf("%s: %s\nwant exit %d and one line on standard error", what, r, exit)
 	}
 	for _, word := range words {

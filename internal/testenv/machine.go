@@ -61,7 +61,7 @@ func Shell(t testing.TB, m Machine, line string) string {
 // Local is this machine, with a network namespace for the test: its bridges,
 // addresses and firewall rules meet nobody else's.
 type Local struct {
-	netns    string
+	netns    string // "" for the machine's own
 	programs string
 	temp     string
 }
@@ -85,10 +85,19 @@ func NewLocal(t testing.TB) *Local {
 	return l
 }
 
+// Here is this machine as it is, for daemons that touch nothing of it.
+func Here(t testing.TB) *Local {
+	t.Helper()
+	return &Local{programs: Programs(t), temp: Dir(t)}
+}
+
 // Do implements Machine. Only the network namespace differs from the test's:
 // mounts are the machine's, so that the leak check sees them.
 func (l *Local) Do(ctx context.Context, c Command) Result {
-	argv := append([]string{"nsenter", "--net=/run/netns/" + l.netns}, c.Argv...)
+	argv := c.Argv
+	if l.netns != "" {
+		argv = append([]string{"nsenter", "--net=/run/netns/" + l.netns}, argv...)
+	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdin = c.Stdin
 	cmd.WaitDelay = time.Second // a daemon that it started may keep its output open
