@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -223,6 +224,21 @@ func TestModulesOrder(t *testing.T) {
 	for _, name := range []string{"a", "absent", "broken"} {
 		if _, err := m.Order(name); err == nil {
 			t.Errorf("module %s: no error", name)
+		}
+	}
+}
+
+func TestStripSignature(t *testing.T) {
+	module := []byte("module")
+	trailer := append(make([]byte, 8), 0, 0, 0, 9)
+	signed := slices.Concat(module, []byte("signature"), trailer, []byte(signatureMark))
+	if got := stripSignature(signed); string(got) != "module" {
+		t.Errorf("got %q", got)
+	}
+	lying := slices.Concat(module, append(make([]byte, 8), 255, 0, 0, 0), []byte(signatureMark))
+	for _, whole := range [][]byte{module, []byte(signatureMark), lying} {
+		if got := stripSignature(whole); !bytes.Equal(got, whole) {
+			t.Errorf("%q became %q", whole, got)
 		}
 	}
 }

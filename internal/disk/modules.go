@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -143,7 +144,27 @@ func (m *Modules) read(file string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	return data, nil
+	return stripSignature(data), nil
+}
+
+// signatureMark ends a signed module, after the signature and a structure of
+// twelve bytes whose last four are the signature's length, big endian
+// (include/linux/module_signature.h).
+const signatureMark = "~Module signature appended~\n"
+
+// stripSignature removes a module's signature. Checking it is for kernels that
+// get modules from somebody they do not trust; a guest's come with its kernel,
+// and an emulated processor would check them for a tenth of a second.
+func stripSignature(module []byte) []byte {
+	rest, signed := bytes.CutSuffix(module, []byte(signatureMark))
+	if !signed || len(rest) < 12 {
+		return module
+	}
+	size := int64(binary.BigEndian.Uint32(rest[len(rest)-4:]))
+	if int64(len(rest)) < 12+size {
+		return module
+	}
+	return rest[:int64(len(rest))-12-size]
 }
 
 // moduleDepends reads "depends=a,b" from a module's .modinfo section, which

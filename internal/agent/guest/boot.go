@@ -29,8 +29,7 @@ import (
 
 // Main runs the machine and powers it off. It never returns.
 func Main() {
-	// A guest has little memory and short bursts of work.
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(-1) // until the entrypoint runs
 	exit := run()
 	report(exit)
 	powerOff()
@@ -60,6 +59,11 @@ func boot() (*machine, error) {
 		return nil, err
 	}
 	modules := kernelModules{dir}
+	if devices, err := os.ReadDir("/sys/bus/pci/devices"); err == nil && len(devices) > 0 {
+		if err := modules.load(setPCI); err != nil {
+			return nil, err
+		}
+	}
 	if err := modules.load(setBoot); err != nil {
 		return nil, err
 	}

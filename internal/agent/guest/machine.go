@@ -3,7 +3,9 @@ package guest
 import (
 	"encoding/json"
 	"os"
+	"runtime/debug"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,8 +35,8 @@ func (m *machine) run() agent.Exit {
 		return *failed
 	}
 	go m.serve()
-	// Nothing waits for these devices; an error only leaves them away.
-	go m.modules.load(setLate)
+	late := time.AfterFunc(lateDelay, m.settle)
+	defer late.Stop()
 
 	exit := m.main.wait()
 	// As in a container, nothing outlives process 1's workload. Its end also
@@ -42,6 +44,17 @@ func (m *machine) run() agent.Exit {
 	unix.Kill(-1, unix.SIGKILL)
 	m.output.Wait()
 	return exit
+}
+
+// lateDelay is how long the machine leaves the processor to the entrypoint
+// before it does what can wait.
+const lateDelay = 500 * time.Millisecond
+
+// settle makes the machine fit for a long life.
+func (m *machine) settle() {
+	debug.SetGCPercent(50) // the memory is the user's
+	// Nothing waits for these devices; an error only leaves them away.
+	_ = m.modules.load(setLate)
 }
 
 // start starts the entrypoint with its streams on the virtio ports.

@@ -15,6 +15,7 @@ import (
 // modules/SET with the names of modules in load order; each module is a file
 // modules/NAME.ko. Package instance/vm writes them.
 const (
+	setPCI   = "pci"   // virtio on boards with PCI
 	setBoot  = "boot"  // disks, file systems, ports
 	setNet   = "net"   // network interfaces
 	setShare = "share" // virtiofs

@@ -38,6 +38,9 @@ func (n *netlink) configure(i agent.Interface) error {
 	if err != nil {
 		return err
 	}
+	// Berth's networks carry IPv4 only; a link-local address would be a way
+	// around the rules for it. A kernel without IPv6 has no such file.
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+kernelName+"/disable_ipv6", []byte("1"), 0)
 	if err := n.up(kernelName, i.Name, i.MTU); err != nil {
 		return err
 	}

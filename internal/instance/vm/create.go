@@ -15,6 +15,7 @@ import (
 	"github.com/berthcloud/berth/internal/disk"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/link"
 	"github.com/berthcloud/berth/internal/oci/cgroup"
 	"github.com/berthcloud/berth/internal/qemu"
 	"github.com/berthcloud/berth/internal/undo"
@@ -43,10 +44,8 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 		return fail(err)
 	}
 	for _, i := range p.Interfaces {
-		if d.cfg.Plug == nil {
-			return fail(errors.New("VMs get no interfaces here"))
-		}
-		if err := d.cfg.Plug.PlugTap(ctx, i, d.cfg.Host.VMUser); err != nil {
+		err := link.MakeTap(link.Tap{Name: i.HostName, Bridge: i.Bridge, Owner: d.cfg.Host.VMUser, MTU: i.MTU})
+		if err != nil {
 			return fail(err)
 		}
 	}
@@ -177,9 +176,7 @@ func (h *handle) clean(ctx context.Context) error {
 		errs = append(errs, h.forget(ctx, k, shareID(h.p.ID, i)))
 	}
 	for _, i := range h.p.Interfaces {
-		if h.driver.cfg.Plug != nil {
-			errs = append(errs, h.driver.cfg.Plug.UnplugTap(ctx, i))
-		}
+		errs = append(errs, link.Delete(i.HostName))
 	}
 	group, err := cgroup.New(h.p.ID, h.p.Cgroup, &specs.LinuxResources{})
 	if err == nil {

@@ -37,17 +37,6 @@ type Config struct {
 	Agent    string // path of berth-agent
 	Cache    string // existing directory for what is made once per kernel
 	Host     instance.Host
-	Plug     Plugger // nil where VMs get no interfaces
-}
-
-// Plugger makes and removes the host's end of a VM's network interface.
-// Package link does it; a test may do without.
-type Plugger interface {
-	// PlugTap makes the tap device Interface.HostName, owned by uid, as a port
-	// of its bridge. One that exists is made anew.
-	PlugTap(ctx context.Context, i instance.Interface, uid int) error
-	// UnplugTap removes the device; one that is missing is a success.
-	UnplugTap(ctx context.Context, i instance.Interface) error
 }
 
 // Driver runs virtual machines. It is safe for concurrent use.

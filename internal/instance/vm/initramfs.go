@@ -16,7 +16,8 @@ var moduleSets = []struct {
 	name  string
 	names []string
 }{
-	{"boot", []string{"virtio_mmio", "[virtio_pci]", "virtio_blk", "virtio_console", "erofs", "overlay", "ext4"}},
+	{"pci", []string{"[virtio_pci]"}},
+	{"boot", []string{"virtio_mmio", "virtio_blk", "virtio_console", "erofs", "overlay", "ext4"}},
 	{"net", []string{"virtio_net"}},
 	{"share", []string{"[virtiofs]"}},
 	{"late", []string{"[virtio_rng]", "[virtio_balloon]"}},
