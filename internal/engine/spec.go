@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
+
 	"github.com/berthcloud/berth/api"
 )
 
@@ -22,6 +24,7 @@ const (
 	defaultVMDisk      = 10 << 30
 	minVMMemory        = 96 << 20 // the smallest in which a cloud kernel boots with its modules
 	minMemory          = 512 << 10
+	minDisk            = 16 << 20
 )
 
 var (
@@ -115,28 +118,28 @@ func (e *Engine) validate(s api.Spec) error {
 }
 
 func (e *Engine) validateLimits(s api.Spec) error {
-	l := s.Limits
+	l, size := s.Limits, func(n int64) string { return units.BytesSize(float64(n)) }
 	switch {
 	case l.CPUs < 0:
 		return fmt.Errorf("--cpus %g is negative", l.CPUs)
 	case l.CPUs > float64(e.host.CPUs):
 		return fmt.Errorf("--cpus %g is more than the host's %d; ask for less", l.CPUs, e.host.CPUs)
+	case l.CPUWeight > 10000:
+		return fmt.Errorf("cpu weight %d is not within 1 to 10000", l.CPUWeight)
 	case l.Memory < 0:
 		return fmt.Errorf("--memory %d is negative", l.Memory)
 	case s.Kind == api.VM && l.Memory < minVMMemory:
-		return fmt.Errorf("--memory %d is below a VM's minimum of %d (96 MiB); ask for more", l.Memory, minVMMemory)
+		return fmt.Errorf("--memory %s is below a VM's minimum of %s; ask for more", size(l.Memory), size(minVMMemory))
 	case l.Memory != 0 && l.Memory < minMemory:
-		return fmt.Errorf("--memory %d is below a container's minimum of %d (512 KiB); ask for more", l.Memory, minMemory)
+		return fmt.Errorf("--memory %s is below a container's minimum of %s; ask for more", size(l.Memory), size(minMemory))
 	case l.Memory > e.host.Memory:
-		return fmt.Errorf("--memory %d is more than the host's %d; ask for less", l.Memory, e.host.Memory)
+		return fmt.Errorf("--memory %s is more than the host's %s; ask for less", size(l.Memory), size(e.host.Memory))
 	case l.MemorySwap > 0 && l.MemorySwap < l.Memory:
-		return fmt.Errorf("--memory-swap %d counts memory and swap together and must not be below --memory %d", l.MemorySwap, l.Memory)
-	case l.CPUWeight > 10000:
-		return fmt.Errorf("cpu weight %d is not within 1 to 10000", l.CPUWeight)
+		return fmt.Errorf("--memory-swap %s counts memory and swap together and must not be below --memory %s", size(l.MemorySwap), size(l.Memory))
 	case l.PIDs < -1:
 		return fmt.Errorf("--pids-limit %d is negative; -1 means no limit", l.PIDs)
-	case l.Disk < 0 || (l.Disk > 0 && l.Disk < 16<<20):
-		return fmt.Errorf("--disk %d is below the minimum of 16 MiB", l.Disk)
+	case l.Disk < 0 || (l.Disk > 0 && l.Disk < minDisk):
+		return fmt.Errorf("--disk %s is below the minimum of %s", size(l.Disk), size(minDisk))
 	case l.Disk > 0 && s.Kind == api.Container:
 		return errors.New("--disk limits a VM's disk; a container's writable layer has no limit yet")
 	}
