@@ -143,7 +143,7 @@ func (b *bench) close() {
 	err := errors.Join(b.daemon.stop(), b.dockerd.stop())
 	// Mounts of an engine that did not end well would be in the way.
 	if mounts, e := output(context.Background(), "awk", "-v", "d="+b.dir, `index($2, d) == 1 {print $2}`, "/proc/self/mounts"); e == nil {
-		for _, m := range strings.Fields(mounts) {
+		for m := range strings.FieldsSeq(mounts) {
 			syscall.Unmount(m, syscall.MNT_DETACH)
 		}
 	}

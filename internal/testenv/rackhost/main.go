@@ -12,6 +12,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -28,16 +29,16 @@ func main() {
 		}
 		return
 	}
-	if err := boot(); err != nil {
-		fmt.Fprintln(os.Stderr, "rackhost: boot:", err)
-	} else if err := supervise(); err != nil {
-		fmt.Fprintln(os.Stderr, "rackhost:", err)
+	err := boot()
+	if err == nil {
+		err = supervise()
 	}
+	fmt.Fprintln(os.Stderr, "rackhost:", err)
 	unix.Sync()
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
-// supervise starts the agent and reaps everything until the agent ends.
+// supervise starts the agent and reaps everything; it returns why it cannot.
 func supervise() error {
 	agent := exec.Command("/sbin/rackhost", "agent")
 	agent.Stdout, agent.Stderr = os.Stdout, os.Stderr
@@ -47,11 +48,11 @@ func supervise() error {
 	}
 	for {
 		pid, err := unix.Wait4(-1, nil, 0, nil)
-		if err != nil && err != unix.EINTR {
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}
 		if pid == agent.Process.Pid {
-			return fmt.Errorf("the agent ended")
+			return errors.New("the agent ended")
 		}
 	}
 }
