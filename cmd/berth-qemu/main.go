@@ -1,6 +1,7 @@
 // Command berth-qemu opens what a virtual machine may touch, gives up all other
-// rights, and becomes QEMU. It is started by berth-keeper with the path of a
-// plan (package qemu) and is not meant for users.
+// rights, and becomes QEMU, or becomes the virtiofsd that serves it a
+// directory. It is started by berth-keeper with the path of a plan (package
+// qemu) and is not meant for users.
 package main
 
 import (
@@ -11,17 +12,32 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: berth-qemu PLAN")
-		os.Exit(2)
-	}
-	data, err := os.ReadFile(os.Args[1])
-	if err == nil {
-		var plan *qemu.Plan
-		if plan, err = qemu.DecodePlan(data); err == nil {
-			err = qemu.Launch(plan)
-		}
-	}
-	fmt.Fprintln(os.Stderr, "berth-qemu:", err)
+	fmt.Fprintln(os.Stderr, "berth-qemu:", run(os.Args[1:]))
 	os.Exit(1)
+}
+
+// run returns only an error: this process becomes another program.
+func run(args []string) error {
+	if len(args) != 2 {
+		return fmt.Errorf("usage: berth-qemu machine|share PLAN")
+	}
+	data, err := os.ReadFile(args[1])
+	if err != nil {
+		return err
+	}
+	switch args[0] {
+	case "machine":
+		plan, err := qemu.DecodePlan(data)
+		if err != nil {
+			return err
+		}
+		return qemu.Launch(plan)
+	case "share":
+		server, err := qemu.DecodeServer(data)
+		if err != nil {
+			return err
+		}
+		return qemu.LaunchServer(server)
+	}
+	return fmt.Errorf("unknown command %q", args[0])
 }

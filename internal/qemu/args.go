@@ -155,7 +155,9 @@ func (b *builder) nics() {
 
 func (b *builder) shares() {
 	for i, s := range b.m.Shares {
-		b.add("-chardev", fmt.Sprintf("socket,id=share%d,path=%s", i, s.Socket))
+		b.plan.Connect = append(b.plan.Connect, Socket{FD: b.next, Path: s.Socket})
+		b.add("-chardev", fmt.Sprintf("socket,id=share%d,fd=%d", i, b.next))
+		b.next++
 		b.device("vhost-user-fs", fmt.Sprintf("chardev=share%d,tag=%s", i, s.Tag))
 	}
 }

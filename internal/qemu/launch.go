@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +17,7 @@ import (
 // capabilities and its namespaces. Run as root it
 //
 //   - opens the plan's files and attaches its tap devices,
-//   - makes and binds the plan's sockets,
+//   - makes and binds the plan's sockets, and connects to its helpers',
 //   - leaves the host's network, mounts, IPC and host name for namespaces of its own,
 //   - becomes the plan's user, without a way back (no_new_privs),
 //   - executes QEMU, whose seccomp filter closes the rest.
@@ -31,6 +32,11 @@ func Launch(plan *Plan) error {
 	}
 	for _, s := range plan.Sockets {
 		if err := listen(s); err != nil {
+			return err
+		}
+	}
+	for _, s := range plan.Connect {
+		if err := connect(s); err != nil {
 			return err
 		}
 	}
@@ -109,6 +115,37 @@ func listen(s Socket) error {
 	return place(fd, s.FD)
 }
 
+// connectTimeout bounds the wait for a helper that was started just before.
+const connectTimeout = 10 * time.Second
+
+// connect connects to a helper's socket, which may not exist yet.
+func connect(s Socket) error {
+	dir, err := unix.Open(filepath.Dir(s.Path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: filepath.Dir(s.Path), Err: err}
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	address := &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir, filepath.Base(s.Path))}
+	deadline := time.Now().Add(connectTimeout)
+	for {
+		err = unix.Connect(fd, address)
+		waiting := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EINTR)
+		if !waiting || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return &os.PathError{Op: "connect", Path: s.Path, Err: err}
+	}
+	return place(fd, s.FD)
+}
+
 // attachTap attaches to an existing tap device.
 func attachTap(t Tap) error {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -130,11 +167,8 @@ func attachTap(t Tap) error {
 // confine leaves the host behind. The order matters: namespaces need the
 // capabilities that go with the user.
 func confine(plan *Plan) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS); err != nil {
-		return os.NewSyscallError("unshare", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return os.NewSyscallError("make mounts private", err)
+	if err := leaveMounts(unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS); err != nil {
+		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("no_new_privs", err)
@@ -151,4 +185,13 @@ func confine(plan *Plan) error {
 		return fmt.Errorf("become user %d: %w", uid, err)
 	}
 	return nil
+}
+
+// leaveMounts enters a mount namespace of its own, and the other new
+// namespaces that flags ask for. What is mounted there stays there.
+func leaveMounts(flags int) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS | flags); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	return os.NewSyscallError("make mounts private", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 }

@@ -95,6 +95,7 @@ type Plan struct {
 	Args    []string `json:"args"`
 	Files   []File   `json:"files"`
 	Sockets []Socket `json:"sockets"`
+	Connect []Socket `json:"connect,omitempty"`
 	Taps    []Tap    `json:"taps,omitempty"`
 	UID     uint32   `json:"uid,omitempty"`
 	Groups  []uint32 `json:"groups,omitempty"`
@@ -107,7 +108,8 @@ type File struct {
 	Mode string `json:"mode"` // r, a (append) or rw
 }
 
-// Socket is a listening unix socket, made for QEMU.
+// Socket is a unix socket: one of Plan.Sockets is made and listens, one of
+// Plan.Connect exists and is connected to.
 type Socket struct {
 	FD   int    `json:"fd"`
 	Path string `json:"path"`

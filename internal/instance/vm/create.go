@@ -62,8 +62,8 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 			dirs = append(dirs, dir)
 		}
 	}
-	for i, s := range plan.Shares {
-		if err := h.startShare(ctx, i, s, dirs); err != nil {
+	for _, s := range plan.Shares {
+		if err := h.startShare(ctx, s, dirs); err != nil {
 			return fail(err)
 		}
 	}
@@ -85,7 +85,7 @@ func (h *handle) process(plan *plan, cgroups []string, memory string) keeper.Pro
 		stdio.StderrSocket = in("err")
 	}
 	process := keeper.Process{
-		ID: h.p.ID, Mode: keeper.Direct, Args: []string{h.driver.cfg.Launcher, in("qemu.json")},
+		ID: h.p.ID, Mode: keeper.Direct, Args: []string{h.driver.cfg.Launcher, "machine", in("qemu.json")},
 		Stdio: stdio, Cgroups: cgroups, MemoryCgroup: memory,
 	}
 	if h.p.LogPath != "" {
@@ -123,6 +123,9 @@ func (h *handle) makeDisks(ctx context.Context, plan *plan) error {
 
 // writeFiles writes what the launcher, QEMU and the guest read.
 func (h *handle) writeFiles(plan *plan) error {
+	if err := plan.markFiles(); err != nil {
+		return err
+	}
 	config, err := plan.Guest.Encode()
 	if err != nil {
 		return err
@@ -187,7 +190,7 @@ func (h *handle) clean(ctx context.Context) error {
 	// cleaned again.
 	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "killed", "run.json"}
 	for i := range h.p.Mounts {
-		names = append([]string{fmt.Sprintf("fs%d", i)}, names...)
+		names = append([]string{fmt.Sprintf("fs%d", i), fmt.Sprintf("fs%d.json", i)}, names...)
 	}
 	paths := []string{exitPath(h.p)}
 	for _, name := range names {
@@ -227,6 +230,9 @@ func initramfsPath(cache, release string) string {
 func (d *Driver) ensureInitramfs(k instance.Kernel) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := os.MkdirAll(d.cfg.Cache, 0o755); err != nil {
+		return err
+	}
 	path := initramfsPath(d.cfg.Cache, k.Release)
 	info, err := os.Stat(d.cfg.Agent)
 	if err != nil {

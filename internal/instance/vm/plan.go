@@ -92,10 +92,10 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	if err != nil {
 		return nil, api.E("plan", api.Invalid, p.Spec.Name, err)
 	}
-	m := machineOf(p, host, cache)
+	m := machineOf(p, host, cache, virt)
 	m.KVM, m.CPUs, m.Memory = virt == api.VirtHardware, cpus, memory
 	for _, s := range shares {
-		m.Shares = append(m.Shares, qemu.Share{Tag: s.Tag, Socket: s.Socket})
+		m.Shares = append(m.Shares, qemu.Share{Tag: s.Tag, Socket: s.Server.Socket})
 	}
 	if !m.FitsMicroVM() {
 		m.Type = qemu.Q35
@@ -133,12 +133,12 @@ func virtualization(want api.Virtualization, host instance.Host) (api.Virtualiza
 func VCPUs(l api.Limits) int { return max(1, int(math.Ceil(l.CPUs))) }
 
 // machineOf lays out the machine's files.
-func machineOf(p *instance.Prepared, host instance.Host, cache string) qemu.Machine {
+func machineOf(p *instance.Prepared, host instance.Host, cache string, virt api.Virtualization) qemu.Machine {
 	in := func(name string) string { return filepath.Join(p.RunDir, name) }
 	m := qemu.Machine{
 		QEMU: host.QEMU, Name: "berth-" + p.Spec.Name, Type: qemu.MicroVM,
-		Kernel: p.Kernel.Vmlinux, Initrd: initramfsPath(cache, p.Kernel.Release), Cmdline: cmdline(host),
-		QMP: in("qmp"), UID: uint32(host.VMUser),
+		Kernel: p.Kernel.Vmlinux, Initrd: initramfsPath(cache, p.Kernel.Release), Cmdline: cmdline(host, virt),
+		QMP: in("qmp"), UID: p.Users.First,
 	}
 	extents := append([]string{in("head"), in("config")}, p.Rootfs.Layers...)
 	m.Disks = []qemu.Disk{
@@ -165,9 +165,14 @@ func machineOf(p *instance.Prepared, host instance.Host, cache string) qemu.Mach
 // cmdline is the kernel's command line. It holds no secret: every process of
 // the guest can read it. What stands there saves time at boot, except for
 // panic, which ends a guest that is lost, and the first two.
-func cmdline(host instance.Host) string {
+func cmdline(host instance.Host, virt api.Virtualization) string {
 	line := "console=ttyS0 quiet panic=-1 reboot=t" +
-		" mitigations=off nokaslr no_timer_check cryptomgr.notests raid=noautodetect 8250.nr_uarts=1 audit=0"
+		" nokaslr no_timer_check cryptomgr.notests raid=noautodetect 8250.nr_uarts=1 audit=0"
+	if virt != api.VirtHardware {
+		// An emulated processor does not speculate: there is nothing to
+		// mitigate. A real one does.
+		line += " mitigations=off"
+	}
 	if host.TSCKHz > 0 {
 		// Under emulation Linux's calibration of the time stamp counter hangs
 		// in half of the boots on a busy host.
@@ -228,7 +233,19 @@ func resources(l api.Limits, memory int64) *specs.LinuxResources {
 		r.CPU.Shares = ptr(max(2, l.CPUWeight*1024/100))
 	}
 	r.CPU.Cpus = l.CPUSet
+	// What the launcher opens for QEMU, beside the devices that everybody may
+	// use: its taps and KVM.
+	for _, minor := range []int64{tunMinor, kvmMinor} {
+		r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(miscMajor)), Minor: ptr(minor), Access: "rw"})
+	}
 	return r
 }
+
+// Device numbers of Documentation/admin-guide/devices.txt.
+const (
+	miscMajor = 10
+	tunMinor  = 200 // /dev/net/tun
+	kvmMinor  = 232 // /dev/kvm
+)
 
 func ptr[T any](v T) *T { return &v }

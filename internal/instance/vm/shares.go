@@ -1,21 +1,61 @@
 package vm
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/agent"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/qemu"
 )
 
-// share is a directory of the host that the guest mounts by virtiofs.
+// share is a tree of the host that the guest mounts by virtiofs.
 type share struct {
-	Tag      string `json:"tag"`
-	Source   string `json:"source"`
-	Socket   string `json:"socket"`
-	ReadOnly bool   `json:"read_only,omitempty"`
+	Index  int         `json:"index"` // of the mount
+	Tag    string      `json:"tag"`
+	Server qemu.Server `json:"server"`
+}
+
+// shareID names a share's server in the keeper.
+func shareID(id string, i int) string { return fmt.Sprintf("%s.fs%d", id, i) }
+
+// markFiles tells the guest which shares are of a single file. It looks at the
+// host, which a plan may not.
+func (p *plan) markFiles() error {
+	for _, s := range p.Shares {
+		info, err := os.Stat(s.Server.Source)
+		if err != nil {
+			return err
+		}
+		for i := range p.Guest.Mounts {
+			if m := &p.Guest.Mounts[i]; m.Tag == s.Tag && !info.IsDir() {
+				m.Path = qemu.ShareFile
+			}
+		}
+	}
+	return nil
+}
+
+// startShare starts the server of a share. QEMU connects to it.
+func (h *handle) startShare(ctx context.Context, s share, cgroups []string) error {
+	plan, err := s.Server.Encode()
+	if err != nil {
+		return err
+	}
+	path := h.inRun(fmt.Sprintf("fs%d.json", s.Index))
+	if err := os.WriteFile(path, plan, 0o600); err != nil {
+		return err
+	}
+	_, err = h.driver.cfg.Keeper.Start(ctx, keeper.Process{
+		ID: shareID(h.p.ID, s.Index), Mode: keeper.Direct, Args: []string{h.driver.cfg.Launcher, "share", path},
+		Stdio: keeper.Stdio{Kind: keeper.Sockets}, Cgroups: cgroups,
+	})
+	return err
 }
 
 // planShares splits the mounts into what virtiofsd serves and what the guest mounts.
@@ -36,8 +76,10 @@ func planShares(p *instance.Prepared, host instance.Host) ([]share, []agent.Moun
 				errors.New("no virtiofsd on this host, so a VM cannot mount "+m.Source+": install qemu-system-common"))
 		}
 		guest.Tag = fmt.Sprintf("share%d", i)
-		shares = append(shares, share{Tag: guest.Tag, Source: m.Source, ReadOnly: m.ReadOnly,
-			Socket: filepath.Join(p.RunDir, fmt.Sprintf("fs%d", i))})
+		shares = append(shares, share{Index: i, Tag: guest.Tag, Server: qemu.Server{
+			Virtiofsd: host.Virtiofsd, Source: m.Source, ReadOnly: m.ReadOnly,
+			Socket: filepath.Join(p.RunDir, fmt.Sprintf("fs%d", i)),
+		}})
 		mounts = append(mounts, guest)
 	}
 	return shares, mounts, nil
