@@ -79,7 +79,8 @@ func (p *planner) root(plan *wire.Init) error {
 		if err != nil {
 			return fmt.Errorf("mounts[0]: %w", err)
 		}
-		fd, err := ov.Mount(p.userns)
+		uid, gid := rootIDs(p.b.Spec)
+		fd, err := ov.Mount(p.userns, uid, gid)
 		if err != nil {
 			return fmt.Errorf("mounts[0]: %w", err)
 		}
@@ -104,6 +105,19 @@ func (p *planner) root(plan *wire.Init) error {
 		return fmt.Errorf("root.path: %s: not a directory", path)
 	}
 	return nil
+}
+
+// rootIDs returns what the container's ids 0 are on the host.
+func rootIDs(s *specs.Spec) (uid, gid int) {
+	find := func(list []specs.LinuxIDMapping) int {
+		for _, m := range list {
+			if m.ContainerID == 0 {
+				return int(m.HostID)
+			}
+		}
+		return 0
+	}
+	return find(s.Linux.UIDMappings), find(s.Linux.GIDMappings)
 }
 
 func (p *planner) mounts(plan *wire.Init) error {

@@ -3,6 +3,7 @@ package mount
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,4 +55,32 @@ func SetReadOnly(fd int, recursive bool) error {
 		flags = unix.AT_RECURSIVE
 	}
 	return setattr(fd, flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+}
+
+// configureData hands "key=value" and "flag" options to a filesystem context.
+func configureData(fs int, data []string) error {
+	for _, d := range data {
+		key, value, ok := strings.Cut(d, "=")
+		var err error
+		if ok {
+			err = unix.FsconfigSetString(fs, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fs, key)
+		}
+		if err != nil {
+			return fmt.Errorf("option %q: %w%s", d, err, kernelLog(fs))
+		}
+	}
+	return nil
+}
+
+// kernelLog returns what the kernel has to say about a filesystem context, as
+// " (text)", or "".
+func kernelLog(fs int) string {
+	var b [512]byte
+	n, err := unix.Read(fs, b[:])
+	if err != nil || n < 3 {
+		return ""
+	}
+	return " (" + strings.TrimSpace(string(b[2:n])) + ")" // "e " or "w " comes first
 }

@@ -108,7 +108,9 @@ func (c *Child) start(cmd *Cmd, sync, status int) error {
 	first := &cloneArgs{flags: uint64(cmd.New), exitSignal: uint64(unix.SIGCHLD)}
 	if cmd.joins() {
 		first.flags = 0
-	} else if cmd.Cgroup >= 0 {
+	}
+	if cmd.Cgroup >= 0 {
+		// The first child already: once it has entered a user namespace it may not.
 		first.flags |= unix.CLONE_INTO_CGROUP
 		first.cgroup = uint64(cmd.Cgroup)
 	}

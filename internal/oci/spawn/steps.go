@@ -104,10 +104,6 @@ func (p *program) namespaces(cmd *Cmd) {
 		}
 	}
 	args := &cloneArgs{flags: uint64(cmd.New) | unix.CLONE_PARENT}
-	if cmd.Cgroup >= 0 {
-		args.flags |= unix.CLONE_INTO_CGROUP
-		args.cgroup = uint64(cmd.Cgroup)
-	}
 	p.memory = append(p.memory, args)
 	p.steps = append(p.steps, step{name: "clone3 with namespaces " + flagNames(cmd.New), kind: kindClone, clone: args})
 }

@@ -1,0 +1,223 @@
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Overlay describes a root filesystem made of layers.
+type Overlay struct {
+	Lower       []string // topmost first, as overlayfs's lowerdir
+	Upper, Work string   // both "" for a read-only root
+	IDMap       bool
+	Data        []string // other overlayfs options
+	Options     Options
+}
+
+// ParseOverlay reads the options of a mount of type overlay.
+func ParseOverlay(list []string) (Overlay, error) {
+	var ov Overlay
+	o, err := ParseOptions(list)
+	if err != nil {
+		return ov, err
+	}
+	for _, d := range o.Data {
+		key, value, _ := strings.Cut(d, "=")
+		switch key {
+		case "lowerdir":
+			ov.Lower = splitEscaped(value)
+		case "upperdir":
+			ov.Upper = value
+		case "workdir":
+			ov.Work = value
+		default:
+			ov.Data = append(ov.Data, d)
+		}
+	}
+	ov.IDMap, o.IDMap, o.Data = o.IDMap, false, nil
+	ov.Options = o
+	for _, dir := range append([]string{ov.Upper, ov.Work}, ov.Lower...) {
+		if dir != "" && !filepath.IsAbs(dir) {
+			return ov, fmt.Errorf("overlay directory %q must be absolute", dir)
+		}
+	}
+	switch {
+	case len(ov.Lower) == 0:
+		return ov, errors.New("overlay: lowerdir is missing")
+	case (ov.Upper == "") != (ov.Work == ""):
+		return ov, errors.New("overlay: upperdir and workdir must be given together")
+	case ov.Upper != "" && filepath.Dir(ov.Upper) != filepath.Dir(ov.Work):
+		return ov, errors.New("overlay: upperdir and workdir must stand in one directory")
+	}
+	return ov, nil
+}
+
+// splitEscaped splits at colons that no backslash precedes, as overlayfs does.
+func splitEscaped(s string) []string {
+	var out []string
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && i+1 < len(s):
+			i++
+			b.WriteByte(s[i])
+		case s[i] == ':':
+			out = append(out, b.String())
+			b.Reset()
+		default:
+			b.WriteByte(s[i])
+		}
+	}
+	if b.Len() > 0 {
+		out = append(out, b.String())
+	}
+	return out
+}
+
+// Mount makes the overlay and returns it detached: nothing is visible on the host,
+// and a runtime that is killed leaves nothing behind.
+//
+// Each layer is cloned and, where asked, id-mapped through userns, so that files
+// owned by 0 in a layer belong to the container's root, and files it writes are
+// stored with its own ids: neither needs a chown. uid and gid are those of the
+// container's root on the host.
+func (ov Overlay) Mount(userns, uid, gid int) (int, error) {
+	if !ov.IDMap {
+		return ov.mount(userns)
+	}
+	// Overlayfs keeps the credentials of whoever mounts it for what it does on its own,
+	// such as making its work directory. Our 0 has no id on an id-mapped layer.
+	var fd int
+	err := withFilesystemIDs(uid, gid, func() (err error) {
+		fd, err = ov.mount(userns)
+		return err
+	})
+	return fd, err
+}
+
+func (ov Overlay) mount(userns int) (int, error) {
+	layers, err := ov.cloneLayers(userns)
+	defer func() {
+		for _, l := range layers {
+			unix.Close(l.fd)
+		}
+	}()
+	if err != nil {
+		return -1, err
+	}
+	fd, err := ov.build(layers)
+	if errors.Is(err, unix.EINVAL) && ov.IDMap {
+		// Before Linux 6.14 overlayfs took only layers that are mounted somewhere
+		// (clone_private_mount refused anonymous mount namespaces).
+		fd, err = inPrivateNamespace(func() (int, error) {
+			for _, l := range layers {
+				if err := unix.MoveMount(l.fd, "", unix.AT_FDCWD, l.host, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+					return -1, &os.PathError{Op: "move_mount", Path: l.host, Err: err}
+				}
+			}
+			return ov.build(layers)
+		})
+	}
+	if err != nil {
+		return -1, err
+	}
+	if err := Finish(fd, ov.Options, -1); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// layer is a clone of a layer's mount, or of the directory that holds the
+// writable one.
+type layer struct {
+	host string
+	fd   int
+}
+
+// path is where overlayfs finds the layer: through the descriptor.
+func (l layer) path() string { return "/proc/self/fd/" + strconv.Itoa(l.fd) }
+
+// cloneLayers clones the lower layers in order, and the directory of upper and
+// work last.
+func (ov Overlay) cloneLayers(userns int) ([]layer, error) {
+	dirs := append([]string(nil), ov.Lower...)
+	if ov.Upper != "" {
+		dirs = append(dirs, filepath.Dir(ov.Upper))
+	}
+	var layers []layer
+	for _, dir := range dirs {
+		fd, isDir, err := Bind(dir, Options{IDMap: ov.IDMap}, userns)
+		if err != nil {
+			return layers, fmt.Errorf("layer %s: %w", dir, err)
+		}
+		layers = append(layers, layer{dir, fd})
+		if !isDir {
+			return layers, fmt.Errorf("layer %s: not a directory", dir)
+		}
+	}
+	return layers, nil
+}
+
+// build creates the overlay of the cloned layers.
+func (ov Overlay) build(layers []layer) (int, error) {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("overlay: %w", os.NewSyscallError("fsopen", err))
+	}
+	defer unix.Close(fs)
+	set := func(key, value string) error {
+		if err := unix.FsconfigSetString(fs, key, value); err != nil {
+			return fmt.Errorf("overlay: option %s=%s: %w%s", key, value, err, kernelLog(fs))
+		}
+		return nil
+	}
+	if err := ov.configure(layers, fs, set); err != nil {
+		return -1, err
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("overlay: %w%s", err, kernelLog(fs))
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("overlay: %w%s", os.NewSyscallError("fsmount", err), kernelLog(fs))
+	}
+	return fd, nil
+}
+
+func (ov Overlay) configure(layers []layer, fs int, set func(k, v string) error) error {
+	lower := layers[:len(ov.Lower)]
+	// "lowerdir+" appends one layer (Linux 6.8); before, all stand in one option of
+	// at most a page.
+	if err := unix.FsconfigSetString(fs, "lowerdir+", lower[0].path()); err == nil {
+		for _, l := range lower[1:] {
+			if err := set("lowerdir+", l.path()); err != nil {
+				return err
+			}
+		}
+	} else {
+		paths := make([]string, len(lower))
+		for i, l := range lower {
+			paths[i] = l.path()
+		}
+		if err := set("lowerdir", strings.Join(paths, ":")); err != nil {
+			return err
+		}
+	}
+	if ov.Upper != "" {
+		parent := layers[len(layers)-1].path()
+		if err := set("upperdir", parent+"/"+filepath.Base(ov.Upper)); err != nil {
+			return err
+		}
+		if err := set("workdir", parent+"/"+filepath.Base(ov.Work)); err != nil {
+			return err
+		}
+	}
+	return configureData(fs, ov.Data)
+}
