@@ -117,11 +117,11 @@ func (s *Store) place(ctx context.Context, f *os.File, mediaType string, labels 
 	if err != nil {
 		return fail(err)
 	}
-	if err := f.Sync(); err != nil {
-		return fail(err)
-	}
+	synced := make(chan error, 1)
+	go func() { synced <- f.Sync() }()
 	hash := digest.Canonical.Digester()
-	if _, err := io.CopyBuffer(onlyWriter{hash.Hash()}, io.NewSectionReader(f, 0, size), make([]byte, 1<<20)); err != nil {
+	_, err = io.CopyBuffer(onlyWriter{hash.Hash()}, io.NewSectionReader(f, 0, size), make([]byte, 1<<20))
+	if err := errors.Join(<-synced, err); err != nil {
 		return fail(err)
 	}
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: hash.Digest(), Size: size}

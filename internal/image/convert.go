@@ -2,9 +2,7 @@ package image
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
-	"hash"
 	"io"
 	"runtime"
 
@@ -107,7 +105,9 @@ func (s *Store) convertOnce(ctx context.Context, desc ocispec.Descriptor, diffID
 		defer ra.Close()
 		part := short(desc.Digest)
 		c := &layerReader{in: content.NewReader(ra), progress: func(n int64) { progress.report(part, StageConverting, n, ra.Size()) }}
-		made, got, err := s.toEROFS(ctx, c, layer.Options{Absolute: true})
+		// The store has checked the blob's digest when it came.
+		packed := func() (digest.Digest, error) { return desc.Digest, nil }
+		made, got, err := s.toEROFS(ctx, c, packed, layer.Options{Absolute: true})
 		if err != nil {
 			return api.E("", "", "", fmt.Errorf("layer %s: %w", part, err))
 		}
@@ -134,8 +134,9 @@ func (s *Store) findConverted(ctx context.Context, diffID digest.Digest) (found 
 }
 
 // toEROFS converts the layer that r holds, possibly compressed, and stores the
-// EROFS image. It returns the digest of what r holds uncompressed, too.
-func (s *Store) toEROFS(ctx context.Context, r *layerReader, opt layer.Options) (ocispec.Descriptor, digest.Digest, error) {
+// EROFS image. It returns the digest of what r holds uncompressed, too; where r
+// is not compressed, that is packed's, and is not computed again.
+func (s *Store) toEROFS(ctx context.Context, r *layerReader, packed func() (digest.Digest, error), opt layer.Options) (ocispec.Descriptor, digest.Digest, error) {
 	fail := func(err error) (ocispec.Descriptor, digest.Digest, error) {
 		return ocispec.Descriptor{}, "", diskFull(err)
 	}
@@ -149,16 +150,27 @@ func (s *Store) toEROFS(ctx context.Context, r *layerReader, opt layer.Options) 
 		return fail(err)
 	}
 	opt.Limits = s.opt.Limits
+	in := plain.Reader
 	if plain.compression != none {
 		opt.Archived = r.count
+		hash := digest.Canonical.Digester()
+		sum := newBeside(hash.Hash())
+		defer sum.stop()
+		in = io.TeeReader(plain, sum)
+		packed = func() (digest.Digest, error) {
+			err := sum.stop()
+			return hash.Digest(), err
+		}
 	}
-	sum := newHasher()
-	defer sum.stop()
-	if _, err := layer.Convert(ctx, f, io.TeeReader(plain, sum), opt); err != nil {
+	if _, err := layer.Convert(ctx, f, in, opt); err != nil {
 		discard(f)
 		return fail(err)
 	}
-	diffID := sum.digest()
+	diffID, err := packed()
+	if err != nil {
+		discard(f)
+		return fail(err)
+	}
 	desc, err := s.place(ctx, f, MediaTypeEROFS, map[string]string{diffIDLabel: diffID.String()})
 	if err != nil {
 		return fail(err)
@@ -172,65 +184,65 @@ func short(d digest.Digest) string {
 	return hex[:min(12, len(hex))]
 }
 
-// hasher computes a SHA-256 beside the goroutine that writes to it: hashing and
-// conversion take about as long, and there is more than one core.
-type hasher struct {
-	sum  hash.Hash
-	full chan []byte // to be hashed
+// beside writes to another writer in a goroutine of its own: hashing, writing
+// and converting take about as long, and there is more than one core.
+type beside struct {
+	to   io.Writer
+	full chan []byte // to be written
 	free chan []byte // to be filled
 	buf  []byte
 	done chan struct{}
+	err  error // of to; to be read when done is closed
 }
 
-const hashChunk = 256 << 10
+const besideChunk = 256 << 10
 
-func newHasher() *hasher {
-	h := &hasher{sum: sha256.New(), full: make(chan []byte, 4), free: make(chan []byte, 4), done: make(chan struct{})}
-	for range cap(h.free) {
-		h.free <- make([]byte, 0, hashChunk)
+func newBeside(to io.Writer) *beside {
+	b := &beside{to: to, full: make(chan []byte, 4), free: make(chan []byte, 4), done: make(chan struct{})}
+	for range cap(b.free) {
+		b.free <- make([]byte, 0, besideChunk)
 	}
-	full := h.full // stop clears the field
+	full := b.full // stop clears the field
 	go func() {
-		defer close(h.done)
-		for b := range full {
-			h.sum.Write(b)
-			h.free <- b[:0]
+		defer close(b.done)
+		for buf := range full {
+			if b.err == nil {
+				_, b.err = b.to.Write(buf)
+			}
+			b.free <- buf[:0]
 		}
 	}()
-	return h
+	return b
 }
 
-func (h *hasher) Write(p []byte) (int, error) {
+// Write implements io.Writer. What becomes of it is known after stop.
+func (b *beside) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
-		if h.buf == nil {
-			h.buf = <-h.free
+		if b.buf == nil {
+			b.buf = <-b.free
 		}
-		k := min(len(p), cap(h.buf)-len(h.buf))
-		h.buf = append(h.buf, p[:k]...)
+		k := min(len(p), cap(b.buf)-len(b.buf))
+		b.buf = append(b.buf, p[:k]...)
 		p = p[k:]
-		if len(h.buf) == cap(h.buf) {
-			h.full <- h.buf
-			h.buf = nil
+		if len(b.buf) == cap(b.buf) {
+			b.full <- b.buf
+			b.buf = nil
 		}
 	}
 	return n, nil
 }
 
-// stop ends the goroutine. It may be called twice.
-func (h *hasher) stop() {
-	if h.full != nil {
-		if len(h.buf) > 0 {
-			h.full <- h.buf
+// stop ends the goroutine when everything is written, and returns the error of
+// a write. It may be called twice.
+func (b *beside) stop() error {
+	if b.full != nil {
+		if len(b.buf) > 0 {
+			b.full <- b.buf
 		}
-		close(h.full)
-		h.full, h.buf = nil, nil
-		<-h.done
+		close(b.full)
+		b.full, b.buf = nil, nil
 	}
-}
-
-// digest ends the input and returns its digest.
-func (h *hasher) digest() digest.Digest {
-	h.stop()
-	return digest.NewDigest(digest.SHA256, h.sum)
+	<-b.done
+	return b.err
 }

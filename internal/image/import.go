@@ -237,13 +237,22 @@ func (s *Store) storeRootfs(ctx context.Context, r io.Reader, progress Progress)
 		return fail(err)
 	}
 	defer w.abandon()
-	counted := &layerReader{in: io.TeeReader(from, w)}
-	image, diffID, err := s.toEROFS(ctx, counted, layer.Options{Root: true})
+	writing := newBeside(w)
+	defer writing.stop() // before w is abandoned
+	counted := &layerReader{in: io.TeeReader(from, writing)}
+	finish := func() (digest.Digest, error) {
+		// Bytes after the end of a compressed stream belong to the blob all the same.
+		if _, err := io.Copy(io.Discard, counted); err != nil {
+			return "", err
+		}
+		err := writing.stop()
+		return w.w.Digest(), err
+	}
+	image, diffID, err := s.toEROFS(ctx, counted, finish, layer.Options{Root: true})
 	if err != nil {
 		return fail(err)
 	}
-	// Bytes after the end of a compressed stream belong to the blob all the same.
-	if _, err := io.Copy(io.Discard, counted); err != nil {
+	if _, err := finish(); err != nil {
 		return fail(err)
 	}
 	packed, err := w.commit(mediaType, map[string]string{erofsRefLabel: image.Digest.String()})
