@@ -24,6 +24,12 @@ func configureNetwork(interfaces []agent.Interface) error {
 	if err := n.up("lo", "", 0); err != nil {
 		return err
 	}
+	// As in a container: everybody may ping and listen on low ports.
+	for name, value := range map[string]string{"ping_group_range": "0 2147483647", "ip_unprivileged_port_start": "0"} {
+		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
+			return err
+		}
+	}
 	for _, i := range interfaces {
 		if err := n.configure(i); err != nil {
 			return fmt.Errorf("interface %s: %w", i.Name, err)

@@ -105,9 +105,17 @@ func id(s string) (uint32, error) {
 	return uint32(n), err
 }
 
-// credential makes what the kernel wants of an account.
+// credential makes what the kernel wants of an account. The primary group is
+// a supplementary one too: without it a program could leave the group and with
+// it a denial that the group's permissions mean (CVE-2022-36109).
 func (a account) credential() *syscall.Credential {
-	return &syscall.Credential{Uid: a.uid, Gid: a.gid, Groups: a.groups}
+	groups := []uint32{a.gid}
+	for _, gid := range a.groups {
+		if gid != a.gid {
+			groups = append(groups, gid)
+		}
+	}
+	return &syscall.Credential{Uid: a.uid, Gid: a.gid, Groups: groups}
 }
 
 // accountFor looks a user up in the machine's own files.

@@ -3,14 +3,21 @@ package vm_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/link"
 )
 
 // sh is a shell script as an entrypoint.
@@ -106,4 +113,190 @@ func TestShares(t *testing.T) {
 			t.Errorf("stdout lacks %q", want)
 		}
 	}
+}
+
+// TestMachine looks at everything a guest is told to be, in one boot: sixty
+// layers, network, names, environment, user, directory, limits.
+func TestMachine(t *testing.T) {
+	h := newHarness(t)
+	const layers = 60
+	p := h.prepare(t, sh(`
+		cat /layers/* | sort -n | wc -l; cat /top; ls /layers | wc -l
+		hostname; cat /etc/hostname; grep web /etc/hosts; cat /etc/resolv.conf
+		echo $GREETING $HOME; id; pwd; ulimit -n
+		ip -4 addr show eth0 | grep -o "inet .*"; ip route; cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6
+		nc 10.99.0.1 8099
+		cat /sys/fs/cgroup/workload/pids.max
+		touch /file || echo not mine
+	`))
+	for i := range layers {
+		p.Rootfs.Layers = append(p.Rootfs.Layers, h.numberedLayer(t, i))
+	}
+	p.Process.Env = append(p.Process.Env, "GREETING=hello")
+	p.Process.User, p.Process.WorkingDir = "web", "/var/new"
+	p.Spec.Ulimits = []api.Ulimit{{Name: "nofile", Soft: 100, Hard: 200}}
+	p.Spec.Limits.PIDs = 50
+	p.Hostname, p.DNS = "guest", []string{"10.99.0.1"}
+	p.Hosts = []instance.HostsEntry{{Address: "10.99.0.7", Names: []string{"web", "www"}}}
+	bridge := link.Bridge{Name: "bvm0", MAC: "52:54:00:00:00:01", Address: netip.MustParsePrefix("10.99.0.1/24")}
+	if err := link.EnsureBridge(bridge); err != nil {
+		t.Fatal(err)
+	}
+	defer link.Delete("bvm0")
+	listener, err := net.Listen("tcp", "10.99.0.1:8099")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		if conn, err := listener.Accept(); err == nil {
+			fmt.Fprintln(conn, "reached by", conn.RemoteAddr().(*net.TCPAddr).IP)
+			conn.Close()
+		}
+	}()
+	p.Interfaces = []instance.Interface{{Name: "eth0", HostName: "bvmtap0", Bridge: "bvm0", MAC: "52:54:00:12:34:56",
+		Address: []string{"10.99.0.2/24"}, Gateway: "10.99.0.1"}}
+	h.boot(t, p).want(t, strings.Join([]string{
+		"60", "59", "60",
+		"guest", "guest", "10.99.0.7\tweb www", "nameserver 10.99.0.1",
+		"hello /var", "uid=33(web) gid=33(web) groups=33(web),44(extra)", "/var/new", "100",
+		"inet 10.99.0.2/24 brd 10.99.0.255 scope global eth0",
+		"default via 10.99.0.1 dev eth0 ", "10.99.0.0/24 dev eth0 scope link  src 10.99.0.2 ", "1",
+		"reached by 10.99.0.2", "50", "not mine", "",
+	}, "\n"))
+}
+
+// numberedLayer makes a layer with its number in /layers/N and in /top.
+func (h *harness) numberedLayer(t *testing.T, i int) string {
+	t.Helper()
+	tree := t.TempDir()
+	number := fmt.Appendf(nil, "%d\n", i)
+	if err := os.Mkdir(tree+"/layers", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{fmt.Sprintf("/layers/%d", i), "/top"} {
+		if err := os.WriteFile(tree+name, number, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "layer.erofs")
+	if err := mkErofs(path, tree); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// syncBuffer is written by an attachment while the test reads.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+// await returns once the buffer holds text.
+func (b *syncBuffer) await(t *testing.T, text string) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		b.mu.Lock()
+		got := b.b.String()
+		b.mu.Unlock()
+		if strings.Contains(got, text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no %q in %q", text, got)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestTerminal types into a shell on the guest's terminal and resizes it; it
+// does the same to an exec beside it.
+func TestTerminal(t *testing.T) {
+	h := newHarness(t)
+	p := h.prepare(t, sh(`stty size; trap 'stty size' WINCH; while ! read line; do :; done; echo "got $line"; stty size; exit 3`))
+	p.Process.TTY, p.Process.OpenStdin, p.Process.InitialSize = true, true, api.Size{Rows: 30, Cols: 100}
+	run, err := h.driver().Create(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer run.Delete(context.WithoutCancel(t.Context()))
+	var out syncBuffer
+	keys, typed := io.Pipe()
+	sizes := make(chan api.Size)
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		done <- run.(instance.Attacher).Attach(t.Context(), instance.Streams{Stdin: keys, Stdout: &out, Resize: sizes}, func() { close(ready) })
+	}()
+	<-ready
+	if err := run.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	out.await(t, "30 100\r\n")
+
+	var second syncBuffer
+	exit, err := run.(instance.Execer).Exec(t.Context(), api.Exec{
+		Command: []string{"sh", "-c", "stty size; tty; exit 4"}, TTY: true, Size: api.Size{Rows: 11, Cols: 22},
+	}, instance.Streams{Stdout: &second})
+	if err != nil || exit.Code != 4 {
+		t.Errorf("exec: %+v, %v", exit, err)
+	}
+	second.await(t, "11 22\r\n/dev/pts/1\r\n")
+
+	sizes <- api.Size{Rows: 40, Cols: 120}
+	out.await(t, "40 120\r\n")
+	fmt.Fprint(typed, "hello\n")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if exit, err := run.Wait(t.Context()); err != nil || exit.Code != 3 {
+		t.Errorf("exit %+v, %v", exit, err)
+	}
+	out.await(t, "got hello\r\n")
+	typed.Close()
+}
+
+// TestClass15RawDiskStaysRaw is the attack of Cloud Hypervisor
+// GHSA-jmr4-g2hv-mjj6: a guest writes the header of a qcow2 image with a
+// backing file of the host into its raw disk, and boots again. The disk is
+// read as raw both times, and no layer has changed.
+func TestClass15RawDiskStaysRaw(t *testing.T) {
+	h := newHarness(t)
+	before := hash(t, h.layer)
+	write := h.prepare(t, sh(`
+		disk=/dev/$(grep -l berth-disk /sys/block/*/serial | cut -d/ -f4)
+		printf 'QFI\373\0\0\0\3\0\0\0\0\0\0\0\200\0\0\0\013\0\0\0\20\0\0\0\0\100\0\0\0' > /tmp/header
+		dd if=/tmp/header of=$disk bs=512 conv=sync,notrunc 2>/dev/null
+		printf /etc/shadow | dd of=$disk bs=1 seek=128 conv=notrunc 2>/dev/null
+		layers=/dev/$(grep -l berth-layers /sys/block/*/serial | cut -d/ -f4)
+		dd if=/tmp/header of=$layers 2>/dev/null && echo layers written
+		sync; cat /sys/block/${disk##*/}/size
+	`))
+	h.boot(t, write).want(t, "2097152\n")
+	read := h.prepare(t, sh(`
+		disk=/dev/$(grep -l berth-disk /sys/block/*/serial | cut -d/ -f4)
+		cat /sys/block/${disk##*/}/size
+		dd if=$disk bs=4 count=1 2>/dev/null | od -An -tx1
+		dd if=$disk bs=1 skip=128 count=11 2>/dev/null; echo
+	`))
+	read.Rootfs.Disk = write.Rootfs.Disk
+	h.boot(t, read).want(t, "2097152\n 51 46 49 fb\n/etc/shadow\n")
+	if hash(t, h.layer) != before {
+		t.Error("the guest has changed a layer")
+	}
+}
+
+func hash(t *testing.T, path string) [32]byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sha256.Sum256(data)
 }

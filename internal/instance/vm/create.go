@@ -44,7 +44,7 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 		return fail(err)
 	}
 	for _, i := range p.Interfaces {
-		err := link.MakeTap(link.Tap{Name: i.HostName, Bridge: i.Bridge, Owner: d.cfg.Host.VMUser, MTU: i.MTU})
+		err := link.MakeTap(link.Tap{Name: i.HostName, Bridge: i.Bridge, Owner: int(p.Users.First), MTU: i.MTU})
 		if err != nil {
 			return fail(err)
 		}

@@ -2,8 +2,8 @@ package vm_test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +18,7 @@ import (
 	"github.com/berthcloud/berth/internal/instance/instancetest"
 	"github.com/berthcloud/berth/internal/instance/vm"
 	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/link/linktest"
 )
 
 // lab is what the VM tests share: programs, a guest kernel, a small image.
@@ -26,6 +27,19 @@ type lab struct {
 	kernel     instance.Kernel
 	layer      string
 	host       instance.Host
+}
+
+// TestMain fetches what tests need from the network, and then runs them in a
+// network namespace of their own.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if !testing.Short() && os.Getuid() == 0 {
+		if _, err := theLab(); err != nil {
+			fmt.Fprintln(os.Stderr, "make what the tests boot:", err)
+			os.Exit(1)
+		}
+	}
+	linktest.Main(m)
 }
 
 // theLab makes the lab once per test process.
@@ -93,7 +107,7 @@ func hostFacts() (instance.Host, error) {
 	}
 	return instance.Host{
 		Arch: "amd64", CPUs: 2, Memory: 16 << 30, TSCKHz: int(mhz * 1000), QEMU: path,
-		Virtiofsd: "/usr/lib/qemu/virtiofsd", KVMReason: "this is a test", VMUser: 64100,
+		Virtiofsd: "/usr/lib/qemu/virtiofsd", KVMReason: "this is a test",
 	}, nil
 }
 
@@ -222,6 +236,7 @@ func (h *harness) prepare(t *testing.T, process instance.Process) *instance.Prep
 	p := instancetest.Prepare(t, process)
 	p.Rootfs = instance.Rootfs{Layers: []string{h.layer}, Disk: filepath.Join(p.Dir, "root.raw"), DiskSize: 1 << 30}
 	p.Kernel = h.kernel
+	p.Users = instance.IDRange{First: 0x7fff0000, Size: 1 << 16}
 	return p
 }
 
@@ -233,8 +248,6 @@ func TestSuite(t *testing.T) {
 		Host:    h.host,
 	})
 }
-
-var _ = io.Discard
 
 // BenchmarkRun is a whole run of true: what "berth run --rm --vm base true"
 // costs beside the daemon and its client.
@@ -267,10 +280,6 @@ func BenchmarkRun(b *testing.B) {
 		if exit, err := r.Wait(b.Context()); err != nil || exit.Code != 0 {
 			b.Fatal(exit, err)
 		}
-		st, _ := r.(interface {
-			HostCPU() (int64, error)
-		})
-		_ = st
 		if err := r.Delete(b.Context()); err != nil {
 			b.Fatal(err)
 		}
