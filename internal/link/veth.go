@@ -124,16 +124,24 @@ func configure(v Veth) error {
 }
 
 // finishPort sets what a port of a bridge needs beside its creation.
+//
+// Hairpin mode sends a frame back out of the port it came in by. Where
+// br_netfilter is loaded (Docker and Kubernetes do that), the bridge itself
+// carries out a DNAT whose target is on the bridge, so an instance that calls
+// its own published port is answered through its own port.
 func finishPort(name string, isolated bool) error {
 	if err := disableIPv6(name); err != nil {
 		return err
 	}
-	if !isolated {
-		return nil
-	}
 	l, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
+	}
+	if err := netlink.LinkSetHairpin(l, true); err != nil {
+		return fmt.Errorf("set hairpin mode of port %s: %w", name, err)
+	}
+	if !isolated {
+		return nil
 	}
 	if err := netlink.LinkSetIsolated(l, true); err != nil {
 		return fmt.Errorf("isolate port %s: %w", name, err)

@@ -32,7 +32,14 @@ func New() *Network {
 }
 
 // Attach implements network.Network.
-func (n *Network) Attach(_ context.Context, r network.Request) (network.Endpoint, error) {
+func (n *Network) Attach(ctx context.Context, r network.Request) (network.Endpoint, error) {
+	r, err := network.Check(r)
+	if err == nil {
+		err = api.E("attach", api.Canceled, r.ID, ctx.Err())
+	}
+	if err != nil {
+		return network.Endpoint{}, err
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if old, ok := n.endpoints[r.ID]; ok && sameRequest(n.requests[r.ID], r) {
