@@ -19,7 +19,7 @@ type Prepared struct {
 	DNS        []string     `json:"dns,omitempty"`   // name servers for resolv.conf
 	Hosts      []HostsEntry `json:"hosts,omitempty"` // lines of /etc/hosts beyond localhost
 
-	Users  IDRange `json:"users"`  // containers: the host ids of the user namespace; Size 0 for none
+	Users  IDRange `json:"users"`  // host ids of its own: the container's user namespace, the VM's QEMU (the first); Size 0 for none
 	Kernel Kernel  `json:"kernel"` // VMs
 
 	Dir     string `json:"dir"`     // existing; survives a reboot of the host
@@ -119,5 +119,4 @@ type Host struct {
 	Virtiofsd string // path, "" where there is none
 	KVM       bool   // proved by a probe guest
 	KVMReason string // one line: why KVM is, or is not, used
-	VMUser    int    // uid and gid that QEMU runs as; 0 where none is set aside
 }
