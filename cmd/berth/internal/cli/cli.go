@@ -183,10 +183,12 @@ func report(w io.Writer, err error) int {
 
 // each does f for every reference, goes on after a failure, and prints those
 // that succeeded. It returns the failures.
-func each(g *global, refs []string, f func(ref string) error) error {
+func each(ctx context.Context, g *global, refs []string, f func(ref string) error) error {
 	failed := false
 	for _, ref := range refs {
-		if err := f(ref); err != nil {
+		if err := f(ref); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
 			report(g.Err, err)
 			failed = true
 			continue

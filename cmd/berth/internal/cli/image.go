@@ -111,7 +111,7 @@ func runRemoveImage(ctx context.Context, g *global, force bool, refs []string) e
 	if err != nil {
 		return err
 	}
-	return each(g, refs, func(ref string) error {
+	return each(ctx, g, refs, func(ref string) error {
 		err := c.RemoveImage(ctx, ref, force)
 		if force && api.IsKind(err, api.NotFound) {
 			g.warn(err.Error())

@@ -27,5 +27,5 @@ func runKill(ctx context.Context, g *global, signal string, refs []string) error
 	if err != nil {
 		return err
 	}
-	return each(g, refs, func(ref string) error { return c.Kill(ctx, ref, signal) })
+	return each(ctx, g, refs, func(ref string) error { return c.Kill(ctx, ref, signal) })
 }

@@ -24,7 +24,7 @@ func runPause(ctx context.Context, g *global, refs []string) error {
 	if err != nil {
 		return err
 	}
-	return each(g, refs, func(ref string) error { return c.Pause(ctx, ref) })
+	return each(ctx, g, refs, func(ref string) error { return c.Pause(ctx, ref) })
 }
 
 func newUnpauseCommand(g *global) *cobra.Command {
@@ -45,5 +45,5 @@ func runUnpause(ctx context.Context, g *global, refs []string) error {
 	if err != nil {
 		return err
 	}
-	return each(g, refs, func(ref string) error { return c.Unpause(ctx, ref) })
+	return each(ctx, g, refs, func(ref string) error { return c.Unpause(ctx, ref) })
 }

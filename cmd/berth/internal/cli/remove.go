@@ -32,7 +32,7 @@ func runRemove(ctx context.Context, g *global, o client.RemoveOptions, refs []st
 	if err != nil {
 		return err
 	}
-	return each(g, refs, func(ref string) error {
+	return each(ctx, g, refs, func(ref string) error {
 		err := c.Remove(ctx, ref, o)
 		if o.Force && api.IsKind(err, api.NotFound) {
 			g.warn(err.Error())

@@ -31,5 +31,5 @@ func runRestart(ctx context.Context, g *global, o stopOptions, refs []string) er
 	if err != nil {
 		return err
 	}
-	return each(g, refs, func(ref string) error { return c.Restart(ctx, ref, so) })
+	return each(ctx, g, refs, func(ref string) error { return c.Restart(ctx, ref, so) })
 }

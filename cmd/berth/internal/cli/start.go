@@ -45,7 +45,7 @@ func runStart(ctx context.Context, g *global, refs []string) error {
 	if err != nil {
 		return err
 	}
-	return each(g, refs, func(ref string) error {
+	return each(ctx, g, refs, func(ref string) error {
 		inst, err := c.Start(ctx, ref)
 		g.warn(inst.Status.Notice)
 		return err

@@ -58,5 +58,5 @@ func runStop(ctx context.Context, g *global, o stopOptions, refs []string) error
 	if err != nil {
 		return err
 	}
-	return each(g, refs, func(ref string) error { return c.Stop(ctx, ref, so) })
+	return each(ctx, g, refs, func(ref string) error { return c.Stop(ctx, ref, so) })
 }

@@ -102,7 +102,7 @@ func runUpdate(ctx context.Context, g *global, o updateOptions, refs []string) e
 	if err != nil {
 		return err
 	}
-	return each(g, refs, func(ref string) error {
+	return each(ctx, g, refs, func(ref string) error {
 		ch := client.Changes{Restart: restart}
 		if limits {
 			inst, err := c.Get(ctx, ref)

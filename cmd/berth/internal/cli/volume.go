@@ -115,7 +115,7 @@ func runVolumeRemove(ctx context.Context, g *global, force bool, names []string)
 	if err != nil {
 		return err
 	}
-	return each(g, names, func(name string) error { return c.RemoveVolume(ctx, name, force) })
+	return each(ctx, g, names, func(name string) error { return c.RemoveVolume(ctx, name, force) })
 }
 
 func newVolumePruneCommand(g *global) *cobra.Command {

@@ -38,7 +38,9 @@ func runWait(ctx context.Context, g *global, condition string, refs []string) er
 	failed := false
 	for _, ref := range refs {
 		exit, err := c.Wait(ctx, ref, condition)
-		if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
 			report(g.Err, err)
 			failed = true
 			continue
