@@ -42,6 +42,10 @@ import (
 // DefaultRoot is where state is kept unless told otherwise.
 const DefaultRoot = "/run/berth-oci"
 
+// InitAnnotation asks, with the value "true", for a tiny first process that reaps
+// orphans and passes signals on to the workload, which becomes its child.
+const InitAnnotation = "cloud.berth.init"
+
 // Runtime runs containers whose state is kept below Root. It may be used from many
 // goroutines and many processes at once.
 type Runtime struct {

@@ -23,6 +23,7 @@ type Options struct {
 	Bind, Recursive  bool     // bind or rbind
 	CopyUp           bool     // tmpcopyup
 	IDMap, RecIDMap  bool     // idmap, ridmap
+	TryIDMap         bool     // tryidmap, Berth's own: like ridmap, but go without where the filesystem cannot
 	Data             []string // for the filesystem: "size=64k", "sync"
 }
 
@@ -138,6 +139,8 @@ func (o *Options) other(name string) {
 		o.IDMap = true
 	case "ridmap":
 		o.IDMap, o.RecIDMap = true, true
+	case "tryidmap":
+		o.IDMap, o.RecIDMap, o.TryIDMap = true, true, true
 	case "async", "nomand", "nolazytime", "noiversion", "silent", "remount", "":
 		// The defaults of every new filesystem.
 	default:

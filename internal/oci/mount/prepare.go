@@ -35,7 +35,8 @@ func Bind(source string, o Options, userns int) (fd int, dir bool, err error) {
 // made in the container on to the host.
 func Finish(fd int, o Options, userns int) error {
 	if o.IDMap {
-		if err := idmap(fd, userns, o.RecIDMap); err != nil {
+		err := idmap(fd, userns, o.RecIDMap)
+		if err != nil && !(o.TryIDMap && errors.Is(err, unix.EINVAL)) {
 			return err
 		}
 	}

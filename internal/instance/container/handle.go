@@ -1,0 +1,176 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/link"
+	"github.com/berthcloud/berth/internal/oci"
+	"github.com/berthcloud/berth/internal/oci/wire"
+)
+
+// handle is one run. It holds no state: everything is the keeper's and the
+// runtime's.
+type handle struct {
+	driver *Driver
+	p      *instance.Prepared
+}
+
+func (h *handle) inRun(name string) string { return filepath.Join(h.p.RunDir, name) }
+
+// fail gives an error of the layers below its kind and the instance's name.
+func (h *handle) fail(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	kind := api.KindOf(err)
+	var failure *wire.Failure
+	switch {
+	case errors.As(err, &failure) && failure.Code == 127:
+		kind = api.NoCommand
+	case errors.As(err, &failure) && failure.Code == 126:
+		kind = api.NotRunnable
+	case errors.Is(err, oci.ErrNotExist), errors.Is(err, oci.ErrNotRunning), errors.Is(err, oci.ErrNotCreated), errors.Is(err, oci.ErrPaused):
+		kind = api.Conflict
+	}
+	return api.E(op, kind, h.p.Spec.Name, err)
+}
+
+// Start lets the entrypoint go.
+func (h *handle) Start(context.Context) error {
+	return h.fail("start", h.driver.runtime.Start(h.p.ID))
+}
+
+// Signal sends a signal to the entrypoint.
+func (h *handle) Signal(ctx context.Context, signal int) error {
+	return h.fail("signal", h.driver.cfg.Keeper.Signal(ctx, h.p.ID, unix.Signal(signal)))
+}
+
+// Stop asks the entrypoint to end, and ends it by force after the grace.
+func (h *handle) Stop(ctx context.Context, signal int, grace time.Duration) error {
+	if err := h.Signal(ctx, signal); err != nil {
+		if api.IsKind(err, api.Conflict) {
+			return nil
+		}
+		return err
+	}
+	// A frozen process does not see its signal.
+	if st, err := h.Status(ctx); err == nil && st.State == api.Paused {
+		if err := h.Unpause(ctx); err != nil {
+			return err
+		}
+	}
+	patience, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	_, err := h.Wait(patience)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if err := h.Signal(ctx, int(unix.SIGKILL)); err != nil && !api.IsKind(err, api.Conflict) {
+		return err
+	}
+	_, err = h.Wait(ctx)
+	return err
+}
+
+// Wait returns how the run ended.
+func (h *handle) Wait(ctx context.Context) (api.Exit, error) {
+	exit, err := h.driver.cfg.Keeper.Wait(ctx, h.p.ID)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return api.Exit{}, h.fail("wait", err)
+	}
+	return exitOf(exit), nil
+}
+
+func exitOf(e keeper.Exit) api.Exit {
+	exit := api.Exit{Code: e.Code, OOM: e.OOM, Time: e.Time}
+	if e.Unknown != "" {
+		exit.Error = "the exit code is not known: " + e.Unknown
+	}
+	return exit
+}
+
+// Status observes the run now.
+func (h *handle) Status(ctx context.Context) (instance.Status, error) {
+	kept, err := h.driver.cfg.Keeper.Status(ctx, h.p.ID)
+	if err != nil {
+		return instance.Status{}, h.fail("status", err)
+	}
+	if kept.Exit != nil {
+		if kept.Exit.Unknown != "" {
+			return instance.Status{State: api.Failed, Notice: kept.Exit.Unknown}, nil
+		}
+		return instance.Status{State: api.Exited}, nil
+	}
+	c, err := h.driver.runtime.Load(h.p.ID)
+	if err != nil {
+		return instance.Status{}, h.fail("status", err)
+	}
+	status, err := c.Status()
+	if err != nil {
+		return instance.Status{}, h.fail("status", err)
+	}
+	states := map[oci.Status]api.State{
+		"creating": api.Created, "created": api.Created, "running": api.Running, oci.StatusPaused: api.Paused,
+		"stopped": api.Exited, // a moment before the keeper notices
+	}
+	return instance.Status{State: states[status], PID: kept.PID}, nil
+}
+
+// Update changes the limits of the run.
+func (h *handle) Update(_ context.Context, l api.Limits) error {
+	return h.fail("update", h.driver.runtime.Update(h.p.ID, resources(l, h.driver.cfg.Host.CgroupV2)))
+}
+
+// Pause freezes all processes.
+func (h *handle) Pause(context.Context) error {
+	return h.fail("pause", h.driver.runtime.Pause(h.p.ID))
+}
+
+// Unpause thaws them.
+func (h *handle) Unpause(context.Context) error {
+	return h.fail("unpause", h.driver.runtime.Resume(h.p.ID))
+}
+
+// Delete ends the run and takes back all that Create made. Each part may be gone
+// already.
+func (h *handle) Delete(ctx context.Context) error {
+	var errs []error
+	if err := h.driver.runtime.Delete(ctx, h.p.ID, true); err != nil {
+		errs = append(errs, err)
+	} else if err := h.forget(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	for _, i := range h.p.Interfaces {
+		// The namespace's end took it along, or is about to.
+		if err := link.Delete(i.HostName); err != nil {
+			errs = append(errs, fmt.Errorf("interface %s: %w", i.HostName, err))
+		}
+	}
+	for _, name := range []string{"config.json", "hosts", "hostname", "resolv.conf", "pid", "console.sock"} {
+		if err := os.Remove(h.inRun(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return h.fail("delete", errors.Join(errs...))
+}
+
+// forget has the keeper drop the run once it has seen its end.
+func (h *handle) forget(ctx context.Context) error {
+	if _, err := h.driver.cfg.Keeper.Wait(ctx, h.p.ID); err != nil && !api.IsKind(err, api.NotFound) {
+		return err
+	}
+	return h.driver.cfg.Keeper.Forget(ctx, h.p.ID)
+}

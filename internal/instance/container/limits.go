@@ -1,0 +1,80 @@
+package container
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/oci/wire"
+)
+
+// defaultPIDs keeps a fork bomb from taking the host with it.
+const defaultPIDs = 4096
+
+// cpuPeriod is the kernel's own default, in microseconds.
+const cpuPeriod = 100000
+
+// resources translates limits, whose zero values mean no limit, into all those
+// that Update may change: each is given explicitly, so that applying the result to
+// a running container makes its limits exactly these.
+func resources(l api.Limits, v2 bool) *specs.LinuxResources {
+	memory, swap := l.Memory, l.MemorySwap
+	if memory <= 0 {
+		memory, swap = -1, -1
+	} else if swap == 0 {
+		swap = memory // no swap beyond the memory limit
+	}
+	pids := l.PIDs
+	if pids == 0 {
+		pids = defaultPIDs
+	}
+	quota, period := int64(-1), uint64(cpuPeriod)
+	if l.CPUs > 0 {
+		quota = max(int64(math.Round(l.CPUs*cpuPeriod)), 1000) // the kernel's least: 1 ms
+	}
+	r := &specs.LinuxResources{
+		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
+		CPU:     &specs.LinuxCPU{Quota: &quota, Period: &period, Cpus: l.CPUSet},
+		Memory:  &specs.LinuxMemory{Limit: &memory, Swap: &swap},
+		Pids:    &specs.LinuxPids{Limit: &pids},
+	}
+	weight := l.CPUWeight
+	if weight == 0 {
+		weight = 100
+	}
+	if v2 {
+		r.Unified = map[string]string{"cpu.weight": fmt.Sprint(weight)}
+	} else {
+		shares := max(weight*1024/100, 2) // v1's default is 1024
+		r.CPU.Shares = &shares
+	}
+	return r
+}
+
+// ulimits translates docker's names.
+func ulimits(list []api.Ulimit) ([]specs.POSIXRlimit, error) {
+	var out []specs.POSIXRlimit
+	for _, u := range list {
+		name := "RLIMIT_" + strings.ToUpper(u.Name)
+		if _, ok := wire.Rlimit(name); !ok {
+			return nil, fmt.Errorf("unknown ulimit %q; setrlimit(2) lists them", u.Name)
+		}
+		r := specs.POSIXRlimit{Type: name, Soft: limitValue(u.Soft), Hard: limitValue(u.Hard)}
+		if r.Soft > r.Hard {
+			return nil, fmt.Errorf("ulimit %s: the soft limit is above the hard limit", u.Name)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// limitValue returns RLIM_INFINITY for -1.
+func limitValue(n int64) uint64 {
+	if n < 0 {
+		return math.MaxUint64
+	}
+	return uint64(n)
+}

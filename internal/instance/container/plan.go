@@ -1,0 +1,257 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/oci"
+	"github.com/berthcloud/berth/internal/oci/capability"
+)
+
+// Plan returns the container's config.json.
+func (*Driver) Plan(p *instance.Prepared, host instance.Host) (instance.Plan, error) {
+	s, err := plan(p, host)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	return append(b, '\n'), api.E("plan", api.Internal, p.Spec.Name, err)
+}
+
+// plan translates the run into a specification.
+func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
+	invalid := func(format string, args ...any) error {
+		return api.E("plan", api.Invalid, p.Spec.Name, fmt.Errorf(format, args...))
+	}
+	if len(p.Process.Args) == 0 || p.Process.Args[0] == "" {
+		return nil, invalid("no command was given and the image has none; name one after the image")
+	}
+	if len(p.Rootfs.Layers) == 0 {
+		return nil, invalid("the image has no layers")
+	}
+	if p.Users.Size > 0 && !host.UserNamespaces {
+		return nil, api.E("plan", api.Unsupported, p.Spec.Name, errors.New("this host's kernel does not allow user namespaces; --userns=host runs without, and with less isolation"))
+	}
+	caps, err := capabilities(p.Spec.Security)
+	if err != nil {
+		return nil, invalid("%w", err)
+	}
+	limits, err := ulimits(p.Spec.Ulimits)
+	if err != nil {
+		return nil, invalid("%w", err)
+	}
+	s := &specs.Spec{
+		Version:  oci.SpecVersion(),
+		Hostname: p.Hostname,
+		Root:     &specs.Root{Readonly: p.Spec.Security.ReadOnly},
+		Mounts:   mounts(p),
+		Process: &specs.Process{
+			Terminal:        p.Process.TTY,
+			User:            specs.User{Username: p.Process.User},
+			Args:            p.Process.Args,
+			Env:             environment(&p.Process),
+			Cwd:             p.Process.WorkingDir,
+			Capabilities:    caps,
+			Rlimits:         limits,
+			NoNewPrivileges: !p.Spec.Security.NewPrivs,
+		},
+		Linux: &specs.Linux{
+			Namespaces:  namespaces(p),
+			CgroupsPath: p.Cgroup,
+			Resources:   resources(p.Spec.Limits, host.CgroupV2),
+		},
+	}
+	if size := p.Process.InitialSize; p.Process.TTY && size.Rows > 0 {
+		s.Process.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Cols)}
+	}
+	if p.Users.Size > 0 {
+		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: p.Users.First, Size: p.Users.Size}}
+		s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
+	}
+	if p.Spec.Init {
+		s.Annotations = map[string]string{oci.InitAnnotation: "true"}
+	}
+	return s, confine(s, p)
+}
+
+// confine adds the seccomp filter and hides what tells about the host.
+func confine(s *specs.Spec, p *instance.Prepared) error {
+	if p.Spec.Security.Unconfined {
+		return nil
+	}
+	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = oci.MaskedPaths(), oci.ReadonlyPaths()
+	profile, err := seccomp.GetDefaultProfile(s)
+	s.Linux.Seccomp = profile
+	return api.E("plan", api.Internal, p.Spec.Name, err)
+}
+
+func namespaces(p *instance.Prepared) []specs.LinuxNamespace {
+	list := []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
+		{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+	}
+	if !p.HostNet {
+		list = append(list, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	}
+	if p.Users.Size > 0 {
+		list = append(list, specs.LinuxNamespace{Type: specs.UserNamespace})
+	}
+	return list
+}
+
+// environment adds TERM for a terminal that has none.
+func environment(p *instance.Process) []string {
+	if !p.TTY || slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "TERM=") }) {
+		return p.Env
+	}
+	return append(slices.Clone(p.Env), "TERM=xterm")
+}
+
+// mounts lists the root filesystem, what every container has, and what was asked
+// for, in an order in which no mount hides another.
+func mounts(p *instance.Prepared) []specs.Mount {
+	list := []specs.Mount{
+		rootOverlay(p),
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=67108864"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		sysMount(p),
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
+	}
+	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
+		list = append(list, specs.Mount{
+			Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(p.RunDir, name), Options: []string{"bind", "nosuid", "nodev", "noexec"},
+		})
+	}
+	own := slices.Clone(p.Mounts)
+	// A mount below another one comes after it, whatever the order of the options.
+	slices.SortStableFunc(own, func(a, b instance.Mount) int {
+		return strings.Count(filepath.Clean(a.Target), "/") - strings.Count(filepath.Clean(b.Target), "/")
+	})
+	for _, m := range own {
+		list = append(list, ownMount(p, m))
+	}
+	return list
+}
+
+// rootOverlay is the root filesystem: the image's layers under the writable one.
+func rootOverlay(p *instance.Prepared) specs.Mount {
+	lower := make([]string, len(p.Rootfs.Layers))
+	for i, dir := range p.Rootfs.Layers { // overlayfs wants the topmost first
+		lower[len(lower)-1-i] = strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(dir)
+	}
+	m := specs.Mount{Destination: "/", Type: "overlay", Source: "overlay", Options: []string{
+		"lowerdir=" + strings.Join(lower, ":"), "upperdir=" + p.Rootfs.Upper, "workdir=" + p.Rootfs.Work,
+	}}
+	if p.Users.Size > 0 {
+		m.Options = append(m.Options, "idmap")
+	}
+	return m
+}
+
+// sysMount shows the container's own devices. The host's network belongs to the
+// host's user namespace, in which a container with its own may not mount a sysfs:
+// it gets the host's, read-only.
+func sysMount(p *instance.Prepared) specs.Mount {
+	if p.HostNet && p.Users.Size > 0 {
+		return specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"bind", "nosuid", "noexec", "nodev", "ro"}}
+	}
+	return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
+}
+
+func ownMount(p *instance.Prepared, m instance.Mount) specs.Mount {
+	if m.Type == api.MountTmpfs {
+		mode := m.Mode
+		if mode == 0 {
+			mode = 0o1777
+		}
+		options := []string{"nosuid", "nodev", "noexec", fmt.Sprintf("mode=%o", mode), fmt.Sprintf("size=%d", tmpfsSize(p, m))}
+		if m.ReadOnly {
+			options = append(options, "ro")
+		}
+		return specs.Mount{Destination: m.Target, Type: "tmpfs", Source: "tmpfs", Options: options}
+	}
+	options := []string{"rbind", "rprivate"}
+	if m.ReadOnly {
+		options = append(options, "ro", "rro")
+	}
+	if p.Users.Size > 0 {
+		// Files keep the owners they have in the container, so that a volume can move
+		// from one instance to another, whose range of ids is another one.
+		options = append(options, "tryidmap")
+	}
+	return specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: options}
+}
+
+// tmpfsSize is the size asked for, else half of the memory limit or 64 MiB.
+func tmpfsSize(p *instance.Prepared, m instance.Mount) int64 {
+	switch {
+	case m.Size > 0:
+		return m.Size
+	case p.Spec.Limits.Memory > 0:
+		return p.Spec.Limits.Memory / 2
+	}
+	return 64 << 20
+}
+
+// defaultCapabilities are those of docker (moby, daemon/pkg/oci/caps/defaults.go).
+func defaultCapabilities() []string {
+	return []string{
+		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
+		"CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+	}
+}
+
+// capabilities applies additions and removals to the default, removals last. The
+// inheritable set stays empty (CVE-2022-27649).
+func capabilities(sec api.Security) (*specs.LinuxCapabilities, error) {
+	add, all, err := capabilityNames(sec.CapAdd)
+	if err != nil {
+		return nil, err
+	}
+	drop, none, err := capabilityNames(sec.CapDrop)
+	if err != nil {
+		return nil, err
+	}
+	var base []string
+	switch {
+	case all:
+		base = capability.Names()
+	case !none:
+		base = defaultCapabilities()
+	}
+	var list []string
+	for _, name := range append(base, add...) {
+		if !slices.Contains(drop, name) && !slices.Contains(list, name) {
+			list = append(list, name)
+		}
+	}
+	return &specs.LinuxCapabilities{Bounding: list, Effective: list, Permitted: list}, nil
+}
+
+// capabilityNames completes names as users write them: net_admin, CAP_NET_ADMIN.
+func capabilityNames(list []string) (names []string, all bool, err error) {
+	for _, name := range list {
+		full := "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_")
+		switch {
+		case full == "CAP_ALL":
+			all = true
+		case capability.Number(full) < 0:
+			return nil, false, fmt.Errorf("unknown capability %q; capabilities(7) lists them", name)
+		default:
+			names = append(names, full)
+		}
+	}
+	return names, all, nil
+}
