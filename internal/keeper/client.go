@@ -70,13 +70,13 @@ func (c *Client) Wait(ctx context.Context, id string) (Exit, error) {
 
 // Signal sends a signal to the process. Kind Conflict: it has ended.
 func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal) error {
-	_, err := c.call(ctx, "signal", id, Request{Op: OpSignal, ID: id, Signal: int(sig)})
+	_, err := c.ask(ctx, "signal", id, Request{Op: OpSignal, ID: id, Signal: int(sig)})
 	return err
 }
 
 // Resize changes the size of the process's terminal.
 func (c *Client) Resize(ctx context.Context, id string, size Size) error {
-	_, err := c.call(ctx, "resize", id, Request{Op: OpResize, ID: id, Size: size})
+	_, err := c.ask(ctx, "resize", id, Request{Op: OpResize, ID: id, Size: size})
 	return err
 }
 
@@ -126,8 +126,8 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// ask makes a call that changes nothing, or nothing more the second time. Where
-// the keeper dies during the call, it is made again to the next one.
+// ask makes a call that does no harm the second time. Where the keeper dies
+// during the call, it is made again to the next one.
 func (c *Client) ask(ctx context.Context, op, name string, req Request) (Reply, error) {
 	for {
 		r, err := c.call(ctx, op, name, req)

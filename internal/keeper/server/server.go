@@ -163,6 +163,9 @@ func (s *Server) serve(c *keeper.Conn) {
 		keep = s.wait(c, &req)
 	default:
 		reply(c, s.answer(&req))
+		if s.isClosed() {
+			s.ln.Close()
+		}
 	}
 	s.trim.Reset(time.Second)
 }
@@ -223,7 +226,8 @@ func (s *Server) list() []keeper.Status {
 	return list
 }
 
-// shutdown ends Serve, if nothing is kept.
+// shutdown decides to end, if nothing is kept. The caller ends Serve once it has
+// said so to the client.
 func (s *Server) shutdown() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -234,7 +238,7 @@ func (s *Server) shutdown() error {
 	// The socket goes first: a new keeper may make its own as soon as the lock
 	// is free, which is when this process has ended.
 	os.Remove(s.ln.Name())
-	return s.ln.Close()
+	return nil
 }
 
 // forget drops an ended process and everything about it.
