@@ -81,6 +81,7 @@ func (b *builder) board() {
 	}
 	if m.KVM {
 		b.add("-accel", "kvm", "-cpu", "host")
+		b.plan.Devices = append(b.plan.Devices, "/dev/kvm")
 		return
 	}
 	// The processor is x86-64-v2, which distributions begin to demand, and a

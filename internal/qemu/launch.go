@@ -176,9 +176,19 @@ func confine(plan *Plan) error {
 	if plan.UID == 0 {
 		return nil
 	}
-	groups := make([]int, len(plan.Groups))
-	for i, g := range plan.Groups {
-		groups[i] = int(g)
+	groups := []int{}
+	for _, device := range plan.Devices {
+		var info unix.Stat_t
+		if err := unix.Stat(device, &info); err != nil {
+			return &os.PathError{Op: "stat", Path: device, Err: err}
+		}
+		if info.Mode&0o006 == 0o006 {
+			continue // everybody may open it
+		}
+		if info.Gid == 0 || info.Mode&0o060 != 0o060 {
+			return fmt.Errorf("%s is open to root only: let a group of its own read and write it (udev's default is kvm)", device)
+		}
+		groups = append(groups, int(info.Gid))
 	}
 	uid := int(plan.UID)
 	if err := errors.Join(syscall.Setgroups(groups), syscall.Setresgid(uid, uid, uid), syscall.Setresuid(uid, uid, uid)); err != nil {

@@ -40,9 +40,8 @@ type Machine struct {
 	NICs   []NIC
 	Shares []Share
 
-	QMP    string   // socket that the machine is driven by
-	UID    uint32   // that QEMU runs as; 0 for root
-	Groups []uint32 // supplementary, as for /dev/kvm
+	QMP string // socket that the machine is driven by
+	UID uint32 // that QEMU runs as; 0 for root
 }
 
 // DiskFormat says how a disk's file is to be read. There is no "auto".
@@ -98,7 +97,7 @@ type Plan struct {
 	Connect []Socket `json:"connect,omitempty"`
 	Taps    []Tap    `json:"taps,omitempty"`
 	UID     uint32   `json:"uid,omitempty"`
-	Groups  []uint32 `json:"groups,omitempty"`
+	Devices []string `json:"devices,omitempty"` // QEMU opens them itself and so joins their groups
 }
 
 // File is opened for QEMU.
@@ -129,7 +128,7 @@ func NewPlan(m Machine) (*Plan, error) {
 	if err := m.check(); err != nil {
 		return nil, err
 	}
-	b := builder{m: m, next: firstFD, plan: &Plan{UID: m.UID, Groups: m.Groups}}
+	b := builder{m: m, next: firstFD, plan: &Plan{UID: m.UID}}
 	b.board()
 	b.boot()
 	b.monitor()

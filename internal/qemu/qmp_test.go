@@ -1,0 +1,194 @@
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMonitor drives a real QEMU through its states.
+func TestMonitor(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "qmp")
+	cmd := exec.Command(program(t), "-nodefaults", "-no-user-config", "-display", "none", "-machine", "none", "-S",
+		"-qmp", "unix:"+socket+",server=on,wait=off")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { cmd.Process.Kill() })
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var m *Monitor
+	var err error
+	for m, err = Dial(ctx, socket); err != nil && ctx.Err() == nil; m, err = Dial(ctx, socket) {
+		time.Sleep(time.Millisecond)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	states := func(want RunState) {
+		t.Helper()
+		if got, err := m.Status(ctx); err != nil || got != want {
+			t.Errorf("state %s, %v; want %s", got, err, want)
+		}
+	}
+	states(StatePrelaunch)
+	for _, step := range []struct {
+		do   func(context.Context) error
+		want RunState
+	}{{m.Cont, StateRunning}, {m.Stop, StatePaused}, {m.Cont, StateRunning}} {
+		if err := step.do(ctx); err != nil {
+			t.Fatal(err)
+		}
+		states(step.want)
+	}
+	var refused *QMPError
+	if err := m.Balloon(ctx, 1<<20); !errors.As(err, &refused) || refused.Command != "balloon" {
+		t.Errorf("a balloon of a machine without one: %v", err)
+	}
+	if err := m.Quit(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := m.Status(ctx); err == nil {
+		t.Error("a QEMU that has ended answers")
+	}
+}
+
+// fakeQEMU greets, and then answers each command with the lines given.
+func fakeQEMU(t *testing.T, greeting string, answers ...string) net.Conn {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	go func() {
+		defer theirs.Close()
+		fmt.Fprintln(theirs, greeting)
+		in := bufio.NewScanner(theirs)
+		for _, answer := range answers {
+			if !in.Scan() {
+				return
+			}
+			fmt.Fprintln(theirs, answer)
+		}
+		for in.Scan() {
+		}
+	}()
+	return ours
+}
+
+func TestMonitorOfABrokenQEMU(t *testing.T) {
+	const hello, ready = `{"QMP": {}}`, `{"return": {}, "id": 1}`
+	for name, c := range map[string]struct {
+		greeting string
+		answers  []string
+		want     string
+	}{
+		"no greeting":   {`{"event": "STOP"}`, nil, "greeting"},
+		"no JSON":       {"hello", nil, "no QMP"},
+		"endless line":  {strings.Repeat("x", maxLine+1), nil, "more than"},
+		"empty answer":  {hello, []string{ready, `{"id": 2}`}, "neither"},
+		"wrong type":    {hello, []string{ready, `{"return": 7, "id": 2}`}, "query-status"},
+		"its own error": {hello, []string{ready, `{"error": {"class": "X", "desc": "no"}, "id": 2}`}, "refuses query-status: no"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, err := newMonitor(t.Context(), fakeQEMU(t, c.greeting, c.answers...))
+			if err == nil {
+				_, err = m.Status(t.Context())
+				m.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("err = %v; want it to say %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestMonitorThatHangs(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	m, err := newMonitor(t.Context(), fakeQEMU(t, `{"QMP": {}}`, `{"event": "RESUME"}`+"\n"+`{"return": {}, "id": 1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := m.Status(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func FuzzMonitor(f *testing.F) {
+	f.Add("{\"QMP\": {}}\n{\"return\": {}, \"id\": 1}\n{\"return\": {\"status\": \"running\"}, \"id\": 2}\n")
+	f.Fuzz(func(t *testing.T, sent string) {
+		ours, theirs := net.Pipe()
+		go func() {
+			go func() {
+				buf := make([]byte, 4096)
+				for _, err := theirs.Read(buf); err == nil; _, err = theirs.Read(buf) {
+				}
+			}()
+			_, _ = theirs.Write([]byte(sent))
+			theirs.Close()
+		}()
+		if m, err := newMonitor(t.Context(), ours); err == nil {
+			_, _ = m.Status(t.Context())
+			m.Close()
+		}
+	})
+}
+
+// TestLaunchConfines starts a shell in QEMU's place and looks at it.
+func TestLaunchConfines(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	if plan := os.Getenv("BERTH_TEST_LAUNCH"); plan != "" {
+		p, err := DecodePlan([]byte(plan))
+		if err == nil {
+			err = Launch(p)
+		}
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("opened by root\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script := `id -u; id -G; read line <&20; echo "$line"; cat ` + secret + ` || echo closed
+		readlink /proc/self/fd/21 | cut -d: -f1; grep -vc -e lo: -e '|' /proc/self/net/dev
+		grep -E "CapEff|CapBnd|NoNewPrivs" /proc/self/status | tr -s '\t\n' '  '`
+	plan, err := (&Plan{
+		Args:    []string{"/bin/bash", "-c", script},
+		Files:   []File{{FD: 20, Path: secret, Mode: "r"}},
+		Sockets: []Socket{{FD: 21, Path: filepath.Join(dir, "s")}},
+		UID:     64100,
+	}).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestLaunchConfines$")
+	cmd.Env = append(os.Environ(), "BERTH_TEST_LAUNCH="+string(plan))
+	cmd.Stderr = nil
+	out, err := cmd.Output()
+	want := []string{"64100\n64100\n", "opened by root\nclosed\nsocket\n0\n", "CapEff: 0000000000000000", "NoNewPrivs: 1"}
+	for _, w := range want {
+		if !strings.Contains(string(out), w) {
+			t.Errorf("no %q in:\n%s(%v)", w, out, err)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(dir, "s")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket: %v, %v", info, err)
+	}
+}
