@@ -18,7 +18,7 @@ import (
 // suites are Debian's code names by version.
 var suites = map[string]string{
 	"11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky",
-	"latest": "bookworm", "stable": "bookworm",
+	"latest": "trixie", "stable": "trixie",
 }
 
 var suiteName = regexp.MustCompile(`^[a-z]{3,20}$`)

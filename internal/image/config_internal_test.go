@@ -90,7 +90,7 @@ func TestProxyOptions(t *testing.T) {
 }
 
 func TestSuites(t *testing.T) {
-	for name, want := range map[string]string{"debian:12": "bookworm", "debian": "bookworm", "debian:trixie": "trixie", "debian:13-slim": "trixie"} {
+	for name, want := range map[string]string{"debian:12": "bookworm", "debian": "trixie", "debian:trixie": "trixie", "debian:13-slim": "trixie"} {
 		if got, err := suiteOf(name); err != nil || got != want {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}

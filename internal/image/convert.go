@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -89,7 +90,18 @@ func (s *Store) erofsOf(ctx context.Context, layer digest.Digest) (content.Info,
 	if !ok {
 		return content.Info{}, fmt.Errorf("layer %s has no EROFS image: %w", layer, errdefs.ErrNotFound)
 	}
-	return s.content.Info(ctx, digest.Digest(d))
+	image, err := s.content.Info(ctx, digest.Digest(d))
+	if err != nil {
+		return content.Info{}, err
+	}
+	// The books may know a file that a damaged disk, or a hand, has lost.
+	if file, err := os.Stat(s.blobPath(d)); err != nil || file.Size() != image.Size {
+		if err := s.content.Delete(ctx, image.Digest); err != nil && !errdefs.IsNotFound(err) {
+			return content.Info{}, err
+		}
+		return content.Info{}, fmt.Errorf("the EROFS image of layer %s is lost: %w", layer, errdefs.ErrNotFound)
+	}
+	return image, nil
 }
 
 func (s *Store) convertOnce(ctx context.Context, desc ocispec.Descriptor, diffID digest.Digest, progress Progress) error {

@@ -206,3 +206,73 @@ func TestHoldOutlivesNameAndRestart(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestNamesAndRemoval(t *testing.T) {
+	s := open(t)
+	ctx := t.Context()
+	img := imported(t, s, "a:1", rootfs(t, "f", "x"))
+	if err := s.Tag(ctx, "a:1", "host:5000/b:2"); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.List(ctx)
+	if err != nil || len(list) != 2 || list[0].Name != "a:1" || list[1].Name != "host:5000/b:2" || list[0].Digest != list[1].Digest || list[0].Type != image.TypeRootFS {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	full, err := s.Inspect(ctx, "b:2")
+	if !api.IsKind(err, api.NotFound) {
+		t.Errorf("%+v, %v", full, err)
+	}
+	if full, err = s.Inspect(ctx, "host:5000/b:2"); err != nil || len(full.Layers) != 1 || full.Layers[0].EROFS == 0 || full.Config == nil || full.Platform != "linux/amd64" {
+		t.Errorf("%+v, %v", full, err)
+	}
+	// By the first digits of the digest, and by all of them.
+	for _, d := range []string{img.Digest[7:19], img.Digest[7:], img.Digest} {
+		if got, err := s.Resolve(ctx, d); err != nil || got.Digest != img.Digest {
+			t.Errorf("resolve %s: %v, %v", d, got.Digest, err)
+		}
+	}
+	if err := s.Hold(ctx, "i", img); err != nil {
+		t.Fatal(err)
+	}
+	// One of two names may go while the image is in use, the last may not.
+	if name, err := s.Remove(ctx, "a:1"); err != nil || name != "a:1" {
+		t.Error(name, err)
+	}
+	if _, err := s.Remove(ctx, "host:5000/b:2"); !api.IsKind(err, api.InUse) {
+		t.Error(err)
+	}
+	if removed, _, err := s.Prune(ctx, true); err != nil || len(removed) != 0 {
+		t.Error(removed, err)
+	}
+	if full, err := s.Inspect(ctx, "host:5000/b:2"); err != nil || len(full.Users) != 1 || full.Users[0] != "i" {
+		t.Errorf("%+v, %v", full, err)
+	}
+	if err := s.Release(ctx, "i"); err != nil {
+		t.Fatal(err)
+	}
+	if removed, freed, err := s.Prune(ctx, true); err != nil || len(removed) != 1 || freed == 0 {
+		t.Error(removed, freed, err)
+	}
+	for _, name := range []string{"a:1", "host:5000/b:2", "nothing"} {
+		if _, err := s.Resolve(ctx, name); !api.IsKind(err, api.NotFound) || !strings.Contains(err.Error(), "berth pull") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestLayerIsMadeAgain loses an EROFS image, as a copied or damaged store may.
+func TestLayerIsMadeAgain(t *testing.T) {
+	root := t.TempDir()
+	s := openAt(t, root, image.Options{})
+	img := imported(t, s, "a", rootfs(t, "f", "x"))
+	if err := os.Remove(img.Layers[0].Path); err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.Resolve(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(again.Layers[0].Path); err != nil {
+		t.Error(err)
+	}
+}

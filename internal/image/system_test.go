@@ -1,11 +1,14 @@
 package image_test
 
 import (
+	"context"
 	"debug/elf"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image"
@@ -65,6 +68,45 @@ func TestKernel(t *testing.T) {
 	}
 	if _, err := s.BootstrapKernel(t.Context(), "nonsense", nil); !api.IsKind(err, api.Invalid) {
 		t.Error(err)
+	}
+}
+
+// TestBootstrapCanceled is Ctrl-C in the middle: no file, process or mount stays.
+func TestBootstrapCanceled(t *testing.T) {
+	if testing.Short() || os.Getuid() != 0 {
+		t.Skip("runs mmdebstrap, as root")
+	}
+	root := t.TempDir()
+	s := openAt(t, root, image.Options{})
+	before := files(t, root)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := s.Bootstrap(ctx, "debian:12", func(p api.Progress) {
+		if strings.Contains(p.Text, "apt-get update") || strings.Contains(p.Text, "downloading") {
+			cancel()
+		}
+	})
+	if api.IsKind(err, api.Unavailable) || api.IsKind(err, api.NotFound) {
+		t.Skip(err)
+	}
+	if !api.IsKind(err, api.Canceled) {
+		t.Errorf("got %s: %v", api.KindOf(err), err)
+	}
+	if d := cmp.Diff(before, files(t, root)); d != "" {
+		t.Errorf("left behind: %s", d)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), root) {
+		t.Errorf("a mount below %s is left, %v", root, err)
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range procs {
+		if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), "TMPDIR="+root) {
+			t.Errorf("a process is left: %s", p)
+		}
 	}
 }
 

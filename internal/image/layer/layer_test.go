@@ -76,7 +76,7 @@ func convert(t testing.TB, archive []byte, opt layer.Options) (map[string]string
 }
 
 // list reads an image back with the independent reader of go-erofs.
-func list(t testing.TB, f *os.File) map[string]string {
+func list(t testing.TB, f io.ReaderAt) map[string]string {
 	t.Helper()
 	img, err := goerofs.Open(f)
 	if err != nil {
@@ -403,17 +403,36 @@ func FuzzConvert(f *testing.F) {
 	f.Add(pack(f, file("a/.wh..wh..opq", ""), dir("a")), true)
 	f.Add(paxSparse(f, 100_000), false)
 	f.Add([]byte{}, false)
-	path := filepath.Join(f.TempDir(), "fuzz.erofs")
 	f.Fuzz(func(t *testing.T, archive []byte, absolute bool) {
-		out, err := os.Create(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer out.Close()
+		out := &memory{}
 		opt := layer.Options{Absolute: absolute, Limits: layer.Limits{Size: 1 << 20, Entries: 100}}
 		if _, err := layer.Convert(t.Context(), out, bytes.NewReader(archive), opt); err != nil {
 			return
 		}
 		list(t, out)
 	})
+}
+
+// memory is a file in memory.
+type memory struct{ b []byte }
+
+func (m *memory) WriteAt(p []byte, off int64) (int, error) {
+	m.grow(off + int64(len(p)))
+	return copy(m.b[off:], p), nil
+}
+
+func (m *memory) Truncate(size int64) error {
+	m.grow(size)
+	m.b = m.b[:size]
+	return nil
+}
+
+func (m *memory) ReadAt(p []byte, off int64) (int, error) {
+	return bytes.NewReader(m.b).ReadAt(p, off)
+}
+
+func (m *memory) grow(size int64) {
+	if more := size - int64(len(m.b)); more > 0 {
+		m.b = append(m.b, make([]byte, more)...)
+	}
 }
