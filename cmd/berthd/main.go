@@ -1,0 +1,79 @@
+// Command berthd is Berth's daemon: it owns the instances, images, networks and
+// volumes of a host and serves the API on a unix socket.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/daemon"
+)
+
+// Set by the linker.
+var (
+	version = "dev"
+	commit  = ""
+	built   = ""
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	c := daemon.Config{Version: api.VersionInfo{Version: version, Commit: commit, Built: built, Go: runtime.Version(), API: api.Version}}
+	flags := flag.NewFlagSet("berthd", flag.ContinueOnError)
+	flags.StringVar(&c.Root, "root", daemon.DefaultRoot, "`directory` of what survives a reboot: images, volumes, writable layers, records")
+	flags.StringVar(&c.Run, "run", daemon.DefaultRun, "`directory` of what does not: sockets, mounts, pids")
+	flags.StringVar(&c.Socket, "socket", "", "`path` of the API's unix socket (default RUN/berthd.sock)")
+	flags.StringVar(&c.Bin, "bin", "", "`directory` of berth-oci, berth-keeper, berth-qemu and berth-agent (default: berthd's own)")
+	level := flags.String("log-level", "info", "debug, info, warn or error")
+	format := flags.String("log-format", "text", "text or json")
+	show := flags.Bool("version", false, "print the version and exit")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	if *show {
+		fmt.Println("berthd", version, commit)
+		return 0
+	}
+	if flags.NArg() > 0 {
+		return fail(fmt.Errorf("unknown argument %q; see berthd --help", flags.Arg(0)))
+	}
+	var err error
+	if c.Log, err = logger(*level, *format); err != nil {
+		return fail(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	err = daemon.Run(ctx, c, func() { c.Log.Info("ready", "root", c.Root, "run", c.Run, "version", version) })
+	if err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+func logger(level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %s: use debug, info, warn or error", level)
+	}
+	o := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+	}
+	return nil, fmt.Errorf("--log-format %s: use text or json", format)
+}
+
+func fail(err error) int {
+	fmt.Fprintln(os.Stderr, "berthd:", err)
+	return 1
+}

@@ -1,0 +1,204 @@
+// Package daemon builds a whole berthd by hand, in order, and takes it down
+// again in the reverse order.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/engine"
+	"github.com/berthcloud/berth/internal/image"
+	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/instance/container"
+	"github.com/berthcloud/berth/internal/instance/vm"
+	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/network/bridge"
+	"github.com/berthcloud/berth/internal/rest"
+	"github.com/berthcloud/berth/internal/storage"
+	"github.com/berthcloud/berth/internal/store/bolt"
+	"github.com/berthcloud/berth/internal/undo"
+)
+
+// The places of a daemon that is alone on its host.
+const (
+	DefaultRoot = "/var/lib/berth"
+	DefaultRun  = "/run/berth"
+)
+
+// Config says where a daemon lives. Several live side by side when their
+// roots, run directories and sockets differ.
+type Config struct {
+	Root    string // directory of what survives a reboot
+	Run     string // directory of what does not
+	Socket  string // default: RUN/berthd.sock
+	Bin     string // directory of Berth's other programs; default: that of this one
+	Version api.VersionInfo
+	Log     *slog.Logger
+}
+
+// Run runs a daemon until ctx ends. It calls ready once the socket answers.
+// Instances outlive it.
+func Run(ctx context.Context, c Config, ready func()) (err error) {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	var u undo.Stack
+	defer u.Run(ctx, &err) // here it always runs: what is built is taken down
+	if err := c.directories(&u); err != nil {
+		return err
+	}
+	e, err := c.build(ctx, &u)
+	if err != nil {
+		return err
+	}
+	listener, err := rest.Listen(c.Socket)
+	if err != nil {
+		return err
+	}
+	server := rest.New(rest.Engine(e), c.Log)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	ready()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	return errors.Join(server.Shutdown(stop), <-served)
+}
+
+// shutdownTimeout bounds how long requests under way may hold up the end.
+const shutdownTimeout = 10 * time.Second
+
+func (c *Config) complete() (err error) {
+	if c.Socket == "" {
+		c.Socket = filepath.Join(c.Run, "berthd.sock")
+	}
+	if c.Bin == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		c.Bin = filepath.Dir(exe)
+	}
+	for _, dir := range []*string{&c.Root, &c.Run, &c.Bin} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return err
+		}
+	}
+	// The longest socket path of a VM must fit sockaddr_un (unix(7)).
+	return keeper.CheckSocketPath(filepath.Join(c.Run, "instances", "0123456789abcdef", "socket"))
+}
+
+// directories makes root and run, and locks both: two daemons must not share
+// one. Users of the socket pass through run, but see nothing in it.
+func (c *Config) directories(u *undo.Stack) error {
+	for dir, mode := range map[string]os.FileMode{c.Root: 0o700, c.Run: 0o711} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return api.E("start", api.Denied, dir, fmt.Errorf("%w; berthd runs as root", err))
+		}
+		if err := os.Chmod(dir, mode); err != nil {
+			return api.E("start", api.Denied, dir, err)
+		}
+		lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return api.E("start", api.Denied, dir, err)
+		}
+		u.Add(func(context.Context) error { return lock.Close() })
+		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			return api.E("start", api.InUse, dir, errors.New("another berthd uses this directory; stop it, or choose others with --root and --run"))
+		}
+	}
+	if err := os.MkdirAll(c.cache(), 0o700); err != nil {
+		return api.E("start", api.Exhausted, c.cache(), err)
+	}
+	return nil
+}
+
+// cache is where drivers keep what they can make anew.
+func (c *Config) cache() string { return filepath.Join(c.Root, "cache") }
+
+// build makes every subsystem, lowest first.
+func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, error) {
+	host, err := gatherHost()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.proveProcessor(ctx, &host); err != nil {
+		return nil, err
+	}
+
+	state, err := bolt.Open(filepath.Join(c.Root, "state.db"))
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func(context.Context) error { return state.Close() })
+	images, err := image.Open(c.Root, image.Options{})
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func(context.Context) error { return images.Close() })
+	disks, err := storage.Open(c.Root, c.Run)
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func(context.Context) error { c.retireCgroups(); return nil })
+	keep := keeper.New(keeper.Config{Run: c.Run, Binary: filepath.Join(c.Bin, "berth-keeper")})
+	u.Add(func(ctx context.Context) error { return c.retireKeeper(ctx, keep) })
+	net, err := bridge.New(bridge.Config{
+		Dir: filepath.Join(c.Root, "network"), RunDir: filepath.Join(c.Run, "network"), Bridge: bridge.Name(c.Root, DefaultRoot), Log: c.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func(context.Context) error { return net.Close() })
+
+	e, err := engine.New(ctx, engine.Config{
+		Root: c.Root, Run: c.Run, Cgroup: c.cgroup(), Store: state, Images: images, Storage: disks, Network: net,
+		Drivers: []instance.Driver{
+			container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: filepath.Join(c.Run, "oci"), Host: host}),
+			vm.New(vm.Config{Keeper: keep, Launcher: filepath.Join(c.Bin, "berth-qemu"), Agent: filepath.Join(c.Bin, "berth-agent"), Cache: c.cache(), Host: host}),
+		},
+		Host: host, Version: c.Version, Log: c.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func(context.Context) error { return e.Close() })
+	return e, nil
+}
+
+// retireKeeper ends a keeper that keeps nothing. One that keeps something
+// refuses, and stays for the next daemon.
+func (c *Config) retireKeeper(ctx context.Context, k *keeper.Client) error {
+	if err := k.Shutdown(ctx); err != nil && !api.IsKind(err, api.InUse) && !api.IsKind(err, api.Unavailable) {
+		return err
+	}
+	return nil
+}
+
+// retireCgroups removes the parent of the instances' cgroups from every
+// hierarchy. Where an instance still runs, or another daemon's does, the kernel
+// refuses, and it stays.
+func (c *Config) retireCgroups() {
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		dirs, _ := filepath.Glob(pattern + c.cgroup())
+		for _, dir := range dirs {
+			_ = os.Remove(dir)
+		}
+	}
+}
+
+// cgroup names the parent of all instances' cgroups. The ids of two daemons'
+// instances never meet, so they can share it.
+func (c *Config) cgroup() string { return "/berth" }

@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/instance"
+)
+
+// virtiofsdPaths are where distributions put a daemon that is not for users
+// and so not in PATH.
+var virtiofsdPaths = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd"}
+
+// qemuBinary names the system emulator of each architecture.
+var qemuBinary = map[string]string{"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
+
+// gatherHost finds out what plans depend on, but for KVM, which is proved and
+// not looked up.
+func gatherHost() (instance.Host, error) {
+	h := instance.Host{Arch: runtime.GOARCH, CPUs: runtime.NumCPU()}
+	var err error
+	if h.Memory, err = totalMemory(); err != nil {
+		return h, err
+	}
+	var cgroup unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &cgroup); err != nil {
+		return h, fmt.Errorf("there is no cgroup filesystem; mount one at /sys/fs/cgroup: %w", err)
+	}
+	h.CgroupV2 = cgroup.Type == unix.CGROUP2_SUPER_MAGIC
+	h.UserNamespaces = userNamespaces()
+	h.AppArmor = reads("/sys/module/apparmor/parameters/enabled", "Y")
+	_, selinux := os.Stat("/sys/fs/selinux/enforce")
+	h.SELinux = selinux == nil
+	if path, err := exec.LookPath(qemuBinary[h.Arch]); err == nil {
+		h.QEMU = path
+	}
+	for _, path := range virtiofsdPaths {
+		if _, err := os.Stat(path); err == nil {
+			h.Virtiofsd = path
+			break
+		}
+	}
+	return h, nil
+}
+
+// totalMemory returns the host's memory in bytes.
+func totalMemory() (int64, error) {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(data) {
+		f := bytes.Fields(line)
+		if len(f) >= 2 && string(f[0]) == "MemTotal:" {
+			kib, err := strconv.ParseInt(string(f[1]), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("/proc/meminfo has no MemTotal")
+}
+
+// userNamespaces reports whether the kernel lets root make user namespaces.
+func userNamespaces() bool {
+	if _, err := os.Stat("/proc/self/ns/user"); err != nil {
+		return false
+	}
+	return !reads("/proc/sys/user/max_user_namespaces", "0")
+}
+
+// reads reports whether a file's first line is want.
+func reads(path, want string) bool {
+	data, err := os.ReadFile(path)
+	return err == nil && string(bytes.TrimSpace(data)) == want
+}
