@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -173,7 +174,7 @@ func (h *handle) exitOf(exit keeper.Exit) api.Exit {
 		return api.Exit{Code: 128 + int(sigKill), Time: exit.Time}
 	}
 	e := api.Exit{Code: exit.Code, OOM: exit.OOM, Time: exit.Time}
-	said := lastLine(exit.Stderr)
+	said := lastWords(exit.Stderr)
 	switch {
 	case exit.OOM:
 		e.Error = "QEMU was killed because its cgroup's memory was used up: give the VM more memory"
@@ -192,11 +193,19 @@ func (h *handle) exitOf(exit keeper.Exit) api.Exit {
 	return e
 }
 
-// lastLine is the last line that QEMU or the guest's console said.
-func lastLine(s string) string {
-	lines := bytes.Split(bytes.TrimSpace([]byte(s)), []byte("\n"))
-	line := api.OneLine(string(lines[len(lines)-1]))
-	return line[:min(len(line), 200)]
+// lastWords is what QEMU or the guest's console said at the end: a kernel's
+// panic where there is one, else the last line.
+func lastWords(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	words := lines[len(lines)-1]
+	for _, line := range lines {
+		if at := strings.Index(line, "Kernel panic"); at >= 0 {
+			words = line[at:]
+			break
+		}
+	}
+	words = api.OneLine(words)
+	return words[:min(len(words), 200)]
 }
 
 // exitRecord reads what the guest wrote to its exit port; nil where it wrote
