@@ -1,7 +1,9 @@
 package seccomp
 
 import (
+	"slices"
 	"sort"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -50,13 +52,18 @@ func arches() []arch {
 	}
 }
 
+// rowOf returns the row of a call in the table.
+func rowOf(name string) (int, bool) {
+	return slices.BinarySearchFunc(table[:], name, func(c call, name string) int { return strings.Compare(c.name, name) })
+}
+
 // number returns the number of a call.
 func (a *arch) number(name string) (uint32, bool) {
-	i := sort.Search(len(table), func(i int) bool { return table[i].name >= name })
-	if i == len(table) || table[i].name != name || table[i].numbers[a.column] < 0 {
+	row, ok := rowOf(name)
+	if !ok || table[row].numbers[a.column] < 0 {
 		return 0, false
 	}
-	return uint32(table[i].numbers[a.column]) | a.bit, true
+	return uint32(table[row].numbers[a.column]) | a.bit, true
 }
 
 // Some 32-bit architectures reach the calls below also through one call that takes
@@ -75,27 +82,20 @@ var (
 	}
 )
 
-// multiplexed returns the rule for socketcall or ipc that r implies for a name.
-func (a *arch) multiplexed(name string, r rule) (uint32, rule, bool) {
-	if len(r.conds) > 0 || name == "" {
-		return 0, rule{}, false
-	}
-	for _, m := range []struct {
-		call  string
-		names []string
-	}{{"socketcall", viaSocketcall[:]}, {"ipc", viaIPC[:]}} {
-		nr, ok := a.number(m.call)
-		if !ok {
-			continue
-		}
-		for i, n := range m.names {
-			if n == name {
-				cond := specs.LinuxSeccompArg{Index: 0, Value: uint64(i), Op: specs.OpEqualTo}
-				return nr, rule{[]string{m.call}, []specs.LinuxSeccompArg{cond}, r.ret}, true
-			}
+// multiplexed returns the call that also leads to name, and the first argument that
+// does.
+func multiplexed(name string) (call string, number uint64, ok bool) {
+	for i, n := range viaSocketcall {
+		if n == name && n != "" {
+			return "socketcall", uint64(i), true
 		}
 	}
-	return 0, rule{}, false
+	for i, n := range viaIPC {
+		if n == name && n != "" {
+			return "ipc", uint64(i), true
+		}
+	}
+	return "", 0, false
 }
 
 // family are the conventions of one AUDIT_ARCH.

@@ -117,7 +117,7 @@ func search(list []interval) code {
 func (a *arch) leaf(l *leaf, def uint32) code {
 	rest := code{ret(def)}
 	for i := len(l.rules) - 1; i >= 0; i-- {
-		r := &l.rules[i]
+		r := l.rules[i]
 		body := code{ret(r.ret)}
 		if len(r.conds) == 0 {
 			rest = body // nothing after it can be reached

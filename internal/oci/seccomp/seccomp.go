@@ -26,10 +26,11 @@
 package seccomp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
-	"sort"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -155,6 +156,30 @@ type rule struct {
 	names []string
 	conds []specs.LinuxSeccompArg
 	ret   uint32
+	rows  []int  // of the table; a name that is not there is too new, or of another system
+	muxed []rule // what the rule implies for socketcall and ipc
+}
+
+// plain is 1 for a rule without conditions, which matches whatever comes to it.
+func (r *rule) plain() int {
+	if len(r.conds) == 0 {
+		return 1
+	}
+	return 0
+}
+
+func newRule(names []string, conds []specs.LinuxSeccompArg, ret uint32) rule {
+	r := rule{names: names, conds: conds, ret: ret, rows: make([]int, 0, len(names))}
+	for _, name := range names {
+		if row, ok := rowOf(name); ok {
+			r.rows = append(r.rows, row)
+		}
+		if call, number, ok := multiplexed(name); ok && len(conds) == 0 {
+			cond := specs.LinuxSeccompArg{Index: 0, Value: number, Op: specs.OpEqualTo}
+			r.muxed = append(r.muxed, rule{names: []string{call}, conds: []specs.LinuxSeccompArg{cond}, ret: ret})
+		}
+	}
+	return r
 }
 
 // parseRules checks and translates the entries. An entry that names one argument
@@ -183,11 +208,11 @@ func parseRules(list []specs.LinuxSyscall, def uint32) ([]rule, error) {
 			}
 		}
 		if !twice {
-			rules = append(rules, rule{s.Names, s.Args, ret})
+			rules = append(rules, newRule(s.Names, s.Args, ret))
 			continue
 		}
 		for _, a := range s.Args {
-			rules = append(rules, rule{s.Names, []specs.LinuxSeccompArg{a}, ret})
+			rules = append(rules, newRule(s.Names, []specs.LinuxSeccompArg{a}, ret))
 		}
 	}
 	return rules, nil
@@ -247,38 +272,46 @@ func refuses(ret uint32) bool {
 // leaf is what happens to one system call number.
 type leaf struct {
 	nr    uint32
-	rules []rule // those with conditions first
+	rules []*rule // those with conditions first
+}
+
+// entry is one rule for one number.
+type entry struct {
+	nr   uint32
+	rule *rule
 }
 
 // leaves collects the rules of each number of an architecture, sorted, and the
 // highest number that the profile names.
 func (a *arch) leaves(rules []rule) (list []leaf, highest uint32) {
-	byNumber := map[uint32]*leaf{}
-	add := func(nr uint32, r rule) {
-		l := byNumber[nr]
-		if l == nil {
-			l = &leaf{nr: nr}
-			byNumber[nr] = l
-		}
-		l.rules = append(l.rules, r)
-	}
-	for _, r := range rules {
-		for _, name := range r.names {
-			if nr, ok := a.number(name); ok { // unknown names are of other architectures, or too new
-				add(nr, r)
-				highest = max(highest, nr)
+	entries := make([]entry, 0, len(table))
+	for i := range rules {
+		r := &rules[i]
+		for _, row := range r.rows {
+			if nr := table[row].numbers[a.column]; nr >= 0 {
+				entries = append(entries, entry{uint32(nr) | a.bit, r})
+				highest = max(highest, uint32(nr)|a.bit)
 			}
-			if nr, via, ok := a.multiplexed(name, r); ok {
-				add(nr, via)
+		}
+		for j := range r.muxed {
+			if nr, ok := a.number(r.muxed[j].names[0]); ok {
+				entries = append(entries, entry{nr, &r.muxed[j]})
 			}
 		}
 	}
-	for _, l := range byNumber {
-		sort.SliceStable(l.rules, func(i, j int) bool {
-			return len(l.rules[i].conds) > 0 && len(l.rules[j].conds) == 0
-		})
-		list = append(list, *l)
+	slices.SortStableFunc(entries, func(x, y entry) int {
+		if c := cmp.Compare(x.nr, y.nr); c != 0 {
+			return c
+		}
+		return cmp.Compare(x.rule.plain(), y.rule.plain())
+	})
+	list = make([]leaf, 0, len(entries))
+	for _, e := range entries {
+		if n := len(list); n == 0 || list[n-1].nr != e.nr {
+			list = append(list, leaf{nr: e.nr})
+		}
+		l := &list[len(list)-1]
+		l.rules = append(l.rules, e.rule)
 	}
-	sort.Slice(list, func(i, j int) bool { return list[i].nr < list[j].nr })
 	return list, highest
 }
