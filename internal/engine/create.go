@@ -8,6 +8,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/storage"
 	"github.com/berthcloud/berth/internal/store"
 	"github.com/berthcloud/berth/internal/undo"
 )
@@ -46,7 +47,7 @@ func (e *Engine) Create(ctx context.Context, spec api.Spec) (_ api.Instance, err
 		}
 		u.Add(func(context.Context) error { e.freeRange(rec.Users); return nil })
 	}
-	if err := e.planned(ctx, driver, rec); err != nil {
+	if err := e.planned(ctx, driver, rec, layersOf(img)); err != nil {
 		return api.Instance{}, err
 	}
 
@@ -69,8 +70,8 @@ func (e *Engine) Create(ctx context.Context, spec api.Spec) (_ api.Instance, err
 
 // planned has the driver plan the instance as far as it is known, so that what
 // cannot work is refused at creation and not at the first start.
-func (e *Engine) planned(ctx context.Context, d instance.Driver, rec record) error {
-	p, err := e.outline(rec)
+func (e *Engine) planned(ctx context.Context, d instance.Driver, rec record, layers []storage.Layer) error {
+	p, err := e.outline(rec, layers)
 	if err != nil {
 		return api.E("create", api.Invalid, rec.Name, err)
 	}
@@ -83,14 +84,14 @@ func (e *Engine) planned(ctx context.Context, d instance.Driver, rec record) err
 	return api.E("create", "", rec.Name, err)
 }
 
-// outline is what of a Prepared follows from the record alone.
-func (e *Engine) outline(rec record) (*instance.Prepared, error) {
+// outline is what of a Prepared follows from the record and its image alone.
+func (e *Engine) outline(rec record, layers []storage.Layer) (*instance.Prepared, error) {
 	proc, err := process(rec.Spec, rec.Config)
 	if err != nil {
 		return nil, err
 	}
 	return &instance.Prepared{
-		ID: rec.ID, Spec: rec.Spec, Process: proc, Hostname: rec.Spec.Hostname, Users: rec.Users,
+		ID: rec.ID, Spec: rec.Spec, Process: proc, Rootfs: e.rootfs(rec, layers), Hostname: rec.Spec.Hostname, Users: rec.Users,
 		Dir: e.dir(rec.ID), RunDir: e.runDir(rec.ID), LogPath: e.logPath(rec.ID), Cgroup: e.cgroup(rec.ID),
 		HostNet: rec.Spec.Network.Name == api.NetworkHost,
 	}, nil

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/storage"
 	"github.com/berthcloud/berth/internal/undo"
@@ -14,40 +15,54 @@ import (
 // defaultKernel is the guest kernel of a VM that names none.
 const defaultKernel = "kernel/debian-cloud"
 
-// prepareRootfs finds the image's layers and the writable layer. It returns
-// the layers for whoever needs to look into them.
-func (e *Engine) prepareRootfs(ctx context.Context, rec record, p *instance.Prepared, u *undo.Stack) ([]storage.Layer, error) {
-	img, err := e.images.ResolveDigest(ctx, rec.Digest)
-	if err != nil {
-		return nil, err
-	}
+// layersOf returns the layers of an image, bottom first.
+func layersOf(img image.Image) []storage.Layer {
 	layers := make([]storage.Layer, len(img.Layers))
 	for i, l := range img.Layers {
 		layers[i] = storage.Layer{Digest: l.EROFS, Path: l.Path}
 	}
-	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
-		return nil, api.E("start", api.Exhausted, rec.Name, err)
-	}
+	return layers
+}
+
+// rootfs says where an instance's root filesystem comes from. Nothing of it is
+// made yet.
+func (e *Engine) rootfs(rec record, layers []storage.Layer) instance.Rootfs {
+	var r instance.Rootfs
+	dir := e.dir(rec.ID)
 	if rec.Spec.Kind == api.VM {
 		for _, l := range layers {
-			p.Rootfs.Layers = append(p.Rootfs.Layers, l.Path)
+			r.Layers = append(r.Layers, l.Path)
 		}
-		p.Rootfs.Disk, p.Rootfs.DiskSize = filepath.Join(p.Dir, "root.raw"), rec.Spec.Limits.Disk
-		return layers, nil
+		r.Disk, r.DiskSize = filepath.Join(dir, "root.raw"), rec.Spec.Limits.Disk
+		return r
 	}
-	p.Rootfs.Upper, p.Rootfs.Work = filepath.Join(p.Dir, "upper"), filepath.Join(p.Dir, "work")
+	for _, l := range layers {
+		r.Layers = append(r.Layers, e.storage.LayerDir(l))
+	}
+	r.Upper, r.Work = filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+	return r
+}
+
+// prepareRootfs makes what rootfs names: a container's mounts and directories.
+// A VM's disk is its driver's to make.
+func (e *Engine) prepareRootfs(ctx context.Context, p *instance.Prepared, layers []storage.Layer, u *undo.Stack) error {
+	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
+		return api.E("", api.Exhausted, p.Dir, err)
+	}
+	if p.Spec.Kind == api.VM {
+		return nil
+	}
 	for _, dir := range []string{p.Rootfs.Upper, p.Rootfs.Work} {
 		// The mode of upper is that of the container's root directory.
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, api.E("start", api.Exhausted, rec.Name, err)
+			return api.E("", api.Exhausted, dir, err)
 		}
 	}
-	p.Rootfs.Layers, err = e.storage.Mount(ctx, rec.ID, layers)
-	if err != nil {
-		return nil, err
+	if _, err := e.storage.Mount(ctx, p.ID, layers); err != nil {
+		return err
 	}
-	u.Add(func(ctx context.Context) error { return e.storage.Release(ctx, rec.ID) })
-	return layers, nil
+	u.Add(func(ctx context.Context) error { return e.storage.Release(ctx, p.ID) })
+	return nil
 }
 
 // releaseRootfs takes back what prepareRootfs acquired; the writable layer

@@ -142,7 +142,12 @@ func (e *Engine) prepare(ctx context.Context, en *entry, u *undo.Stack) (*instan
 	en.mu.Lock()
 	rec := en.rec
 	en.mu.Unlock()
-	p, err := e.outline(rec)
+	img, err := e.images.ResolveDigest(ctx, rec.Digest)
+	if err != nil {
+		return nil, err
+	}
+	layers := layersOf(img)
+	p, err := e.outline(rec, layers)
 	if err != nil {
 		return nil, err
 	}
@@ -150,8 +155,7 @@ func (e *Engine) prepare(ctx context.Context, en *entry, u *undo.Stack) (*instan
 		return nil, api.E("start", api.Exhausted, rec.Name, err)
 	}
 	u.Add(func(context.Context) error { return os.RemoveAll(p.RunDir) })
-	layers, err := e.prepareRootfs(ctx, rec, p, u)
-	if err != nil {
+	if err := e.prepareRootfs(ctx, p, layers, u); err != nil {
 		return nil, err
 	}
 	if err := e.prepareMounts(ctx, rec, p, layers); err != nil {

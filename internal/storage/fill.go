@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/continuity/fs"
 	"golang.org/x/sys/unix"
@@ -16,9 +17,15 @@ import (
 	"github.com/berthcloud/berth/internal/undo"
 )
 
-// Fill copies into a new volume what the layers, bottom first, together have
-// at target. Where they have no directory there, the volume stays empty.
-// Symbolic links in target are followed inside the layers only.
+// fillDir is where a volume's first content grows until it is whole.
+const fillDir = "_fill"
+
+// Fill copies into an empty volume what the layers, bottom first, together
+// have at target, with owners, modes and attributes. Where they have no
+// directory there, or the volume is not empty, nothing happens. Symbolic links
+// in target are followed as an instance would, within the layers
+// (CVE-2022-23648). The content appears in one step: a fill that fails or is
+// killed leaves the volume empty.
 func (s *Storage) Fill(ctx context.Context, v api.Volume, layers []Layer, target string) (err error) {
 	var u undo.Stack
 	defer u.Run(ctx, &err)
@@ -32,25 +39,65 @@ func (s *Storage) Fill(ctx context.Context, v api.Volume, layers []Layer, target
 	if err != nil {
 		return api.E("fill volume", "", v.Name, err)
 	}
-	root, err := os.OpenRoot(merged)
-	if err != nil {
-		return api.E("fill volume", "", v.Name, err)
-	}
-	defer root.Close()
-	source, err := root.Open(strings.TrimPrefix(filepath.Clean(target), "/"))
-	if errors.Is(err, os.ErrNotExist) {
+	source, err := openInRoot(merged, target)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil
 	}
 	if err != nil {
 		return api.E("fill volume", "", v.Name, err)
 	}
 	defer source.Close()
-	if info, err := source.Stat(); err != nil || !info.IsDir() {
+	return api.E("fill volume", "", v.Name, fillFrom(source, v.Path))
+}
+
+// openInRoot opens a directory as a process sees it whose root is at root.
+func openInRoot(root, path string) (*os.File, error) {
+	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(at)
+	fd, err := unix.Openat2(at, path, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// fillFrom makes data, if it is empty, a copy of the open directory source.
+func fillFrom(source *os.File, data string) error {
+	tmp := filepath.Join(filepath.Dir(data), fillDir)
+	if err := os.RemoveAll(tmp); err != nil { // of one that was killed
 		return err
 	}
+	if err := os.Mkdir(tmp, 0o755); err != nil {
+		return diskFull(err)
+	}
 	// The open directory is copied, not its name, which leads through links.
-	err = fs.CopyDir(v.Path, fmt.Sprintf("/proc/self/fd/%d/.", source.Fd()))
-	return api.E("fill volume", api.Exhausted, v.Name, err)
+	err := fs.CopyDir(tmp, fmt.Sprintf("/proc/self/fd/%d/.", source.Fd()))
+	if err == nil {
+		// Replaces an empty directory only: rename(2).
+		if err = os.Rename(tmp, data); err == nil {
+			return nil
+		}
+	}
+	if gone := os.RemoveAll(tmp); gone != nil {
+		return errors.Join(err, gone)
+	}
+	if errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST) {
+		return nil
+	}
+	return diskFull(err)
+}
+
+func diskFull(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return api.E("", api.Exhausted, "", fmt.Errorf("no space left on the disk; free some (berth system prune) and try again: %w", err))
+	}
+	return err
 }
 
 // merge stacks mounted layers read-only and returns where. Nothing of it is

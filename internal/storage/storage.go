@@ -124,6 +124,9 @@ func (s *Storage) held(holder string) (hexes []string, err error) {
 	return hexes, err
 }
 
+// LayerDir returns where a layer is mounted while somebody holds it.
+func (s *Storage) LayerDir(l Layer) string { return filepath.Join(s.layersDir(), hexOf(l.Digest)) }
+
 // Mount mounts the layers for a holder, those that are not mounted yet, and
 // returns their directories in the same order. A holder holds one list at a
 // time: mounting again replaces it.
@@ -140,8 +143,7 @@ func (s *Storage) Mount(ctx context.Context, holder string, layers []Layer) (dir
 	}
 	u.Add(func(context.Context) error { return os.Remove(filepath.Join(s.holdersDir(), holder)) })
 	for _, l := range layers {
-		hex := hexOf(l.Digest)
-		dir := filepath.Join(s.layersDir(), hex)
+		hex, dir := hexOf(l.Digest), s.LayerDir(l)
 		if s.users[hex] == 0 {
 			if err := mountLayer(l.Path, dir); err != nil {
 				return nil, api.E("mount the layer", "", hex[:12], err)
