@@ -110,6 +110,34 @@ func Delete(name string) error {
 	return fmt.Errorf("delete device %s: %w", name, err)
 }
 
+// DeleteLater takes a device off its bridge's hands: it finds the device now and
+// returns the work of deleting it, which takes tens of milliseconds, as the
+// kernel waits for all processors to forget the device. A device that gets the
+// same name in between is not touched. The work is nil where there is no such
+// device.
+func DeleteLater(name string) (work func() error, err error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	l, err := netlink.LinkByName(name)
+	var absent netlink.LinkNotFoundError
+	if errors.As(err, &absent) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("delete device %s: %w", name, err)
+	}
+	return func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Index = l.Attrs().Index // by number, not by name
+		err := netlink.LinkDel(&netlink.Device{LinkAttrs: attrs})
+		if err == nil || errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+		return fmt.Errorf("delete device %s: %w", name, err)
+	}, nil
+}
+
 // Ports returns the names of the devices that are ports of the bridge, none
 // where there is no such bridge.
 func Ports(bridge string) ([]string, error) {

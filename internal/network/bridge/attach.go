@@ -115,7 +115,7 @@ func (n *Network) enact(r, old *record) (err error) {
 		n.pool.give(id, old.address())
 	}
 	if old != nil && old.Endpoint.HostName != r.Endpoint.HostName {
-		if err := link.Delete(old.Endpoint.HostName); err != nil {
+		if err := n.unplug(old.Endpoint.HostName); err != nil {
 			return err
 		}
 	}
@@ -143,7 +143,7 @@ func (n *Network) Detach(_ context.Context, id string) error {
 
 // forget gives back all that r has, except for its rules. The caller holds mu.
 func (n *Network) forget(r *record) error {
-	if err := link.Delete(r.Endpoint.HostName); err != nil {
+	if err := n.unplug(r.Endpoint.HostName); err != nil {
 		return api.E("detach", api.Internal, r.Endpoint.ID, err)
 	}
 	if err := n.drop(r.Endpoint.ID); err != nil {
@@ -152,6 +152,22 @@ func (n *Network) forget(r *record) error {
 	r.release()
 	n.pool.give(r.Endpoint.ID, r.address())
 	delete(n.endpoints, r.Endpoint.ID)
+	return nil
+}
+
+// unplug has the device deleted in the background, so that nobody waits for it
+// who only wants an instance to be gone. What a killed daemon does not get to
+// do, the next one's Apply does. The caller holds mu.
+func (n *Network) unplug(name string) error {
+	work, err := link.DeleteLater(name)
+	if err != nil || work == nil {
+		return err
+	}
+	n.unplugging.Go(func() {
+		if err := work(); err != nil {
+			n.log.Warn("a device of a former instance stays", "error", err)
+		}
+	})
 	return nil
 }
 

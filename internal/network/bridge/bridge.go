@@ -67,6 +67,8 @@ type Network struct {
 	log *slog.Logger
 	dns *dns.Server
 
+	unplugging sync.WaitGroup // devices being deleted
+
 	// mu guards the fields below and the host's devices and rules.
 	mu        sync.Mutex
 	subnet    netip.Prefix
@@ -198,6 +200,7 @@ func (n *Network) removeStalePorts() error {
 // Close implements network.Network.
 func (n *Network) Close() error {
 	err := n.dns.Close()
+	n.unplugging.Wait()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, r := range n.endpoints {

@@ -444,6 +444,48 @@ func TestClosedWithEndpoint(t *testing.T) {
 	reopen()
 }
 
+// TestDetachAtOnce: an instance that starts again at once keeps its new device,
+// although the old one of the same name is still being deleted.
+func TestDetachAtOnce(t *testing.T) {
+	n, _ := testNetwork(t, "")
+	for range 5 {
+		i := attachInstance(t, n, network.Request{ID: "i"})
+		if err := n.Detach(t.Context(), "i"); err != nil {
+			t.Fatal(err)
+		}
+		again := attachInstance(t, n, network.Request{ID: "i"})
+		if i.HostName != again.HostName {
+			t.Fatalf("another name: %s, %s", i.HostName, again.HostName)
+		}
+		n.unplugging.Wait()
+		if _, err := netlink.LinkByName(again.HostName); err != nil {
+			t.Errorf("the new device has gone: %v", err)
+		}
+		if err := n.Detach(t.Context(), "i"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkAttach is what an instance without published ports waits for.
+func BenchmarkAttach(b *testing.B) {
+	linktest.Root(b)
+	dir := b.TempDir()
+	n, err := New(Config{Dir: dir, RunDir: filepath.Join(dir, "run"), Bridge: "berthbench"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer n.Close()
+	for b.Loop() {
+		if _, err := n.Attach(b.Context(), network.Request{ID: "i", Names: []string{"i"}}); err != nil {
+			b.Fatal(err)
+		}
+		if err := n.Detach(b.Context(), "i"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func TestPortOfHost(t *testing.T) {
 	n, _ := testNetwork(t, "")
 	l, err := net.Listen("tcp4", "127.0.0.1:8100")
