@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func host() instance.Host {
 	return instance.Host{
 		Arch: "amd64", CPUs: 4, Memory: 8 << 30, TSCKHz: 2596096, QEMU: "/usr/bin/qemu-system-x86_64",
-		Virtiofsd: "/usr/lib/qemu/virtiofsd", KVMReason: "the host has no /dev/kvm", VMUser: 64100,
+		Virtiofsd: "/usr/lib/qemu/virtiofsd", KVMReason: "the host has no /dev/kvm",
 	}
 }
 
@@ -38,6 +38,7 @@ func prepared() *instance.Prepared {
 			{Type: api.MountBind, Source: "/home/web", Target: "/srv/www", ReadOnly: true},
 			{Type: api.MountTmpfs, Target: "/run/web", Size: 1 << 20},
 		},
+		Users:    instance.IDRange{First: 64100, Size: 1},
 		Hostname: "web", DNS: []string{"10.88.0.1"}, Hosts: []instance.HostsEntry{{Address: "10.88.0.5", Names: []string{"web"}}},
 		Kernel: instance.Kernel{Release: "6.1.0", Vmlinux: "/k/vmlinux", Modules: "/k/modules"},
 		Dir:    "/var/i", RunDir: "/run/i", Cgroup: "/berth/0123",
