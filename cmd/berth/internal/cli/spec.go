@@ -69,10 +69,21 @@ func (o *specOptions) readEnv(g *global, spec *api.Spec) error {
 			return fmt.Errorf("-e: %w", err)
 		}
 		if v != "" {
-			spec.Env = append(spec.Env, v)
+			spec.Env = setEnv(spec.Env, v)
 		}
 	}
 	return nil
+}
+
+// setEnv adds NAME=VALUE, in place of an earlier value of the same name.
+func setEnv(env []string, v string) []string {
+	name, _, _ := strings.Cut(v, "=")
+	i := slices.IndexFunc(env, func(have string) bool { return strings.HasPrefix(have, name+"=") })
+	if i < 0 {
+		return append(env, v)
+	}
+	env[i] = v
+	return env
 }
 
 func (o *specOptions) readLabels(_ *global, spec *api.Spec) error {
