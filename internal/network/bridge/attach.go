@@ -110,6 +110,7 @@ func (n *Network) enact(r, old *record) (err error) {
 		if err := n.replaceRules(); err != nil {
 			return err
 		}
+		n.forgetUDP(r, old)
 	}
 	if old != nil && old.address() != r.address() {
 		n.pool.give(id, old.address())
@@ -135,10 +136,33 @@ func (n *Network) Detach(_ context.Context, id string) error {
 		return err
 	}
 	n.announce()
-	if len(r.Endpoint.Publish) > 0 && n.ready {
-		return n.replaceRules()
+	if len(r.Endpoint.Publish) == 0 || !n.ready {
+		return nil
 	}
+	if err := n.replaceRules(); err != nil {
+		return err
+	}
+	n.forgetUDP(r)
 	return nil
+}
+
+// forgetUDP has clients that go on sending to a port of these records follow
+// the new rules.
+func (n *Network) forgetUDP(records ...*record) {
+	var ports []uint16
+	for _, r := range records {
+		if r == nil {
+			continue
+		}
+		for _, p := range r.Endpoint.Publish {
+			if p.Protocol == "udp" {
+				ports = append(ports, p.HostPort)
+			}
+		}
+	}
+	if err := link.ForgetUDP(ports...); err != nil {
+		n.log.Warn("clients may send to a former instance for a while", "error", err)
+	}
 }
 
 // forget gives back all that r has, except for its rules. The caller holds mu.

@@ -394,6 +394,63 @@ func TestSpoofing(t *testing.T) {
 	}
 }
 
+// TestUDPFollows: a client that never stops sending is led to the instance that
+// has the port now, before and after a change.
+func TestUDPFollows(t *testing.T) {
+	n, _ := testNetwork(t, "10.89.0.0/24")
+	world := outside(t, netip.MustParsePrefix("10.89.0.0/24"))
+	var client net.Conn
+	in(t, world, func() (err error) {
+		client, err = net.Dial("udp4", hostOutside+":8053")
+		return err
+	})
+	defer client.Close()
+	ask := func() string {
+		client.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		client.Write([]byte("who?"))
+		buf := make([]byte, 100)
+		k, err := client.Read(buf)
+		if err != nil {
+			return "error"
+		}
+		return string(buf[:k])
+	}
+	if got := ask(); got != "error" {
+		t.Fatalf("somebody answers: %s", got)
+	}
+	for _, id := range []string{"first", "second"} {
+		i := attachInstance(t, n, network.Request{ID: id, Publish: []api.Port{{HostPort: 8053, Port: 53, Protocol: "udp"}}})
+		var server net.PacketConn
+		in(t, i.NS, func() (err error) {
+			server, err = net.ListenPacket("udp4", ":53")
+			return err
+		})
+		go func() {
+			buf := make([]byte, 100)
+			for {
+				_, from, err := server.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				server.WriteTo([]byte(id), from)
+			}
+		}()
+		got := "error"
+		for range 10 { // the refusal of an earlier packet may come in between
+			if got = ask(); got != "error" {
+				break
+			}
+		}
+		if got != id {
+			t.Errorf("%s answers, want %s", got, id)
+		}
+		server.Close()
+		if err := n.Detach(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestRestart: nothing that instances use changes while the daemon is away or
 // comes back, and Apply may be called at any time.
 func TestRestart(t *testing.T) {
