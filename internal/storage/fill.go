@@ -79,8 +79,8 @@ func fillFrom(source *os.File, data string) error {
 	// The open directory is copied, not its name, which leads through links.
 	err := fs.CopyDir(tmp, fmt.Sprintf("/proc/self/fd/%d/.", source.Fd()))
 	if err == nil {
-		// Replaces an empty directory only: rename(2).
-		if err = os.Rename(tmp, data); err == nil {
+		// rename(2) replaces an empty directory, and no other. (os.Rename none.)
+		if err = unix.Rename(tmp, data); err == nil {
 			return nil
 		}
 	}
