@@ -34,13 +34,13 @@ build: ## static binaries of every program, in bin/
 
 docs: build ## man pages and shell completions, in dist/
 	@rm -rf dist && mkdir -p dist/man dist/completion
-	bin/berth man dist/man
+	$(GO) run ./cmd/berth/internal/gendocs man dist/man
 	bin/berth completion bash > dist/completion/berth
 	bin/berth completion zsh  > dist/completion/_berth
 	bin/berth completion fish > dist/completion/berth.fish
 
-openapi: build ## the REST API's OpenAPI document, in docs/openapi.json
-	bin/berthd openapi > docs/openapi.json
+openapi: ## the REST API's OpenAPI document, in docs/openapi.json
+	$(GO) run ./internal/rest/genopenapi > docs/openapi.json
 
 install: build docs ## install below $(DESTDIR)$(PREFIX): programs, man pages, completions, systemd unit
 	install -d $(addprefix $(DESTDIR),$(bindir) $(mandir) $(unitdir) $(sysusersdir) $(bashdir) $(zshdir) $(fishdir))

@@ -62,7 +62,17 @@ EXIT STATUS
 		newKernelCommand(g), newVolumeCommand(g))
 	add(groupHost,
 		newEventsCommand(g), newInfoCommand(g), newVersionCommand(g), newSystemCommand(g), newCompletionCommand(g))
+	plainUsage(root)
 	return root
+}
+
+// plainUsage keeps cobra from adding "[flags]" to usage lines that say
+// [OPTIONS] where docker users expect it.
+func plainUsage(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	for _, c := range cmd.Commands() {
+		plainUsage(c)
+	}
 }
 
 // subcommandOnly refuses an argument to a command that only has subcommands.

@@ -1,0 +1,22 @@
+// Command genopenapi prints the OpenAPI document of the REST API.
+//
+//	go run ./internal/rest/genopenapi >docs/openapi.json
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/berthcloud/berth/internal/rest"
+)
+
+func main() {
+	text, err := rest.OpenAPI()
+	if err == nil {
+		_, err = os.Stdout.Write(text)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "genopenapi:", err)
+		os.Exit(1)
+	}
+}
