@@ -6,6 +6,7 @@
 //	RUN/holders/ID       which layers instance ID uses, one digest a line
 //	ROOT/instances/ID/   upper and work of a container, root.raw of a VM
 //	ROOT/volumes/NAME/   a volume: _data and volume.json
+//	ROOT/unpacked/HEX/   a layer as a directory, where the kernel has no EROFS
 //
 // # Layers
 //
@@ -145,7 +146,11 @@ func (s *Storage) Mount(ctx context.Context, holder string, layers []Layer) (dir
 	for _, l := range layers {
 		hex, dir := hexOf(l.Digest), s.LayerDir(l)
 		if s.users[hex] == 0 {
-			if err := mountLayer(l.Path, dir); err != nil {
+			err := mountLayer(l.Path, dir)
+			if errors.Is(err, unix.ENODEV) { // the kernel has no EROFS
+				err = s.mountUnpacked(ctx, l.Path, dir)
+			}
+			if err != nil {
 				return nil, api.E("mount the layer", "", hex[:12], err)
 			}
 		}
@@ -216,7 +221,7 @@ func (s *Storage) unmount(hex string) error {
 	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return nil
+	return os.RemoveAll(filepath.Join(s.unpackedDir(), hex))
 }
 
 // mountLayer mounts an EROFS image read-only. A directory on which it is
