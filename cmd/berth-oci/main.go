@@ -9,7 +9,6 @@ package main
 import (
 	"os"
 	"runtime"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/berthcloud/berth/internal/oci/stage"
@@ -25,7 +24,6 @@ func init() {
 }
 
 func main() {
-	debug.SetGCPercent(-1) // too short-lived to collect anything
 	// The Go runtime has raised the soft limit of open files. A failing Exec puts the
 	// caller's back, for the workload to inherit.
 	_ = syscall.Exec("", []string{""}, nil)

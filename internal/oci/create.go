@@ -193,7 +193,7 @@ func (k *creator) spawn() error {
 	defer end.Close()
 	files, socket := inherited(k.o.Stdio, k.o.PreserveFDs, end.FD)
 	k.child, err = spawn.Start(&spawn.Cmd{
-		Exe: k.exe, Args: []string{"berth-oci", stage.InitArg, strconv.Itoa(socket)}, Files: files,
+		Exe: k.exe, Args: []string{"berth-oci", stage.InitArg, strconv.Itoa(socket)}, Env: stage.Env(), Files: files,
 		Join: k.ns.join, New: k.ns.create, Time: k.ns.newTime, TimeOffsets: timeOffsets(k.b.Spec.Linux.TimeOffsets),
 		Cgroup: k.doors.Birth, Root: hasUserNamespace(k.b.Spec),
 	})

@@ -142,7 +142,7 @@ func (c *Container) enter(o ExecOptions, s *specs.Spec, birth int, u *undo.Stack
 	defer end.Close()
 	inherit, socket := inherited(o.Stdio, o.PreserveFDs, end.FD)
 	child, err := spawn.Start(&spawn.Cmd{
-		Exe: exe, Args: []string{"berth-oci", stage.ExecArg, strconv.Itoa(socket)}, Files: inherit,
+		Exe: exe, Args: []string{"berth-oci", stage.ExecArg, strconv.Itoa(socket)}, Env: stage.Env(), Files: inherit,
 		Join: joins, Cgroup: birth, Root: hasUserNamespace(s),
 	})
 	if err == nil {
