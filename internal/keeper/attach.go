@@ -51,7 +51,7 @@ func (a *Attachment) Next() (Event, error) {
 	for {
 		t, payload, err := ReadFrame(a.conn, a.buf)
 		if err != nil {
-			if api.KindOf(err) == api.Corrupt || err == io.EOF {
+			if api.KindOf(err) == api.Corrupt || errors.Is(err, io.EOF) {
 				err = errors.New("the keeper closed the connection")
 			}
 			return Event{}, api.E("attach", api.Unavailable, a.id, err)

@@ -3,6 +3,7 @@ package keeper
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
@@ -70,6 +71,8 @@ type Info struct {
 	Version string `json:"version"`
 	PID     int    `json:"pid"`
 	Kept    int    `json:"kept"` // processes, ended ones included
+
+	Goroutines int `json:"goroutines"` // for whoever looks for a leak
 }
 
 // WireError is an api.Error on the wire.
@@ -94,7 +97,7 @@ type Control struct {
 func ReadFrame(r io.Reader, buf []byte) (FrameType, []byte, error) {
 	var header [FrameHeader]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
-		if err == io.ErrUnexpectedEOF {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = api.E("read frame", api.Corrupt, "", fmt.Errorf("the stream ends inside a header"))
 		}
 		return 0, nil, err

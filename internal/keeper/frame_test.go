@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -25,7 +26,7 @@ func TestFrame(t *testing.T) {
 			t.Errorf("got %q %q %v", ft, p, err)
 		}
 	}
-	if _, _, err := ReadFrame(r, buf); err != io.EOF {
+	if _, _, err := ReadFrame(r, buf); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 }

@@ -94,20 +94,11 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // Delete removes a device of the host; with one end of a veth pair goes the
 // other. It is no error if there is none.
 func Delete(name string) error {
-	if err := checkName(name); err != nil {
+	work, err := DeleteLater(name)
+	if err != nil || work == nil {
 		return err
 	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
-	l, err := netlink.LinkByName(name)
-	if err == nil {
-		err = netlink.LinkDel(l)
-	}
-	var absent netlink.LinkNotFoundError
-	if err == nil || errors.As(err, &absent) || errors.Is(err, unix.ENODEV) {
-		return nil
-	}
-	return fmt.Errorf("delete device %s: %w", name, err)
+	return work()
 }
 
 // DeleteLater takes a device off its bridge's hands: it finds the device now and
@@ -120,8 +111,7 @@ func DeleteLater(name string) (work func() error, err error) {
 		return nil, err
 	}
 	l, err := netlink.LinkByName(name)
-	var absent netlink.LinkNotFoundError
-	if errors.As(err, &absent) {
+	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); absent {
 		return nil, nil
 	}
 	if err != nil {
@@ -142,8 +132,7 @@ func DeleteLater(name string) (work func() error, err error) {
 // where there is no such bridge.
 func Ports(bridge string) ([]string, error) {
 	b, err := netlink.LinkByName(bridge)
-	var absent netlink.LinkNotFoundError
-	if errors.As(err, &absent) {
+	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); absent {
 		return nil, nil
 	}
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/berthcloud/berth/internal/link/linktest"
 )
 
-func TestMain(m *testing.M) { linktest.Main(m) }
+func TestMain(m *testing.M) { os.Exit(linktest.Main(m)) }
 
 var gateway = netip.MustParseAddr("10.77.0.1")
 
@@ -115,11 +115,11 @@ func TestPlug(t *testing.T) {
 	bridge(t)
 	for _, kind := range []string{"plain", "in a user namespace"} {
 		t.Run(kind, func(t *testing.T) {
-			make := linktest.New
+			newNS := linktest.New
 			if kind != "plain" {
-				make = linktest.NewInUserNS
+				newNS = linktest.NewInUserNS
 			}
-			a, b := make(t), make(t)
+			a, b := newNS(t), newNS(t)
 			plug(t, a, veth(2))
 			plug(t, b, veth(3))
 			serve(t, a, ":80")

@@ -17,7 +17,7 @@ func within(ns int, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		err, back := visit(ns, fn)
+		back, err := visit(ns, fn)
 		if back {
 			runtime.UnlockOSThread()
 		} // else the runtime ends the thread, which nobody may use any more
@@ -27,17 +27,17 @@ func within(ns int, fn func() error) error {
 }
 
 // visit enters ns, runs fn, and comes back, which it reports.
-func visit(ns int, fn func() error) (err error, back bool) {
+func visit(ns int, fn func() error) (back bool, err error) {
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: "/proc/thread-self/ns/net", Err: err}, true
+		return true, &os.PathError{Op: "open", Path: "/proc/thread-self/ns/net", Err: err}
 	}
 	defer unix.Close(home)
 	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-		return os.NewSyscallError("setns to the network namespace", err), true
+		return true, os.NewSyscallError("setns to the network namespace", err)
 	}
 	err = fn()
-	return err, unix.Setns(home, unix.CLONE_NEWNET) == nil
+	return unix.Setns(home, unix.CLONE_NEWNET) == nil, err
 }
 
 // ContainerSysctls are what a container's network namespace gets beside the

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -105,8 +106,8 @@ func rotated(path string, i int) string {
 
 // seekTail positions the files so that n lines remain to be read.
 func seekTail(files []*os.File, n int) error {
-	for i := len(files) - 1; i >= 0; i-- {
-		found, err := seekLines(files[i], n)
+	for _, file := range slices.Backward(files) {
+		found, err := seekLines(file, n)
 		if err != nil {
 			return err
 		}

@@ -95,7 +95,14 @@ func TestManyClients(t *testing.T) {
 		}
 		return len(list)
 	}
-	before := fds()
+	goroutines := func() int {
+		info, err := w.c.Ping(w.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Goroutines
+	}
+	before, goroutinesBefore := fds(), goroutines()
 	for range 300 {
 		a, err := w.c.Attach(w.ctx, "p", keeper.AttachOptions{Stdin: true, Stdout: true})
 		if err != nil {
@@ -104,6 +111,7 @@ func TestManyClients(t *testing.T) {
 		a.Close()
 	}
 	w.eventually("all descriptors are closed", func() bool { return fds() <= before })
+	w.eventually("all goroutines have ended", func() bool { return goroutines() <= goroutinesBefore })
 	if st, err := w.c.Status(w.ctx, "p"); err != nil || st.Clients != 0 {
 		t.Errorf("status = %+v, %v", st, err)
 	}
@@ -210,7 +218,7 @@ func TestMemory(t *testing.T) {
 		go w.c.Wait(w.ctx, id)
 	}
 	per := 0
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-time.After(100 * time.Millisecond) {
 		if per = (rss(t, w.keeperPID()) - start) / n; per <= 40 {
 			break
 		}

@@ -32,7 +32,7 @@ func Main(args []string, version string) int {
 		case args[0] == "--ready": // berth-keeper's own: detach has started it
 			ready = true
 		case args[0] == "--version":
-			fmt.Println(version)
+			fmt.Fprintln(os.Stdout, version)
 			return 0
 		default:
 			return usage()

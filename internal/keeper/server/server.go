@@ -32,6 +32,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -117,7 +118,7 @@ func (s *Server) Serve() error {
 		case s.isClosed():
 			return nil
 		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOMEM):
-			time.Sleep(100 * time.Millisecond) // callers wait in the backlog
+			<-time.After(100 * time.Millisecond) // callers wait in the backlog
 		case errors.Is(err, os.ErrClosed):
 			return err
 		}
@@ -176,7 +177,7 @@ func (s *Server) answer(req *keeper.Request) keeper.Reply {
 	case keeper.OpPing:
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return keeper.Reply{Info: &keeper.Info{Version: s.version, PID: os.Getpid(), Kept: len(s.procs)}}
+		return keeper.Reply{Info: &keeper.Info{Version: s.version, PID: os.Getpid(), Kept: len(s.procs), Goroutines: runtime.NumGoroutine()}}
 	case keeper.OpList:
 		return keeper.Reply{List: s.list()}
 	case keeper.OpShutdown:
@@ -331,12 +332,10 @@ func wireError(err error) *keeper.WireError {
 		return nil
 	}
 	we := &keeper.WireError{Kind: api.KindOf(err), Text: err.Error()}
-	var e *api.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*api.Error](err); ok {
 		we.Text = e.Err.Error() // the client's call says what and whom again
 	}
-	var ce *keeper.CommandError
-	if errors.As(err, &ce) {
+	if ce, ok := errors.AsType[*keeper.CommandError](err); ok {
 		we.Command, we.Code, we.Text = true, ce.Code, ce.Stderr
 	}
 	return we

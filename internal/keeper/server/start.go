@@ -197,7 +197,7 @@ func (p *proc) kill() {
 	if p.pidfd == nil {
 		return
 	}
-	p.signal(unix.SIGKILL)
+	_ = p.signal(unix.SIGKILL)
 	p.pidfd.SetReadDeadline(time.Now().Add(5 * time.Second)) // a process in an uninterruptible wait is left to reapStrays
 	p.waitExit()
 }
@@ -254,12 +254,12 @@ func (p *proc) waitCommand(conn *keeper.Conn, timeout time.Duration) (exit keepe
 	if timeout <= 0 {
 		timeout = startTimeout
 	}
-	timer := time.AfterFunc(timeout, func() { p.signal(unix.SIGKILL) })
+	timer := time.AfterFunc(timeout, func() { _ = p.signal(unix.SIGKILL) })
 	watched := make(chan bool, 1)
 	go func() {
 		left := conn.WaitClosed()
 		if left {
-			p.signal(unix.SIGKILL)
+			_ = p.signal(unix.SIGKILL)
 		}
 		watched <- left
 	}()
@@ -322,7 +322,7 @@ func (s *stream) endCapture() {
 	if err != nil {
 		return
 	}
-	raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) {
 		var buf [4 << 10]byte
 		for len(s.early) < maxEarly {
 			n, err := unix.Read(int(fd), buf[:])

@@ -120,7 +120,7 @@ func (s *Server) adopt(st *state) *proc {
 		close(p.done)
 		return p
 	}
-	p.openLog() // without a log the clients still get the output
+	_ = p.openLog() // without a log the clients still get the output
 	p.reopen(s.dir)
 	p.run(s.dir)
 	return p
@@ -179,7 +179,7 @@ func (p *proc) run(base string) {
 		p.stdin.onEnd = func() {
 			if !p.hasEnded() {
 				p.stdinClosed = true
-				p.save(base)
+				_ = p.save(base) // at worst the next keeper opens it again
 			}
 		}
 	}

@@ -242,7 +242,7 @@ func (p *proc) openPTY() (childStdio, error) {
 func (p *proc) useConsole(master *os.File) {
 	p.console = master
 	if p.spec.Stdio.Size != (keeper.Size{}) {
-		setSize(master, p.spec.Stdio.Size) // a wrong size is no reason not to start
+		_ = setSize(master, p.spec.Stdio.Size) // a wrong size is no reason not to start
 	}
 	p.addStream(master, crilog.Stdout, keeper.FrameStdout)
 	p.stdin = newStdin(master, false)

@@ -116,7 +116,7 @@ func (s *stream) drain(f *os.File) {
 	}
 	if f != nil {
 		if raw, err := f.SyscallConn(); err == nil {
-			raw.Control(func(fd uintptr) {
+			_ = raw.Control(func(fd uintptr) {
 				for s.readOnce(int(fd)) == readSome {
 				}
 			})

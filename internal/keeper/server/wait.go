@@ -46,7 +46,7 @@ func (p *proc) await(base string) {
 // it stays in memory.
 func (p *proc) record(base string, exit keeper.Exit) {
 	if !p.spec.Ephemeral {
-		writeJSON(filepath.Join(p.dir(base), exitFile), exit)
+		_ = writeJSON(filepath.Join(p.dir(base), exitFile), exit)
 	}
 }
 
@@ -162,7 +162,7 @@ func unknown(why string) keeper.Exit {
 // it is in /proc.
 func foreignExit(pidfd, pid int) keeper.Exit {
 	const patience = 2 * time.Second
-	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; <-time.After(5 * time.Millisecond) {
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 		err := unix.IoctlPidfdInfo(pidfd, &info)
 		if err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {

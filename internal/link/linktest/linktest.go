@@ -3,6 +3,7 @@
 package linktest
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -18,13 +19,13 @@ import (
 const inNamespace = "BERTH_TEST_IN_NETNS"
 
 // Main runs the package's tests in a new network namespace, by starting the
-// test binary again. It is called from TestMain. Without root the tests run
+// test binary again, and returns the exit status. It is called from TestMain. Without root the tests run
 // where they are, and skip themselves.
-func Main(m *testing.M) {
+func Main(m *testing.M) int {
 	if os.Getuid() != 0 || os.Getenv(inNamespace) != "" {
-		os.Exit(m.Run())
+		return m.Run()
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd := exec.CommandContext(context.Background(), "/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -32,14 +33,13 @@ func Main(m *testing.M) {
 	// The death signal follows the thread that forked, not the process.
 	runtime.LockOSThread()
 	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
 	}
-	panic(err)
+	if err != nil {
+		panic(err)
+	}
+	return 0
 }
 
 // Root skips the test without root.
@@ -81,7 +81,7 @@ func New(t testing.TB) *NS {
 func NewInUserNS(t testing.TB) *NS {
 	t.Helper()
 	Root(t)
-	cmd := exec.Command("/bin/sleep", "1000")
+	cmd := exec.CommandContext(t.Context(), "/bin/sleep", "1000")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}},

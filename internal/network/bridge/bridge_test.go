@@ -25,7 +25,7 @@ import (
 	"github.com/berthcloud/berth/internal/network/networktest"
 )
 
-func TestMain(m *testing.M) { linktest.Main(m) }
+func TestMain(m *testing.M) { os.Exit(linktest.Main(m)) }
 
 // open opens a network in dir as a daemon would.
 func open(t *testing.T, dir string, subnet string) *Network {
@@ -78,7 +78,7 @@ func testNetwork(t *testing.T, subnet string) (n *Network, reopen func() network
 	})
 	return n, func() network.Network {
 		n.kill()
-		*n = *open(t, dir, subnet) //nolint:govet // the killed one is of no use any more
+		n = open(t, dir, subnet)
 		return n
 	}
 }
@@ -241,13 +241,11 @@ func serve(t *testing.T, ns *linktest.NS, port int) {
 
 func in(t *testing.T, ns *linktest.NS, fn func() error) {
 	t.Helper()
-	err := error(nil)
-	if ns == nil {
-		err = fn()
-	} else {
-		err = ns.Do(fn)
+	do := func(fn func() error) error { return fn() }
+	if ns != nil {
+		do = ns.Do
 	}
-	if err != nil {
+	if err := do(fn); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -273,13 +271,11 @@ func talk(ns *linktest.NS, proto, addr string) string {
 		answer = string(buf[:n])
 		return err
 	}
-	err := error(nil)
-	if ns == nil {
-		err = do()
-	} else {
-		err = ns.Do(do)
+	where := func(fn func() error) error { return fn() }
+	if ns != nil {
+		where = ns.Do
 	}
-	if err != nil {
+	if where(do) != nil {
 		return "error"
 	}
 	return answer
@@ -468,7 +464,7 @@ func TestRestart(t *testing.T) {
 	check("at first")
 	n.kill()
 	check("without a daemon")
-	reopen()
+	n = reopen().(*Network)
 	check("with a daemon that has done nothing yet")
 	for range 2 {
 		if err := n.Apply(t.Context(), []string{"web"}); err != nil {

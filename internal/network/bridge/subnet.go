@@ -116,8 +116,8 @@ func uplinkMTU() int {
 		return mtu
 	}
 	for _, r := range routes {
-		if ones := 0; r.Dst != nil {
-			if ones, _ = r.Dst.Mask.Size(); ones > 0 {
+		if r.Dst != nil {
+			if ones, _ := r.Dst.Mask.Size(); ones > 0 {
 				continue
 			}
 		}

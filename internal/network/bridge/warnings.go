@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -136,10 +137,8 @@ func warnLegacy() []string {
 	if err != nil {
 		return nil
 	}
-	for _, name := range strings.Fields(string(data)) {
-		if name == "filter" {
-			return []string{"the host has rules of iptables-legacy, which Berth cannot read; if instances are cut off, look at iptables-legacy -S FORWARD"}
-		}
+	if !slices.Contains(strings.Fields(string(data)), "filter") {
+		return nil
 	}
-	return nil
+	return []string{"the host has rules of iptables-legacy, which Berth cannot read; if instances are cut off, look at iptables-legacy -S FORWARD"}
 }

@@ -110,7 +110,7 @@ func (s *Server) Listen(addr netip.Addr, subnet netip.Prefix) error {
 	for _, srv := range []*dns.Server{s.udp, s.tcp} {
 		started := make(chan struct{})
 		srv.NotifyStartedFunc = func() { close(started) }
-		go srv.ActivateAndServe() // ends with stop; a socket that fails is made anew by the next Listen
+		go func() { _ = srv.ActivateAndServe() }() // until stop
 		<-started
 	}
 	return nil
@@ -132,8 +132,8 @@ func (s *Server) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	// Questions still asked outside are not waited for.
-	s.udp.ShutdownContext(ctx)
-	s.tcp.ShutdownContext(ctx)
+	_ = s.udp.ShutdownContext(ctx)
+	_ = s.tcp.ShutdownContext(ctx)
 	s.udp, s.tcp = nil, nil
 }
 
@@ -160,7 +160,7 @@ func (s *Server) handle(w dns.ResponseWriter, req *dns.Msg) {
 		return
 	}
 	if answer := s.local(req); answer != nil {
-		w.WriteMsg(answer)
+		_ = w.WriteMsg(answer)
 		return
 	}
 	select {
@@ -177,11 +177,12 @@ func (s *Server) handle(w dns.ResponseWriter, req *dns.Msg) {
 		return
 	}
 	answer.Id = req.Id
-	w.WriteMsg(answer)
+	_ = w.WriteMsg(answer)
 }
 
+// refuse answers with a code alone. A client that cannot be answered asks again.
 func refuse(w dns.ResponseWriter, req *dns.Msg, code int) {
-	w.WriteMsg(new(dns.Msg).SetRcode(req, code))
+	_ = w.WriteMsg(new(dns.Msg).SetRcode(req, code))
 }
 
 // serves reports whether a client may ask.

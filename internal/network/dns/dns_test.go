@@ -16,7 +16,7 @@ import (
 	"github.com/berthcloud/berth/internal/link/linktest"
 )
 
-func TestMain(m *testing.M) { linktest.Main(m) }
+func TestMain(m *testing.M) { os.Exit(linktest.Main(m)) }
 
 var (
 	gateway = netip.MustParseAddr("127.53.0.1")
