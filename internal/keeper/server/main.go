@@ -101,6 +101,7 @@ func keep(dir, version string, ready bool) int {
 	// sends to berthd's group is not meant for it. (Caught and dropped, not
 	// ignored: kept processes would inherit that.)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGHUP, syscall.SIGTERM)
+	unignoreSignals()
 
 	// Whatever the starter forgot to close must not reach a kept process
 	// (CVE-2024-21626 was such a descriptor).
