@@ -142,7 +142,7 @@ func (w *Writer) rotate() {
 		return
 	}
 	if w.open() != nil {
-		os.Rename(w.rotated(1), w.cfg.Path)
+		_ = os.Rename(w.rotated(1), w.cfg.Path) // the file that is open is written on in any case
 		return
 	}
 	old.Close()

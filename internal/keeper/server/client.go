@@ -219,7 +219,7 @@ func (p *proc) readClient(c *client) {
 				return
 			}
 			if ctl.Resize != nil {
-				p.resize(*ctl.Resize) // a resize of no terminal is no reason to end
+				_ = p.resize(*ctl.Resize) // a resize of no terminal is no reason to end
 			}
 			if ctl.CloseStdin && writing {
 				writing = false

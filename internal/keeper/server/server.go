@@ -322,7 +322,7 @@ func (s *Server) wait(c *keeper.Conn, req *keeper.Request) bool {
 
 func reply(c *keeper.Conn, r keeper.Reply) {
 	c.SetWriteDeadline(time.Now().Add(ioTimeout))
-	keeper.WriteJSON(c, keeper.FrameReply, r) // a client that has gone needs no answer
+	_ = keeper.WriteJSON(c, keeper.FrameReply, r) // a client that has gone needs no answer
 	c.SetWriteDeadline(time.Time{})
 }
 
