@@ -40,7 +40,7 @@ docs: build ## man pages and shell completions, in dist/
 	bin/berth completion fish > dist/completion/berth.fish
 
 openapi: ## the REST API's OpenAPI document, in docs/openapi.json
-	$(GO) run ./internal/rest/genopenapi > docs/openapi.json
+	$(GO) run ./internal/rest/gen > docs/openapi.json
 
 install: build docs ## install below $(DESTDIR)$(PREFIX): programs, man pages, completions, systemd unit
 	install -d $(addprefix $(DESTDIR),$(bindir) $(mandir) $(unitdir) $(sysusersdir) $(bashdir) $(zshdir) $(fishdir))

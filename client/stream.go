@@ -121,8 +121,7 @@ func (c *Client) stream(ctx context.Context, path string, q url.Values, first *a
 		go sendResizes(ctx, conn, s.Resize)
 	}
 	exit, err := receive(ctx, conn, s, started)
-	var lost lostError
-	if errors.As(err, &lost) {
+	if lost, ok := errors.AsType[lostError](err); ok {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 			return exit, cause // standard input's own failure, such as a detach
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/berthcloud/berth/internal/rest"
 	"github.com/berthcloud/berth/internal/storage"
 	"github.com/berthcloud/berth/internal/store/bolt"
+	"github.com/berthcloud/berth/internal/testenv"
 )
 
 // TestMain lets the test binary be the command: testscript calls it as
@@ -47,6 +48,7 @@ func TestScripts(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounting layers needs root")
 	}
+	testenv.Check(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		Deadline:            time.Now().Add(time.Minute),

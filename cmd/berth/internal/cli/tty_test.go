@@ -21,6 +21,7 @@ import (
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/rest"
+	"github.com/berthcloud/berth/internal/testenv"
 )
 
 // stage is a backend with one instance, "web", whose entrypoint and commands
@@ -147,17 +148,14 @@ func (term *terminal) keys(s string) {
 // shows waits until the screen holds the text.
 func (term *terminal) shows(text string) {
 	term.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	testenv.Eventually(term.t, 20*time.Second, func() error {
 		term.mu.Lock()
-		screen := term.screen.String()
-		term.mu.Unlock()
-		if strings.Contains(screen, text) {
-			return
+		defer term.mu.Unlock()
+		if screen := term.screen.String(); !strings.Contains(screen, text) {
+			return fmt.Errorf("the screen does not show %q, only %q", text, screen)
 		}
-		if time.Now().After(deadline) {
-			term.t.Fatalf("the screen never shows %q, only %q", text, screen)
-		}
-	}
+		return nil
+	})
 }
 
 // ends waits for the command and checks that it left the terminal as it was.

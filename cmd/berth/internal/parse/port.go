@@ -44,8 +44,9 @@ func Publish(s string) ([]api.Port, error) {
 	if err != nil {
 		return bad(err.Error())
 	}
-	hostFirst, hostLast := 0, 0
+	hostFirst := 0
 	if host != "" {
+		var hostLast int
 		if hostFirst, hostLast, err = portRange(host); err != nil {
 			return bad(err.Error())
 		}

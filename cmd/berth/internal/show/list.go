@@ -26,13 +26,13 @@ type Column[T any] struct {
 // over the columns, one line per item; "table TEMPLATE" aligns its tab-separated
 // cells under titles.
 func List[T any](w io.Writer, format string, items []T, columns []Column[T]) error {
-	switch {
-	case format == "json":
+	switch format {
+	case "json":
 		if items == nil {
 			items = []T{} // [] and not null
 		}
 		return JSON(w, items)
-	case format == "" || format == "table":
+	case "", "table":
 		return table(w, items, columns)
 	}
 	text, aligned := strings.CutPrefix(format, "table ")
@@ -107,12 +107,12 @@ func Inspect(w io.Writer, format string, objects []any) error {
 	return nil
 }
 
-// One prints a single object: by print where format is "", as JSON, or by a
+// One prints a single object: by human where format is "", as JSON, or by a
 // template.
-func One(w io.Writer, format string, object any, print func(io.Writer) error) error {
+func One(w io.Writer, format string, object any, human func(io.Writer) error) error {
 	switch format {
 	case "", "table":
-		return print(w)
+		return human(w)
 	case "json":
 		return JSON(w, object)
 	}

@@ -1,6 +1,6 @@
-// Command genopenapi prints the OpenAPI document of the REST API.
+// Command gen prints the OpenAPI document of the REST API.
 //
-//	go run ./internal/rest/genopenapi >docs/openapi.json
+//	go run ./internal/rest/gen >docs/openapi.json
 package main
 
 import (
@@ -16,7 +16,7 @@ func main() {
 		_, err = os.Stdout.Write(text)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "genopenapi:", err)
+		fmt.Fprintln(os.Stderr, "openapi:", err)
 		os.Exit(1)
 	}
 }
