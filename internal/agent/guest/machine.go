@@ -111,13 +111,10 @@ func (m *machine) startOnTerminal(cmd command) *agent.Exit {
 	if !m.config.OpenStdin {
 		return nil
 	}
-	in, err := openPort(agent.PortStdin, unix.O_RDONLY)
-	if err != nil {
-		return ptr(fault(err))
-	}
 	go func() {
-		awaitHost(in)
-		pump(int(master.Fd()), in)
+		if in, err := openInput(agent.PortStdin); err == nil {
+			pump(int(master.Fd()), in)
+		}
 	}()
 	return nil
 }
@@ -127,20 +124,18 @@ func (m *machine) stdin() (*os.File, error) {
 	if !m.config.OpenStdin {
 		return os.Open("/dev/null")
 	}
-	port, err := openPort(agent.PortStdin, unix.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	go func() {
-		awaitHost(port)
+		defer w.Close()
+		port, err := openInput(agent.PortStdin)
+		if err != nil {
+			return
+		}
 		pump(int(w.Fd()), port)
-		w.Close()
-		// Reading on would only find the end again; left open, the port
-		// would accept bytes that nobody reads.
+		// Left open, the port would accept bytes that nobody reads.
 		unix.Close(port)
 	}()
 	return r, nil

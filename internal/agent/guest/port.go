@@ -3,6 +3,7 @@ package guest
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -67,15 +68,41 @@ func tryPort(number, mode int) (int, error) {
 	return -1, errNoPort
 }
 
-// awaitHost waits until the host has connected to a port for the first time:
-// before that a read finds the end, as it does after the host has closed.
-func awaitHost(port int) {
-	line, err := newHostLine(port)
-	if err != nil {
-		return
+// openInput opens a port to read from, once the host has connected to it.
+//
+// The kernel shows a host that has not come yet and one that has gone in the
+// same way, as the end of the stream; and QEMU reads from its host only while
+// the port is open. So a host that sends little and ends could come and go
+// between an open and any look at the port. Before the open nothing can be
+// lost, and only debugfs tells then whether the host is there.
+func openInput(number int) (int, error) {
+	if err := awaitHost(number); err != nil {
+		return -1, err
 	}
-	line.await()
-	unix.Close(line.epoll)
+	return openPort(number, unix.O_RDONLY)
+}
+
+// awaitHost returns once the host is connected to a port.
+func awaitHost(number int) error {
+	const dir = "/sys/kernel/debug"
+	if err := mount("debugfs", dir, "debugfs", noSetuid, ""); err != nil {
+		return err
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	// The file has no way to wait for its content to change.
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		states, err := filepath.Glob(dir + "/virtio-ports/vport*p" + strconv.Itoa(number))
+		if err != nil {
+			return err
+		}
+		for _, file := range states {
+			state, err := os.ReadFile(file)
+			if err == nil && strings.Contains(string(state), "host_connected: 1") {
+				return nil
+			}
+		}
+		time.Sleep(wait)
+	}
 }
 
 // pump copies with plain blocking calls until the source ends.
