@@ -13,7 +13,7 @@ import (
 )
 
 // testLayers returns the layers of the base image.
-func testLayers(t *testing.T) []Layer {
+func testLayers(t testing.TB) []Layer {
 	t.Helper()
 	store, err := image.Open(t.TempDir(), image.Options{})
 	if err != nil {

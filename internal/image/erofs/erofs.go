@@ -93,25 +93,33 @@ type Attr struct {
 // directories, which NewDir makes and the caller fills. A node that is not a
 // directory may stand under several names: hard links.
 type Node struct {
-	Attr     Attr             // of a directory; others have written theirs
-	Children map[string]*Node // of a directory, by name; nil for all others
+	*Dir        // nil for all but directories
+	Marked bool // for the caller's use
 
-	kind    uint32 // the type bits of the mode
-	nid     uint64
-	links   uint32
-	record  uint32 // offset in the open metadata block until that is flushed
-	entries int64  // size of a directory's entries in bytes
-	inline  bool   // whether a directory's entries stand behind its inode
+	kind   uint32 // the type bits of the mode
+	nid    uint64
+	links  uint32 // counted by Close
+	record uint32 // offset in the open metadata block until that is flushed
+}
+
+// Dir is what a directory has beside its inode. Of other inodes only the
+// number is remembered, which keeps a layer of half a million files in 100 MiB.
+type Dir struct {
+	Attr     Attr
+	Children map[string]*Node // by name
+
+	entries int64  // size of the entries in bytes
+	inline  bool   // whether they stand behind the inode
 	block   uint32 // where they stand otherwise
 }
 
 // NewDir returns an empty directory. The type bits of a.Mode are ignored.
 func NewDir(a Attr) *Node {
-	return &Node{Attr: a, Children: map[string]*Node{}, kind: unix.S_IFDIR}
+	return &Node{Dir: &Dir{Attr: a, Children: map[string]*Node{}}, kind: unix.S_IFDIR}
 }
 
 // IsDir reports whether n is a directory.
-func (n *Node) IsDir() bool { return n.Children != nil }
+func (n *Node) IsDir() bool { return n.Dir != nil }
 
 // Kind returns the type bits of n's mode, as in unix.S_IFREG.
 func (n *Node) Kind() uint32 { return n.kind }

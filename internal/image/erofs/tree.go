@@ -16,8 +16,8 @@ const maxDepth = 2048
 type tree struct {
 	w      *Writer
 	root   *Node
-	dirs   []item           // in depth-first order, names sorted
-	linked map[*Node]uint32 // links of the inodes that have been met
+	dirs   []item  // in depth-first order, names sorted
+	linked []*Node // with more than one name
 	inodes uint64
 }
 
@@ -25,12 +25,9 @@ type item struct{ dir, parent *Node }
 
 // layOut finds the place of every directory and its entries.
 func (t *tree) layOut() error {
-	t.linked = map[*Node]uint32{}
 	if err := t.collect(t.root, t.root, 0); err != nil {
 		return err
 	}
-	t.inodes = uint64(len(t.linked)) + uint64(len(t.dirs))
-
 	block, err := t.w.position()
 	if err != nil {
 		return err
@@ -79,6 +76,7 @@ func (t *tree) collect(dir, parent *Node, depth int) error {
 		return fmt.Errorf("directories nested deeper than %d", maxDepth)
 	}
 	t.dirs = append(t.dirs, item{dir, parent})
+	t.inodes++
 	dir.Attr.Mode = unix.S_IFDIR | dir.Attr.Mode&0o7777
 	dir.links = 2
 	names := dir.names()
@@ -93,7 +91,12 @@ func (t *tree) collect(dir, parent *Node, depth int) error {
 				return err
 			}
 		default:
-			t.linked[child]++
+			switch child.links++; child.links {
+			case 1:
+				t.inodes++
+			case 2:
+				t.linked = append(t.linked, child)
+			}
 		}
 	}
 	return nil
@@ -221,11 +224,8 @@ func fileType(kind uint32) byte {
 // patchLinks corrects the link count of every inode with more than one name:
 // they were written with a count of one, before their other names were known.
 func (t *tree) patchLinks() error {
-	for node, links := range t.linked {
-		if links == 1 {
-			continue
-		}
-		b := binary.LittleEndian.AppendUint32(nil, links)
+	for _, node := range t.linked {
+		b := binary.LittleEndian.AppendUint32(nil, node.links)
 		if _, err := t.w.f.WriteAt(b, int64(node.nid)*slotSize+linksOffset); err != nil {
 			return err
 		}

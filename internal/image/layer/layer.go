@@ -38,13 +38,13 @@ import (
 // the default.
 type Limits struct {
 	Size    int64 // bytes of all files and metadata; default 64 GiB
-	Entries int   // default 1,000,000
+	Entries int   // default 500,000: about 100 MiB of memory
 	Ratio   int64 // expanded to archived bytes, beyond the first GiB; default 1,000
 }
 
 const (
 	defaultSize    = 64 << 30
-	defaultEntries = 1_000_000
+	defaultEntries = 500_000
 	defaultRatio   = 1000
 	ratioFrom      = 1 << 30
 	maxPath        = 4096
@@ -391,9 +391,10 @@ func (c *converter) linked(target string) (*erofs.Node, error) {
 	}
 	at := c.root
 	for _, part := range parts {
-		if at = at.Children[part]; at == nil { // nil too below a non-directory
+		if !at.IsDir() || at.Children[part] == nil {
 			return nil, hostile("a hard link to %.300q, which is not in the layer", target)
 		}
+		at = at.Children[part]
 	}
 	if at.IsDir() || isWhiteout(at) {
 		return nil, hostile("a hard link to %.300q, which is no file", target)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -434,5 +435,43 @@ func (m *memory) ReadAt(p []byte, off int64) (int, error) {
 func (m *memory) grow(size int64) {
 	if more := size - int64(len(m.b)); more > 0 {
 		m.b = append(m.b, make([]byte, more)...)
+	}
+}
+
+// TestManyEntries bounds the memory that a layer of the most entries takes.
+func TestManyEntries(t *testing.T) {
+	if testing.Short() {
+		t.Skip("half a million entries")
+	}
+	const entries = 499_000
+	r, w := io.Pipe()
+	go func() {
+		out := tar.NewWriter(w)
+		for i := range entries {
+			h := tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("dir-%d/file-%d", i/1000, i), Mode: 0o644}
+			if err := out.WriteHeader(&h); err != nil {
+				w.CloseWithError(err)
+				return
+			}
+		}
+		w.CloseWithError(out.Close())
+	}()
+	f, err := os.Create(filepath.Join(t.TempDir(), "many"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	st, err := layer.Convert(t.Context(), f, r, layer.Options{})
+	if err != nil || st.Entries != entries {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	runtime.ReadMemStats(&after)
+	grown := int64(after.HeapSys-before.HeapSys) >> 20
+	t.Logf("%d entries: the heap grew by %d MiB", entries, grown)
+	if grown > 128 {
+		t.Errorf("the heap grew by %d MiB", grown)
 	}
 }

@@ -42,15 +42,12 @@ func (c *converter) whiteout(dir *erofs.Node, name string) error {
 	if err != nil {
 		return err
 	}
-	n.Attr.Mode = whiteoutMark
+	n.Marked = true // unlike a device 0:0 that the archive names
 	dir.Children[hidden] = n
 	return nil
 }
 
-// whiteoutMark tells a whiteout from a device 0:0 that the archive named.
-const whiteoutMark = ^uint32(0)
-
-func isWhiteout(n *erofs.Node) bool { return !n.IsDir() && n.Attr.Mode == whiteoutMark }
+func isWhiteout(n *erofs.Node) bool { return n.Marked }
 
 func isOpaque(dir *erofs.Node) bool { return dir.Attr.Xattrs[opaqueXattr] == "y" }
 
