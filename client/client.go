@@ -149,10 +149,15 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 	if e, ok := errors.AsType[*api.Error](err); ok { // from unreachable
 		return e
 	}
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return &api.Error{Kind: api.Unavailable, Err: fmt.Errorf("lost the connection to berthd at %s; its log may say why", c.host)}
+		}
+	}
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		err = e.Err // without the made-up URL
 	}
-	return &api.Error{Kind: api.Unavailable, Err: fmt.Errorf("lost the connection to berthd at %s: %w; see its log, and try again", c.host, err)}
+	return &api.Error{Kind: api.Unavailable, Err: fmt.Errorf("lost the connection to berthd at %s: %w; its log may say why", c.host, err)}
 }
 
 // responseError reads the problem out of a failed response.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/berthcloud/berth/client"
 	"github.com/berthcloud/berth/internal/engine"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/testenv"
 )
 
 // echo behaves like cat: it copies input to output, and says its end on
@@ -350,3 +353,54 @@ func TestInterruptedImportIsCanceled(t *testing.T) {
 		t.Fatal("the import goes on without its client")
 	}
 }
+
+// TestStreamsLeaveNothing is the class of CVE-2025-64329: goroutines and file
+// descriptors after many streams, ended in every way, are those of before.
+// serve checks the goroutines.
+func TestStreamsLeaveNothing(t *testing.T) {
+	f := &fake{exec: func(ctx context.Context, x api.Exec, s instance.Streams) (api.Exit, error) {
+		switch x.Command[0] {
+		case "fail":
+			return api.Exit{}, errors.New("no")
+		case "wait":
+			_, _ = s.Stdout.Write([]byte("x"))
+			<-ctx.Done()
+			return api.Exit{}, ctx.Err()
+		}
+		return api.Exit{}, nil
+	}}
+	c, _, _ := serve(t, f)
+	fds := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	run := func(n int) {
+		for i := range n {
+			ctx, cancel := context.WithCancel(t.Context())
+			x := api.Exec{Command: []string{[]string{"ok", "fail", "wait"}[i%3]}}
+			r, w := io.Pipe()
+			if i%2 == 0 {
+				x.Stdin = true
+			}
+			_, _ = c.Exec(ctx, "web", x, client.Streams{Stdin: r, Stdout: writerFunc(func([]byte) { cancel() })})
+			cancel()
+			w.Close()
+		}
+	}
+	run(10) // what is made once and kept
+	before := fds()
+	run(300)
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if n := fds(); n > before+3 { // idle connections come and go
+			return fmt.Errorf("%d file descriptors before, %d after", before, n)
+		}
+		return nil
+	})
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
