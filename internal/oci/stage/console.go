@@ -109,7 +109,7 @@ func (s *stage) openTerminal(devpts int) (int, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("TIOCGPTN", err)
 	}
-	socket := s.file(s.proc.ConsoleFile)
+	socket := s.take(s.proc.ConsoleFile)
 	name := "/dev/pts/" + strconv.Itoa(number)
 	if err := unix.Sendmsg(socket, []byte(name), unix.UnixRights(master), nil, unix.MSG_NOSIGNAL); err != nil {
 		return -1, fmt.Errorf("sending the terminal to the console socket: %w", err)

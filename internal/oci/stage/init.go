@@ -58,6 +58,7 @@ func (s *stage) runInit() error {
 		i.names,
 		i.sysctls,
 		i.prepareLSM,
+		i.closeHost,
 		s.resolveUser,
 		s.lookPath,
 	} {
@@ -172,6 +173,22 @@ func (i *initStage) switchRoot() error {
 	if prop := i.plan.RootProp; prop != 0 {
 		return os.NewSyscallError("propagation of /", unix.Mount("", "/", "", uintptr(prop), ""))
 	}
+	return nil
+}
+
+// closeHost closes everything that the steps above needed, before a path of the
+// specification is looked up: /proc/self/fd/N as a working directory must find
+// nothing (CVE-2024-21626).
+func (i *initStage) closeHost() error {
+	for n, fd := range i.files {
+		if fd != i.listener {
+			wire.CloseAll([]int{fd})
+			i.files[n] = -1
+		}
+	}
+	// The root is one of the files.
+	wire.CloseAll([]int{i.hostProc, i.hostNull, i.devpts})
+	i.hostProc, i.hostNull, i.devpts, i.root.FD = -1, -1, -1, -1
 	return nil
 }
 

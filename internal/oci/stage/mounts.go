@@ -30,7 +30,7 @@ func (i *initStage) placeMount(m *wire.Mount) error {
 	}
 	defer unix.Close(target)
 
-	mnt := i.file(m.File)
+	mnt := i.take(m.File)
 	if m.File == wire.None {
 		if mnt, err = i.newFilesystem(m, target); err != nil {
 			return err
@@ -243,7 +243,7 @@ func (i *initStage) bindDevice(d *wire.Device) error {
 	if err := mount.Guard(target, d.Path); err != nil {
 		return err
 	}
-	fd := i.file(d.File)
+	fd := i.take(d.File)
 	defer unix.Close(fd)
 	return mount.Place(fd, target)
 }

@@ -84,6 +84,15 @@ func (s *stage) file(index int) int {
 	return s.files[index]
 }
 
+// take is file, and makes the caller the one who closes it.
+func (s *stage) take(index int) int {
+	fd := s.file(index)
+	if fd >= 0 {
+		s.files[index] = -1
+	}
+	return fd
+}
+
 func (s *stage) warn(format string, args ...any) {
 	s.warnings = append(s.warnings, fmt.Sprintf(format, args...))
 }
@@ -93,12 +102,11 @@ func (s *stage) warn(format string, args ...any) {
 // milliseconds per hierarchy (cgroup_threadgroup_rwsem, Linux commit 9a3284fad42f).
 func (s *stage) joinCgroups(indices []int) error {
 	for _, i := range indices {
-		fd := s.file(i)
+		fd := s.take(i)
 		if _, err := unix.Write(fd, []byte("0")); err != nil {
 			return fmt.Errorf("joining cgroup %s: %w", fdName(fd), err)
 		}
 		unix.Close(fd)
-		s.files[i] = -1
 	}
 	return nil
 }

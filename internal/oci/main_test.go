@@ -1,0 +1,222 @@
+package oci_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthcloud/berth/internal/oci"
+	"github.com/berthcloud/berth/internal/testenv"
+)
+
+// binary is the berth-oci under test, built once.
+var binary string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "berth-oci")
+	if err == nil {
+		binary = filepath.Join(dir, "berth-oci")
+		var out []byte
+		out, err = exec.Command("go", "build", "-o", binary, "../../cmd/berth-oci").CombinedOutput()
+		os.Stderr.Write(out)
+	}
+	code := 1
+	if err == nil {
+		code = m.Run()
+	}
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// patience bounds every command.
+const patience = 30 * time.Second
+
+// box is one bundle and the runtime's state directory of one test.
+type box struct {
+	t      *testing.T
+	id     string
+	root   string // --root
+	bundle string
+	spec   *specs.Spec
+}
+
+// newBox makes a bundle of busybox with the default specification and the script
+// as its command. What a test leaves behind fails it.
+func newBox(t *testing.T, script string) *box {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	testenv.Check(t)
+	b := &box{t: t, id: testenv.Name(t), root: filepath.Join(t.TempDir(), "state"), bundle: t.TempDir()}
+	makeRootfs(t, b.rootfs())
+	b.spec = oci.ExampleSpec()
+	b.spec.Process.Terminal = false
+	b.spec.Process.Args = []string{"sh", "-c", script}
+	b.spec.Linux.CgroupsPath = "/" + b.id
+	t.Cleanup(func() {
+		if out := b.oci("delete", "--force", b.id); out.code != 0 {
+			t.Errorf("delete: %s", out.stderr)
+		}
+	})
+	return b
+}
+
+func (b *box) rootfs() string { return filepath.Join(b.bundle, "rootfs") }
+
+// makeRootfs fills dir with busybox.
+func makeRootfs(t *testing.T, dir string) {
+	t.Helper()
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Skip("needs busybox-static")
+	}
+	must(t, os.MkdirAll(filepath.Join(dir, "bin"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(dir, "etc"), 0o755))
+	must(t, os.Mkdir(filepath.Join(dir, "tmp"), 0o777))
+	must(t, os.WriteFile(filepath.Join(dir, "bin/busybox"), busybox, 0o755))
+	for _, name := range strings.Fields("sh cat head sleep true id ls echo touch mkdir ps grep mount hostname stat kill ln rm mv mkfifo readlink chmod dd wc env umount pwd") {
+		must(t, os.Symlink("busybox", filepath.Join(dir, "bin", name)))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\n"), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "etc/group"), []byte("root:x:0:\nbob:x:1001:\nwheel:x:10:bob\n"), 0o644))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// userNamespace gives the container one of its own, and it its root filesystem.
+func (b *box) userNamespace() {
+	must(b.t, filepath.WalkDir(b.rootfs(), func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, 1<<20, 1<<20))
+	}))
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1 << 20, Size: 1 << 16}}
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = ids, ids
+}
+
+// output is what a command did.
+type output struct {
+	stdout, stderr string
+	code           int
+}
+
+// write writes config.json.
+func (b *box) write() {
+	b.t.Helper()
+	raw, err := json.MarshalIndent(b.spec, "", " ")
+	must(b.t, err)
+	must(b.t, os.WriteFile(filepath.Join(b.bundle, "config.json"), raw, 0o600))
+}
+
+// oci runs berth-oci to its end.
+func (b *box) oci(args ...string) output {
+	b.t.Helper()
+	var stdout, stderr bytes.Buffer
+	code := b.command(&stdout, &stderr, args...)
+	return output{stdout.String(), stderr.String(), code}
+}
+
+func (b *box) command(stdout, stderr *bytes.Buffer, args ...string) int {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, append([]string{"--root", b.root}, args...)...)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		b.t.Fatalf("berth-oci %v: not within %v; %s", args, patience, stderr)
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	}
+	b.t.Fatal(err)
+	return -1
+}
+
+// run writes the bundle and runs it in the foreground.
+func (b *box) run() output {
+	b.t.Helper()
+	b.write()
+	return b.oci("run", "--bundle", b.bundle, b.id)
+}
+
+// start writes the bundle and runs it in the background, its output going to a file.
+func (b *box) start() {
+	b.t.Helper()
+	b.write()
+	out, err := os.OpenFile(b.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
+	must(b.t, err)
+	defer out.Close()
+	cmd := exec.Command(binary, "--root", b.root, "run", "--detach", "--bundle", b.bundle, b.id)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		text, _ := os.ReadFile(b.log())
+		b.t.Fatalf("run: %v: %s", err, text)
+	}
+}
+
+func (b *box) log() string { return filepath.Join(b.bundle, "log") }
+
+// eventually polls until ok holds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v", what, patience)
+		}
+	}
+}
+
+// status returns the container's state.
+func (b *box) status() string {
+	b.t.Helper()
+	var s oci.State
+	out := b.oci("state", b.id)
+	if out.code != 0 {
+		return out.stderr
+	}
+	must(b.t, json.Unmarshal([]byte(out.stdout), &s))
+	return string(s.Status)
+}
+
+// nothing fails the test if the runtime has kept anything of the container.
+func (b *box) nothing() {
+	b.t.Helper()
+	if entries, err := os.ReadDir(b.root); err == nil && len(entries) > 0 {
+		b.t.Errorf("left behind in --root: %v", entries)
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/" + b.id); len(left) > 0 {
+		b.t.Errorf("cgroups left behind: %v", left)
+	}
+}
+
+// field returns the value of a line "Name: value" of /proc/PID/status and its like.
+func field(text, name string) string {
+	for _, line := range strings.Split(text, "\n") {
+		if v, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return fmt.Sprintf("no %s in %q", name, text)
+}
