@@ -117,6 +117,18 @@ func (c *Conn) PeerUID() (uint32, error) {
 	return cred.Uid, nil
 }
 
+// Closed reports whether the peer has closed the connection. It neither waits
+// nor consumes anything.
+func (c *Conn) Closed() bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	closed := false
+	err = raw.Control(func(fd uintptr) { closed = peek(int(fd)) == peerGone })
+	return err != nil || closed
+}
+
 // WaitClosed returns when the peer has closed the connection (true), or has
 // sent something, or the read deadline has passed (false). It consumes
 // nothing.
@@ -125,15 +137,35 @@ func (c *Conn) WaitClosed() bool {
 	if err != nil {
 		return false
 	}
-	closed := false
+	seen := peerSilent
 	err = raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		if err == unix.EAGAIN || err == unix.EINTR {
-			return false
-		}
-		closed = err != nil || n == 0
-		return true
+		seen = peek(int(fd))
+		return seen != peerSilent
 	})
-	return err == nil && closed
+	return err == nil && seen == peerGone
+}
+
+// peerState is what one look at a connection tells.
+type peerState int
+
+const (
+	peerSilent peerState = iota // there, and has sent nothing
+	peerSpeaks                  // has sent something
+	peerGone                    // has closed
+)
+
+func peek(fd int) peerState {
+	var b [1]byte
+	for {
+		n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			return peerSilent
+		case err != nil || n == 0:
+			return peerGone
+		default:
+			return peerSpeaks
+		}
+	}
 }

@@ -34,7 +34,9 @@
 //
 // A full disk does not block the process either: log bytes that cannot be
 // written are dropped and counted (Status.LogDropped), and once there is room
-// again one line in the log says how many were lost.
+// again one line in the log says how many were lost. A disk that hangs is
+// another matter: writing to it waits in the kernel, and the process waits once
+// its pipe is full.
 //
 // # What survives whom
 //

@@ -119,6 +119,10 @@ func (s *Server) startReserved(conn *keeper.Conn, spec *keeper.Process) (_ *proc
 	if st, serr := readStat(p.pid); serr == nil {
 		p.birth = st.birth
 	}
+	if conn.Closed() {
+		p.kill()
+		return nil, api.E("start", api.Canceled, p.id, errors.New("the client went away"))
+	}
 	if err := p.save(s.dir); err != nil {
 		p.kill()
 		return nil, err

@@ -13,6 +13,10 @@
 //   - A bound, silent socket per published port, so that no other program of
 //     the host takes the port meanwhile.
 //
+// Forwarding makes a router of the host: what reaches it for other networks it
+// passes on, as far as the host's own firewall lets it. Every bridge network
+// needs that; Berth's rules concern its bridge alone.
+//
 // It all appears with the first endpoint. Close, with no endpoint left, takes
 // it away; ip_forward goes back to what it was, if this daemon switched it on
 // and no other bridge of Berth's needs it.

@@ -682,6 +682,21 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// TestOverlap: a route that came later than the subnet is told of.
+func TestOverlap(t *testing.T) {
+	n, _ := testNetwork(t, "10.89.0.0/24")
+	if _, err := n.Attach(t.Context(), network.Request{ID: "a", Names: []string{"a"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := link.EnsureBridge(link.Bridge{Name: "vpn", MAC: "02:00:00:00:00:03", Address: netip.MustParsePrefix("10.89.0.130/25")}); err != nil {
+		t.Fatal(err)
+	}
+	defer link.Delete("vpn")
+	if got := n.Warnings(t.Context()); len(got) != 1 || !strings.Contains(got[0], "10.89.0.128/25") {
+		t.Errorf("warnings: %q", got)
+	}
+}
+
 // TestSideBySide: two daemons on one host share nothing, and the one that
 // leaves last puts forwarding back.
 func TestSideBySide(t *testing.T) {

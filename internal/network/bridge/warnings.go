@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -16,9 +17,9 @@ import (
 // ones are in the way.
 func (n *Network) Warnings(context.Context) []string {
 	n.mu.Lock()
-	dnsErr := n.dnsErr
+	dnsErr, subnet := n.dnsErr, n.subnet
 	n.mu.Unlock()
-	var out []string
+	out := warnOverlap(n.cfg.Bridge, subnet, n.lastingPath())
 	if dnsErr != nil {
 		out = append(out, fmt.Sprintf("instances cannot resolve each other's names: %v; free port 53 of the address and restart berthd", dnsErr))
 	}
@@ -28,6 +29,24 @@ func (n *Network) Warnings(context.Context) []string {
 	}
 	out = append(out, warnChains(chains, n.cfg.Bridge)...)
 	return append(out, warnLegacy()...)
+}
+
+// warnOverlap tells of a route that came up after the subnet had been chosen, as
+// a VPN's.
+func warnOverlap(bridge string, subnet netip.Prefix, file string) []string {
+	if !subnet.IsValid() {
+		return nil
+	}
+	used, err := usedSubnets(bridge)
+	if err != nil {
+		return nil
+	}
+	for _, u := range used {
+		if u.Overlaps(subnet) {
+			return []string{fmt.Sprintf("the host has a route to %s, which overlaps the instances' %s; to have another subnet chosen, remove all instances, stop berthd and remove %s", u, subnet, file)}
+		}
+	}
+	return nil
 }
 
 // foreignChain is what matters of a base chain that is not Berth's.
