@@ -50,6 +50,12 @@ func Launch(plan *Plan) error {
 			return err
 		}
 	}
+	if plan.MaxFile > 0 {
+		limit := unix.Rlimit{Cur: uint64(plan.MaxFile), Max: uint64(plan.MaxFile)}
+		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+			return os.NewSyscallError("setrlimit", err)
+		}
+	}
 	err := syscall.Exec(plan.Args[0], plan.Args, []string{"PATH=/usr/bin:/bin", "LC_ALL=C"})
 	return &os.PathError{Op: "execute", Path: plan.Args[0], Err: err}
 }

@@ -40,6 +40,10 @@ type Machine struct {
 	NICs   []NIC
 	Shares []Share
 
+	// MaxFile is how large a file QEMU may make, in bytes: what a guest writes
+	// to a port with a file would fill the host's disk else.
+	MaxFile int64
+
 	QMP string // socket that the machine is driven by
 	UID uint32 // that QEMU runs as; 0 for root
 }
@@ -97,7 +101,8 @@ type Plan struct {
 	Connect []Socket `json:"connect,omitempty"`
 	Taps    []Tap    `json:"taps,omitempty"`
 	UID     uint32   `json:"uid,omitempty"`
-	Devices []string `json:"devices,omitempty"` // QEMU opens them itself and so joins their groups
+	MaxFile int64    `json:"max_file,omitempty"` // RLIMIT_FSIZE, 0 for no limit of its own
+	Devices []string `json:"devices,omitempty"`  // QEMU opens them itself and so joins their groups
 }
 
 // File is opened for QEMU.
@@ -128,7 +133,7 @@ func NewPlan(m Machine) (*Plan, error) {
 	if err := m.check(); err != nil {
 		return nil, err
 	}
-	b := builder{m: m, next: firstFD, plan: &Plan{UID: m.UID}}
+	b := builder{m: m, next: firstFD, plan: &Plan{UID: m.UID, MaxFile: m.MaxFile}}
 	b.board()
 	b.boot()
 	b.monitor()

@@ -36,7 +36,7 @@ func machine(kind MachineType) Machine {
 	return Machine{
 		QEMU: "/usr/bin/qemu-system-x86_64", Name: "berth-web", Type: kind, CPUs: 1, Memory: 512 << 20,
 		Kernel: "/k/vmlinux", Initrd: "/k/initramfs", Cmdline: "console=ttyS0 quiet, really",
-		QMP: "/run/i/qmp", UID: 64100,
+		QMP: "/run/i/qmp", UID: 64100, MaxFile: 1 << 30,
 		Disks: []Disk{
 			{Path: "/run/i/layers.vmdk", Format: VMDK, ReadOnly: true, Serial: "layers", Extents: []string{"/run/i/head", "/store/a", "/run/i/tail"}},
 			{Path: "/i/root.raw", Format: Raw, Serial: "disk"},

@@ -2,6 +2,8 @@ package vm_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/instance/vm"
 )
 
 // start makes and starts a run that ends with the test.
@@ -79,4 +82,40 @@ func TestHungGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	ends(t, run, api.Exited, "")
+}
+
+// TestClass12ExitPortFlood is a guest that fills its exit port: the host's
+// file cannot grow beyond the guest's own disk.
+func TestClass12ExitPortFlood(t *testing.T) {
+	h := newHarness(t)
+	p := h.prepare(t, sh("cat /dev/zero > /dev/vport*p5"))
+	p.Rootfs.DiskSize, p.Spec.Limits.Memory = 64<<20, 128<<20
+	run, err := h.driver().Create(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer run.Delete(context.WithoutCancel(t.Context()))
+	if err := run.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, run, api.Failed, "QEMU was killed by signal 25")
+	if info, err := os.Stat(filepath.Join(p.Dir, "exit")); err != nil || info.Size() > 128<<20 {
+		t.Errorf("the file: %v, %v", info.Size(), err)
+	}
+}
+
+// TestSmallAndOdd boots a machine with the least memory, and one on a board
+// with PCI because it has many devices.
+func TestSmallAndOdd(t *testing.T) {
+	h := newHarness(t)
+	p := h.prepare(t, sh("ls /sys/bus/pci/devices | wc -l"))
+	p.Spec.Limits.Memory = vm.MinMemory
+	h.boot(t, p).want(t, "0\n")
+
+	many := h.prepare(t, sh("test $(ls /sys/bus/pci/devices | wc -l) -gt 10 && ls /many | wc -l"))
+	dir := t.TempDir()
+	for i := range 12 {
+		many.Mounts = append(many.Mounts, instance.Mount{Type: api.MountBind, Source: dir, Target: "/many/" + string(rune('a'+i))})
+	}
+	h.boot(t, many).want(t, "12\n")
 }

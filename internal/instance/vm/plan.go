@@ -94,6 +94,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	}
 	m := machineOf(p, host, cache, virt)
 	m.KVM, m.CPUs, m.Memory = virt == api.VirtHardware, cpus, memory
+	m.MaxFile = max(p.Rootfs.DiskSize, memory) // a shared memory is a file too
 	for _, s := range shares {
 		m.Shares = append(m.Shares, qemu.Share{Tag: s.Tag, Socket: s.Server.Socket})
 	}
