@@ -367,3 +367,22 @@ func TestCanceled(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// FuzzImport feeds arbitrary bytes to the whole import: no panic, and an error
+// is one line of decent length.
+func FuzzImport(f *testing.F) {
+	img := twoLayers(f)
+	f.Add(dockerArchive(f, img))
+	f.Add(tarDir(f, ociLayout(f, img)))
+	f.Add(rootfs(f, "etc/", "", "f", "x"))
+	for how := range compressors {
+		f.Add(compress(f, how, rootfs(f, "manifest.json", `[{"Config":"c","RepoTags":["a:b"],"Layers":["l"]}]`, "c", "{}", "l", "")))
+	}
+	s := openAt(f, f.TempDir(), image.Options{Limits: layer.Limits{Size: 1 << 20, Entries: 100}})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, err := s.Import(t.Context(), bytes.NewReader(b), image.ImportOptions{Name: "x"})
+		if err != nil && (strings.ContainsAny(err.Error(), "\n\r") || len(err.Error()) > 2000) {
+			t.Errorf("%q", err)
+		}
+	})
+}

@@ -135,16 +135,16 @@ func TestSixtyLayers(t *testing.T) {
 	}
 }
 
-// TestPullResumes breaks the connection in the middle of a layer: the next
-// request asks for the rest only.
+// TestPullResumes breaks the connection in the middle of a layer. The next
+// pull, with a store that was closed and opened in between, asks for the rest
+// only.
 func TestPullResumes(t *testing.T) {
-	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // 1 MiB
-	layerTar := rootfs(t, "f", string(content))
-	sum := sha256.Sum256(layerTar)
-	digest := "sha256:" + hex.EncodeToString(sum[:])
-	var broken atomic.Bool
-	var ranges atomic.Value
-	ranges.Store("")
+	layerTar := rootfs(t, "f", strings.Repeat("0123456789abcdef", 1<<16)) // 1 MiB
+	digest := digestOf(layerTar)
+	var requests atomic.Int64
+	var last atomic.Value
+	const step = 300_000 // bytes before the connection breaks for good
+	var mended atomic.Bool
 	host := newRegistry(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, "/blobs/"+digest) {
@@ -152,27 +152,43 @@ func TestPullResumes(t *testing.T) {
 				return
 			}
 			from := 0
-			if rg := r.Header.Get("Range"); rg != "" {
-				ranges.Store(rg)
-				fmt.Sscanf(rg, "bytes=%d-", &from)
+			last.Store(r.Header.Get("Range"))
+			if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from); err == nil {
 				w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(layerTar)-1, len(layerTar)))
 				w.WriteHeader(http.StatusPartialContent)
 			}
-			if broken.CompareAndSwap(false, true) {
-				w.Write(layerTar[:len(layerTar)/2])
-				w.(http.Flusher).Flush()
+			if !mended.Load() {
+				if requests.Add(1) == 1 {
+					w.Write(layerTar[:step])
+					w.(http.Flusher).Flush()
+				}
 				panic(http.ErrAbortHandler)
 			}
 			w.Write(layerTar[from:])
 		})
 	})
 	push(t, host, "app", layerTar)
-	s := open(t)
+	root := t.TempDir()
+	s := openAt(t, root, image.Options{})
+	if _, err := s.Pull(t.Context(), host+"/app", image.PullOptions{}); !api.IsKind(err, api.Unavailable) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := s.Collect(t.Context()); err != nil { // spares it
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openAt(t, root, image.Options{})
+	mended.Store(true)
 	if _, err := s.Pull(t.Context(), host+"/app", image.PullOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := ranges.Load().(string); got == "" || strings.HasPrefix(got, "bytes=0-") {
-		t.Errorf("the second request's range: %q", got)
+	if got, want := last.Load().(string), fmt.Sprintf("bytes=%d-", step); got != want {
+		t.Errorf("the last request's range is %q, want %q", got, want)
+	}
+	if _, err := s.Resolve(t.Context(), host+"/app"); err != nil {
+		t.Error(err)
 	}
 }
 

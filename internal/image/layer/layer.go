@@ -199,6 +199,9 @@ func (c *converter) entry(h *tar.Header) error {
 		}
 		return c.setDir(c.root, h)
 	}
+	if skip, err := c.reserved(parts); skip || err != nil {
+		return err
+	}
 	dir, err := c.parent(parts)
 	if err != nil {
 		return err

@@ -171,7 +171,7 @@ func TestTree(t *testing.T) {
 			want: map[string]string{".": d, "dev": d, "dev/null": "device 259", "dev/console": "device 1281"},
 		},
 		"whiteouts": {
-			in:   []tar.Header{dir("a"), file("a/.wh.gone", ""), dir("b"), file("b/.wh..wh..opq", ""), file("b/new", "n"), file(".wh..wh.plnk", "")},
+			in:   []tar.Header{dir("a"), file("a/.wh.gone", ""), dir("b"), file("b/.wh..wh..opq", ""), file("b/new", "n"), file(".wh..wh.plnk", ""), file(".wh..wh.orph/x", "")},
 			want: map[string]string{".": d, "a": d, "a/gone": "device 0", "b": d + " opaque", "b/new": "n"},
 		},
 		"a whiteout in any disguise": {
@@ -247,6 +247,7 @@ func TestHostile(t *testing.T) {
 		"whiteout of dotdot":          {in: []tar.Header{file("a/.wh...", "")}, want: `a whiteout of ".."`},
 		"whiteout of dot":             {in: []tar.Header{file("a/.wh..", "")}, want: `a whiteout of "."`},
 		"whiteout of nothing":         {in: []tar.Header{file("a/.wh.", "")}, want: `a whiteout of ""`},
+		"below a whiteout":            {in: []tar.Header{file(".wh.a/b", "")}, want: "below the whiteout"},
 		"whiteout below dotdot":       {in: []tar.Header{file("../.wh.victim", "")}, want: "leads out of the root"},
 		"root is a file":              {in: []tar.Header{file(".", "x")}, want: "the root is not a directory"},
 		"root is a symlink":           {in: []tar.Header{symlink("./", "/etc")}, want: "the root is not a directory"},
@@ -474,4 +475,65 @@ func TestManyEntries(t *testing.T) {
 	if grown > 128 {
 		t.Errorf("the heap grew by %d MiB", grown)
 	}
+}
+
+// fuzzNames are what FuzzEntries builds names from.
+var fuzzNames = []string{"a", "b", "c", "..", ".", "", ".wh.a", ".wh..wh..opq", ".wh...", "A", "usr", "bin"}
+
+// FuzzEntries makes archives of arbitrary entries with few names, so that they
+// meet: links through links, whiteouts of links, directories in place of files.
+// Every archive is refused, or becomes an image that can be read to its end and
+// has no name that an archive may not have.
+func FuzzEntries(f *testing.F) {
+	f.Add([]byte{5, 0, 1, 0, 2, 1, 0, 1, 0, 6, 0, 3})
+	f.Add([]byte{2, 0, 3, 0, 0, 1, 2, 0, 0, 1, 1, 1})
+	f.Fuzz(func(t *testing.T, program []byte) {
+		kinds := []byte{tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeFifo, tar.TypeChar}
+		next := func() byte {
+			if len(program) == 0 {
+				return 0
+			}
+			b := program[0]
+			program = program[1:]
+			return b
+		}
+		name := func() string {
+			n := ""
+			for range 1 + next()%3 {
+				n += fuzzNames[int(next())%len(fuzzNames)] + "/"
+			}
+			return strings.TrimSuffix(n, "/")
+		}
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for len(program) > 0 {
+			h := tar.Header{Typeflag: kinds[int(next())%len(kinds)], Name: name(), Mode: int64(next()), Devmajor: 1, Devminor: 3}
+			if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink {
+				h.Linkname = name()
+			}
+			if h.Typeflag == tar.TypeReg {
+				h.Size = int64(next()) * 30
+			}
+			if w.WriteHeader(&h) != nil {
+				return
+			}
+			w.Write(make([]byte, h.Size))
+		}
+		w.Close()
+		out := &memory{}
+		opt := layer.Options{Absolute: true, Limits: layer.Limits{Size: 1 << 20, Entries: 100}}
+		if _, err := layer.Convert(t.Context(), out, &b, opt); err != nil {
+			if k := api.KindOf(err); k != api.Invalid && k != api.Exhausted && k != api.Corrupt {
+				t.Errorf("%s: %v", k, err)
+			}
+			return
+		}
+		for name := range list(t, out) {
+			for part := range strings.SplitSeq(name, "/") {
+				if part == ".." || strings.HasPrefix(part, ".wh.") {
+					t.Errorf("the image has %q", name)
+				}
+			}
+		}
+	})
 }

@@ -1,6 +1,8 @@
 package layer
 
 import (
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/image/erofs"
@@ -18,14 +20,29 @@ const (
 // Documentation/filesystems/overlayfs.rst.
 const opaqueXattr = "trusted.overlay.opaque"
 
+// reserved reports whether an entry is to be skipped because it is one of
+// aufs's own, which old images have. Below any other mark there can be none.
+func (c *converter) reserved(parts []string) (skip bool, err error) {
+	if c.opt.Root {
+		return false, nil
+	}
+	for i, part := range parts {
+		switch last := i == len(parts)-1; {
+		case last && part == opaqueName:
+		case strings.HasPrefix(part, metaPrefix):
+			return true, nil
+		case !last && strings.HasPrefix(part, whiteoutPrefix):
+			return false, hostile("it is below the whiteout %q", part)
+		}
+	}
+	return false, nil
+}
+
 // whiteout applies a mark in dir. It says nothing about entries of the same
 // layer, whichever comes first: those stay.
 func (c *converter) whiteout(dir *erofs.Node, name string) error {
 	if name == opaqueName {
 		setOpaque(dir)
-		return nil
-	}
-	if len(name) >= len(metaPrefix) && name[:len(metaPrefix)] == metaPrefix {
 		return nil
 	}
 	hidden := name[len(whiteoutPrefix):]
