@@ -103,9 +103,15 @@ func must(t *testing.T, err error) {
 
 // userNamespace gives the container one of its own, and it its root filesystem.
 func (b *box) userNamespace() {
+	b.t.Helper()
 	must(b.t, filepath.WalkDir(b.rootfs(), func(path string, _ os.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, 1<<20, 1<<20))
 	}))
+	b.userNamespaceOf()
+}
+
+// userNamespaceOf gives the container one of its own.
+func (b *box) userNamespaceOf() {
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1 << 20, Size: 1 << 16}}
 	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = ids, ids

@@ -1,0 +1,261 @@
+package oci_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// TestConfigTakesEffect asks for many things at once and looks at them from inside.
+func TestConfigTakesEffect(t *testing.T) {
+	adj, umask := 500, uint32(0o027)
+	b := newBox(t, strings.Join([]string{
+		"hostname", "cat /proc/sys/kernel/domainname", "umask", "pwd", "id -G", "ulimit -n", "cat /proc/self/oom_score_adj",
+		"cat /proc/sys/net/ipv4/ip_default_ttl", "uname -m 2>/dev/null || busybox uname -m", "stat -c '%F %t:%T %a' /dev/null /dev/extra",
+		"cat /ro/file; echo x > /ro/file", "echo x > /root-is-ro", "cat /proc/1/cmdline | head -c 2; echo", "readlink /dev/ptmx", "readlink /dev/fd",
+		"ls /proc/sys/fs/binfmt_misc 2>/dev/null | wc -l", "cat /data/in/file", "stat -c %a /scratch", "ls /scratch",
+	}, "; "))
+	host := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(host, "file"), []byte("shared\n"), 0o644))
+	must(t, os.Mkdir(filepath.Join(b.rootfs(), "scratch"), 0o750))
+	must(t, os.WriteFile(filepath.Join(b.rootfs(), "scratch/copied"), nil, 0o644))
+	s := b.spec
+	s.Domainname = "example.org"
+	s.Process.Cwd = "/made/for/it"
+	s.Process.User = specs.User{Umask: &umask, AdditionalGids: []uint32{5, 10}}
+	s.Process.OOMScoreAdj = &adj
+	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 77, Hard: 88}}
+	s.Linux.Sysctl = map[string]string{"net.ipv4.ip_default_ttl": "42"}
+	s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32}
+	mode := os.FileMode(0o640)
+	s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/extra", Type: "c", Major: 1, Minor: 5, FileMode: &mode}}
+	s.Linux.RootfsPropagation = "private"
+	s.Mounts = append(s.Mounts,
+		specs.Mount{Destination: "/ro", Type: "bind", Source: host, Options: []string{"rbind", "ro"}},
+		specs.Mount{Destination: "/data", Type: "tmpfs", Source: "tmpfs", Options: []string{"ro", "size=64k"}},
+		specs.Mount{Destination: "/data/in", Type: "bind", Source: host, Options: []string{"bind"}},
+		specs.Mount{Destination: "/scratch", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}},
+	)
+	b.spec.Root.Readonly = true
+	out := b.run()
+	want := strings.Join([]string{
+		"berth", "example.org", "0027", "/made/for/it", "0 5 10", "77", "500", "42", "i686",
+		"character special file 1:3 666", "character special file 1:5 640", "shared", "sh", "pts/ptmx", "/proc/self/fd",
+		"0", "shared", "750", "copied", "",
+	}, "\n")
+	if out.stdout != want {
+		t.Errorf("got\n%s\nwant\n%s\nstderr %s", out.stdout, want, out.stderr)
+	}
+	if n := strings.Count(out.stderr, "Read-only file system"); n != 2 {
+		t.Errorf("writes to read-only places: %s", out.stderr)
+	}
+	b.nothing()
+}
+
+// TestOverlayRoot starts from layers, with and without a user namespace, and finds
+// on disk the ids of the container.
+func TestOverlayRoot(t *testing.T) {
+	for _, user := range []bool{false, true} {
+		b := newBox(t, "id -u; echo x > /new; ls -ln /new /etc/low | while read a b c d e; do echo $a $c $d; done; rm /etc/low; mkdir /dir")
+		layers := t.TempDir()
+		for _, d := range []string{"low/etc", "inst/upper", "inst/work"} {
+			must(t, os.MkdirAll(filepath.Join(layers, d), 0o755))
+		}
+		must(t, os.WriteFile(filepath.Join(layers, "low/etc/low"), nil, 0o644))
+		base := filepath.Join(b.bundle, "layer:with,odd\\name")
+		must(t, os.Rename(b.rootfs(), base))
+		escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`)
+		options := []string{
+			"lowerdir=" + escape.Replace(base) + ":" + filepath.Join(layers, "low"),
+			"upperdir=" + filepath.Join(layers, "inst/upper"), "workdir=" + filepath.Join(layers, "inst/work"),
+		}
+		if user {
+			b.userNamespaceOf()
+			options = append(options, "idmap")
+		}
+		b.spec.Root = nil
+		b.spec.Mounts = append([]specs.Mount{{Destination: "/", Type: "overlay", Source: "overlay", Options: options}}, b.spec.Mounts...)
+		out := b.run()
+		if want := "0\n-rw-r--r-- 0 0\n-rw-r--r-- 0 0\n"; out.stdout != want {
+			t.Errorf("user namespace %v: %+v; want %q", user, out, want)
+		}
+		for _, name := range []string{"new", "dir", "etc/low"} {
+			var st unix.Stat_t
+			if err := unix.Lstat(filepath.Join(layers, "inst/upper", name), &st); err != nil || st.Uid != 0 {
+				t.Errorf("user namespace %v: upper/%s: %v, uid %d", user, name, err, st.Uid)
+			}
+			if name == "etc/low" && (st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0) {
+				t.Errorf("the removed file has no whiteout")
+			}
+		}
+		b.nothing()
+	}
+}
+
+// TestJoinNamespaces puts a container into namespaces of another one.
+func TestJoinNamespaces(t *testing.T) {
+	for _, user := range []bool{false, true} {
+		first := newBox(t, "echo 99 > /proc/sys/net/ipv4/ip_default_ttl; sleep 100")
+		first.spec.Linux.ReadonlyPaths = nil
+		if user {
+			first.userNamespace()
+		}
+		first.start()
+		var pid string
+		out := first.oci("ps", "--format", "json", first.id)
+		pid = strings.Trim(strings.SplitN(strings.TrimSpace(out.stdout), "\n", 3)[1], " ,\n")
+
+		second := newBox(t, "readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; readlink /proc/self/ns/pid")
+		second.id += "b"
+		second.spec.Linux.CgroupsPath = "/" + second.id
+		for i, ns := range second.spec.Linux.Namespaces {
+			file := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.PIDNamespace: "pid"}[ns.Type]
+			if file != "" {
+				second.spec.Linux.Namespaces[i].Path = "/proc/" + pid + "/ns/" + file
+			}
+		}
+		if user {
+			second.userNamespace()
+			ns := second.spec.Linux.Namespaces
+			ns[len(ns)-1].Path = "/proc/" + pid + "/ns/user"
+			second.spec.Linux.UIDMappings, second.spec.Linux.GIDMappings = nil, nil
+		}
+		want := ""
+		for _, file := range []string{"net", "ipc", "pid"} {
+			link, err := os.Readlink("/proc/" + pid + "/ns/" + file)
+			must(t, err)
+			want += link + "\n"
+		}
+		if out := second.run(); out.stdout != want {
+			t.Errorf("user namespace %v: %+v; want %q", user, out, want)
+		}
+		second.oci("delete", "--force", second.id)
+		first.oci("delete", "--force", first.id)
+		first.nothing()
+		second.nothing()
+	}
+}
+
+func TestTimeNamespace(t *testing.T) {
+	b := newBox(t, "head -n 1 /proc/uptime")
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	b.spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 100000000}, "monotonic": {Secs: 5}}
+	if out := b.run(); out.code != 0 || len(strings.SplitN(out.stdout, ".", 2)[0]) != 9 {
+		t.Errorf("%+v", out)
+	}
+}
+
+// TestTerminal runs with a terminal of the container's own.
+func TestTerminal(t *testing.T) {
+	b := newBox(t, "tty; stat -c %t:%T /dev/console; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo terminal; exit 4")
+	b.spec.Process.Terminal = true
+	must(t, os.Symlink("busybox", filepath.Join(b.rootfs(), "bin/tty")))
+	if out := b.run(); out.code != 4 || out.stdout != "/dev/pts/0\r\n88:0\r\nterminal\r\n" {
+		t.Errorf("%+v", out)
+	}
+	b.nothing()
+	b.write()
+	if out := b.oci("create", "--bundle", b.bundle, b.id); out.code != 1 || !strings.Contains(out.stderr, "--console-socket") {
+		t.Errorf("create without a console socket: %+v", out)
+	}
+	b.nothing()
+}
+
+// TestBadInput gives each its line, and leaves nothing.
+func TestBadInput(t *testing.T) {
+	b := newBox(t, "true")
+	base := *b.spec
+	for _, c := range []struct {
+		name string
+		edit func(s *specs.Spec)
+		says string
+	}{
+		{"version", func(s *specs.Spec) { s.Version = "2.0.0" }, `ociVersion: "2.0.0" is not supported`},
+		{"no rootfs", func(s *specs.Spec) { s.Root = &specs.Root{Path: "nowhere"} }, "root.path"},
+		{"rootfs leaves the bundle", func(s *specs.Spec) { s.Root = &specs.Root{Path: "../../etc"} }, "root.path: \"../../etc\" leaves the bundle"},
+		{"rootfs a file", func(s *specs.Spec) { s.Root = &specs.Root{Path: "config.json"} }, "not a directory"},
+		{"no args", func(s *specs.Spec) { s.Process.Args = nil }, "process.args: missing"},
+		{"relative cwd", func(s *specs.Spec) { s.Process.Cwd = "x" }, "process.cwd"},
+		{"host sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.core_pattern": "|/x"} }, "linux.sysctl: \"kernel.core_pattern\""},
+		{"sysctl out of /proc/sys", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net/../kernel/x": "1"} }, "linux.sysctl"},
+		{"twice a namespace", func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, s.Linux.Namespaces[0]) }, "stands twice"},
+		{"namespace of another type", func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/self/ns/net" }, "linux.namespaces[0].path"},
+		{"missing bind source", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/no/such"})
+		}, "mounts[7] (/x): source /no/such: no such file"},
+		{"unknown filesystem", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "nofs"})
+		}, "mounts[7] (/x)"},
+		{"unknown option", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"colour=red"}})
+		}, "colour"},
+		{"unknown rlimit", func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} }, "process.rlimits[0].type"},
+		{"seccomp action", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: "X"} }, "linux.seccomp: defaultAction"},
+		{"mappings without a namespace", func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, "linux.uidMappings"},
+		{"unknown user", func(s *specs.Spec) { s.Process.User.Username = "nobody-knows" }, "no such user"},
+		{"user id overflow", func(s *specs.Spec) { s.Process.User.Username = "4294967296" }, "process.user"},
+		{"hostname too long", func(s *specs.Spec) { s.Hostname = strings.Repeat("x", 65) }, "hostname"},
+		{"cgroup leaves", func(s *specs.Spec) { s.Linux.CgroupsPath = "/a/../../b" }, "linux.cgroupsPath"},
+		{"systemd cgroup", func(s *specs.Spec) { s.Linux.CgroupsPath = "system.slice:berth:x" }, "linux.cgroupsPath"},
+		{"swappiness", func(s *specs.Spec) {
+			n := uint64(101)
+			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: &n}}
+		}, "swappiness"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, process, linux := base, *base.Process, *base.Linux
+			linux.Namespaces = append([]specs.LinuxNamespace(nil), linux.Namespaces...)
+			s.Process, s.Linux = &process, &linux
+			s.Mounts = append([]specs.Mount(nil), s.Mounts...)
+			c.edit(&s)
+			b.spec = &s
+			out := b.run()
+			if out.code != 1 || !strings.Contains(out.stderr, c.says) || strings.Count(out.stderr, "\n") != 1 {
+				t.Errorf("%d, %q; want 1 and one line with %q", out.code, out.stderr, c.says)
+			}
+			b.nothing()
+		})
+	}
+	b.spec = &base
+	b.write()
+	for _, c := range []struct {
+		name string
+		args []string
+		says string
+	}{
+		{"slash", []string{"run", "--bundle", b.bundle, "a/b"}, "invalid container id"},
+		{"dots", []string{"run", "--bundle", b.bundle, ".."}, "invalid container id"},
+		{"no bundle", []string{"run", "--bundle", "/no/such", "x"}, "no such file"},
+		{"no container", []string{"state", "nothing"}, "does not exist"},
+		{"no command", []string{"frobnicate"}, "unknown command"},
+		{"no id", []string{"start"}, "0 arguments"},
+		{"option", []string{"run", "--frob", "x"}, "frob"},
+		{"systemd", []string{"--systemd-cgroup", "run", "x"}, "--systemd-cgroup"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if out := b.oci(c.args...); out.code != 1 || !strings.Contains(out.stderr, c.says) || strings.Count(out.stderr, "\n") != 1 {
+				t.Errorf("%+v; want one line with %q", out, c.says)
+			}
+		})
+	}
+	must(t, os.WriteFile(filepath.Join(b.bundle, "config.json"), make([]byte, 5<<20), 0o600))
+	if out := b.oci("run", "--bundle", b.bundle, b.id); !strings.Contains(out.stderr, "are refused") {
+		t.Errorf("an oversized config.json: %+v", out)
+	}
+	b.nothing()
+}
+
+// TestJSONLog writes the error where engines look for it.
+func TestJSONLog(t *testing.T) {
+	b := newBox(t, "true")
+	log := filepath.Join(t.TempDir(), "log")
+	b.oci("--log", log, "--log-format", "json", "start", "nothing")
+	raw, err := os.ReadFile(log)
+	if err != nil || !strings.Contains(string(raw), `"level":"error","msg":"nothing: container does not exist"`) {
+		t.Errorf("%s, %v", raw, err)
+	}
+}
