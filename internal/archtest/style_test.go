@@ -162,10 +162,20 @@ func TestUnsafe(t *testing.T) {
 	}
 }
 
+// selfWired are the files that may run code by being linked, each with why
+// there is no other way.
+var selfWired = map[string]string{
+	"cmd/berth-oci/main.go":         "only init runs on the process's first thread, to which the container's stage must be locked",
+	"internal/oci/cgroup/cgroup.go": "opencontainers/cgroups applies device rules only where its package devices is linked in",
+}
+
 // TestNoInit wants things wired by hand, in order.
 func TestNoInit(t *testing.T) {
 	_, files := tree(t)
 	for _, f := range files {
+		if selfWired[f.path] != "" {
+			continue
+		}
 		for _, decl := range f.ast.Decls {
 			if fn, ok := decl.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
 				t.Errorf("%s has an init function: wire it by hand in cmd", f.path)
