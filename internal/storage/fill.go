@@ -35,10 +35,11 @@ func (s *Storage) Fill(ctx context.Context, v api.Volume, layers []Layer, target
 		return err
 	}
 	u.Add(func(ctx context.Context) error { return s.Release(ctx, holder) })
-	merged, err := s.merge(dirs, &u)
+	merged, err := merge(dirs)
 	if err != nil {
 		return api.E("fill volume", "", v.Name, err)
 	}
+	defer merged.Close()
 	source, err := openInRoot(merged, target)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil
@@ -50,14 +51,9 @@ func (s *Storage) Fill(ctx context.Context, v api.Volume, layers []Layer, target
 	return api.E("fill volume", "", v.Name, fillFrom(source, v.Path))
 }
 
-// openInRoot opens a directory as a process sees it whose root is at root.
-func openInRoot(root, path string) (*os.File, error) {
-	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(at)
-	fd, err := unix.Openat2(at, path, &unix.OpenHow{
+// openInRoot opens a directory as a process sees it whose root is root.
+func openInRoot(root *os.File, path string) (*os.File, error) {
+	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
@@ -100,22 +96,46 @@ func diskFull(err error) error {
 	return err
 }
 
-// merge stacks mounted layers read-only and returns where. Nothing of it is
-// left when u has run.
-func (s *Storage) merge(dirs []string, u *undo.Stack) (string, error) {
+// merge stacks mounted layers, bottom first, read-only and returns the root of
+// the stack. It is mounted nowhere and goes with its last open file.
+func merge(dirs []string) (*os.File, error) {
 	if len(dirs) == 1 {
-		return dirs[0], nil
+		return os.Open(dirs[0])
 	}
-	dir, err := os.MkdirTemp(s.run, "merge-")
+	fail := func(err error) (*os.File, error) {
+		return nil, fmt.Errorf("stack %d layers: %w", len(dirs), err)
+	}
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return "", err
+		return fail(err)
 	}
-	u.Add(func(context.Context) error { return os.Remove(dir) })
-	lower := slices.Clone(dirs)
-	slices.Reverse(lower)
-	if err := unix.Mount("overlay", dir, "overlay", layerFlags, "lowerdir="+strings.Join(lower, ":")); err != nil {
-		return "", fmt.Errorf("stack %d layers: %w", len(dirs), err)
+	defer unix.Close(fs)
+	if err := setLowers(fs, dirs); err != nil {
+		return fail(err)
 	}
-	u.Add(func(context.Context) error { return unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir, nil
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return fail(err)
+	}
+	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
+	if err != nil {
+		return fail(err)
+	}
+	return os.NewFile(uintptr(root), "layers"), nil
+}
+
+// setLowers names the layers to overlayfs, one by one where it knows that
+// (Linux 6.5), else in one option, which has no more than 256 bytes there.
+func setLowers(fs int, dirs []string) error {
+	for _, dir := range slices.Backward(dirs) {
+		err := unix.FsconfigSetString(fs, "lowerdir+", dir)
+		if errors.Is(err, unix.EINVAL) {
+			lower := slices.Clone(dirs)
+			slices.Reverse(lower)
+			return unix.FsconfigSetString(fs, "lowerdir", strings.Join(lower, ":"))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

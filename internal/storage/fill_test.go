@@ -127,6 +127,32 @@ func TestFill(t *testing.T) {
 	}
 }
 
+// TestFillFromManyLayers has more layers than one page of mount options holds.
+func TestFillFromManyLayers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	run := t.TempDir()
+	s, err := Open(t.TempDir(), run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, _, err := s.CreateVolume(t.Context(), "v", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var layers []Layer
+	for i := range 60 {
+		layers = append(layers, packLayer(t, tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("d/f%02d", i), Linkname: "x"}))
+	}
+	if err := s.Fill(t.Context(), v, layers, "/d"); err != nil {
+		t.Fatal(err)
+	}
+	if got := namesIn(t, v.Path); len(got) != 60 || mounts(t, run) != 0 {
+		t.Errorf("%d files, %d mounts left", len(got), mounts(t, run))
+	}
+}
+
 func TestFillSparesContent(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounting needs root")
