@@ -18,7 +18,7 @@ var badInputScenarios = []scenario{
 	{"no such command", everywhere, both, noSuchCommand},
 	{"names", everywhere, nil, names},
 	{"daemon", realOnly, nil, daemonErrors},
-	{"archives", localOnly, nil, archives},
+	{"archives", localOnly, nil, badArchives},
 	{"interrupt", localOnly, both, interrupt},
 	{"disk full", localOnly, nil, diskFull},
 }
@@ -104,7 +104,7 @@ func daemonErrors(t *testing.T, w *world, _ api.Kind) {
 	}
 }
 
-func archives(t *testing.T, w *world, _ api.Kind) {
+func badArchives(t *testing.T, w *world, _ api.Kind) {
 	dir := w.Machine.Temp()
 	bad := []struct{ what, make string }{
 		{"empty", ": >F"},
@@ -114,12 +114,12 @@ func archives(t *testing.T, w *world, _ api.Kind) {
 	for _, b := range bad {
 		file := dir + "/bad.tar"
 		testenv.Shell(t, w.Machine, "cd "+dir+" && "+strings.NewReplacer("F", file, "G", file+".whole").Replace(b.make))
-		refused(t, b.what, w.Try(t.Context(), "image", "import", file, "bad"), 1, "bad")
+		refused(t, b.what, w.Try(t.Context(), "image", "import", "-q", file, "bad"), 1, "bad")
 		if list := w.Berth(t, "images", "--format", "{{.Name}}"); strings.Contains(list, "bad") {
 			t.Errorf("%s: it became an image: %s", b.what, list)
 		}
 	}
-	refused(t, "no file", w.Try(t.Context(), "image", "import", "/no/such.tar", "bad"), 1, "/no/such.tar")
+	refused(t, "no file", w.Try(t.Context(), "image", "import", "-q", "/no/such.tar", "bad"), 1, "/no/such.tar")
 }
 
 func interrupt(t *testing.T, w *world, kind api.Kind) {
@@ -158,7 +158,7 @@ func diskFull(t *testing.T, w *world, _ api.Kind) {
 	t.Cleanup(func() { testenv.Shell(t, m, "umount "+dir) })
 	d := testenv.NewDaemon(t, m, "--root", dir)
 	testenv.Shell(t, m, "head -c 20000000 /dev/urandom >"+m.Temp()+"/big && tar cf "+m.Temp()+"/big.tar -C "+m.Temp()+" big")
-	refused(t, "import", d.Try(t.Context(), "image", "import", m.Temp()+"/big.tar", "big"), 1, "big", "space")
+	refused(t, "import", d.Try(t.Context(), "image", "import", "-q", m.Temp()+"/big.tar", "big"), 1, "big", "space")
 	if list := d.Berth(t, "images", "-q"); list != "" {
 		t.Errorf("a part of an image became one: %s", list)
 	}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -59,18 +60,16 @@ func TestRack(t *testing.T) {
 		t.Skip("boots VMs")
 	}
 	testenv.Check(t)
-	// Hosts of a rack reach no mirror: image and kernel come from a daemon here.
-	here := testenv.NewDaemon(t, testenv.NewLocal(t))
 	files := map[string]string{}
-	for name, command := range map[string][]string{"base": {"image", "bootstrap", "base"}, "kernel/debian-cloud": {"kernel", "bootstrap", "cloud"}} {
-		here.Berth(t, command...)
-		file := here.Machine.Temp() + "/" + strings.ReplaceAll(name, "/", "-") + ".tar"
-		here.Berth(t, "image", "export", "-o", file, name)
-		files[strings.ReplaceAll(name, "/", "-")+".tar"] = file
+	names := map[string]string{}
+	for name, file := range archives(t) {
+		files[filepath.Base(file)] = file
+		names[name] = "/opt/berth/" + filepath.Base(file)
 	}
-	hosts := testenv.NewRack(t, 1, files).Hosts
+	hosts := testenv.NewRack(t, 2, files).Hosts
 	w := &world{Daemon: testenv.NewDaemon(t, hosts[0]), place: rack}
-	w.Berth(t, "image", "import", "/opt/berth/base.tar", "base")
-	w.Berth(t, "image", "import", "/opt/berth/kernel-debian-cloud.tar", "kernel/debian-cloud")
+	for name, file := range names {
+		w.Berth(t, "image", "import", file, name)
+	}
 	play(t, w)
 }

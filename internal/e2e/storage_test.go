@@ -19,7 +19,7 @@ var storageScenarios = []scenario{
 }
 
 func volumeForBoth(t *testing.T, w *world, _ api.Kind) {
-	t.Cleanup(func() { w.Berth(t, "volume", "rm", "shared") })
+	w.later(t, "volume", "rm", "shared")
 	expect(t, "write", w.Try(t.Context(), run(api.Container, "--rm", "-v", "shared:/data", "base", "sh", "-c", "echo from the container >/data/a")...), 0, "")
 	expect(t, "read and write", w.Try(t.Context(), run(api.VM, "--rm", "-v", "shared:/data", "base", "sh", "-c", "cat /data/a; echo from the VM >/data/b")...), 0, "from the container\n")
 	expect(t, "read", w.Try(t.Context(), run(api.Container, "--rm", "-v", "shared:/data:ro", "base", "sh", "-c", "cat /data/b; touch /data/c 2>/dev/null || echo read-only")...), 0, "from the VM\nread-only\n")
@@ -55,7 +55,7 @@ func exportImport(t *testing.T, w *world, _ api.Kind) {
 	file := w.Machine.Temp() + "/base.tar"
 	w.Berth(t, "image", "export", "-o", file, "base")
 	w.Berth(t, "image", "import", file, "again")
-	t.Cleanup(func() { w.Berth(t, "image", "rm", "again") })
+	w.later(t, "image", "rm", "again")
 	expect(t, "run", w.Try(t.Context(), run(api.Container, "--rm", "again", "echo", "same")...), 0, "same\n")
 }
 
@@ -66,7 +66,7 @@ func manyLayers(t *testing.T, w *world, kind api.Kind) {
 	writeLayers(t, file, 60)
 	name := "layers-" + string(kind)
 	w.Berth(t, "image", "import", file, name)
-	t.Cleanup(func() { w.Berth(t, "image", "rm", name) })
+	w.later(t, "image", "rm", name)
 	r := w.Try(t.Context(), run(kind, "--rm", name, "/bin/busybox", "sh", "-c", "/bin/busybox cat /l/* | /bin/busybox wc -l; /bin/busybox cat /same")...)
 	if r.Exit != 0 || strings.TrimSpace(r.Stdout) != "60\n59" {
 		t.Errorf("want 60 files and the last layer's: %s", r)

@@ -2,13 +2,17 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image"
 	"github.com/berthcloud/berth/internal/testenv"
 )
 
@@ -112,7 +116,17 @@ func (w *world) remove(t *testing.T, names ...string) {
 	}
 }
 
-// state returns a field of an instance, by Go template.
+// later runs a berth command when the scenario is over.
+func (w *world) later(t *testing.T, args ...string) {
+	t.Helper()
+	t.Cleanup(func() {
+		if r := w.Try(context.WithoutCancel(t.Context()), args...); r.Exit != 0 || r.Err != nil {
+			t.Errorf("berth %s: %s", strings.Join(args, " "), r)
+		}
+	})
+}
+
+// field returns a field of an instance, by Go template.
 func (w *world) field(t *testing.T, name, field string) string {
 	t.Helper()
 	return w.Berth(t, "inspect", "--format", "{{"+field+"}}", name)
@@ -172,13 +186,48 @@ func refused(t *testing.T, what string, r testenv.Result, exit int, words ...str
 	}
 }
 
+// archives makes the tiny image and a guest kernel with the code under test,
+// and returns an archive of each by name: daemons in a network namespace and
+// hosts of a rack reach no mirror.
+func archives(t *testing.T) map[string]string {
+	t.Helper()
+	dir := testenv.Dir(t)
+	images, err := image.Open(filepath.Join(dir, "store"), image.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer images.Close()
+	base, err := images.Base(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := images.BootstrapKernel(t.Context(), "cloud", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{}
+	for _, name := range []string{base, kernel} {
+		files[name] = filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+".tar")
+		f, err := os.Create(files[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(images.Export(t.Context(), name, f), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return files
+}
+
 func TestLocal(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots VMs")
 	}
 	testenv.Check(t)
+	files := archives(t)
 	w := &world{Daemon: testenv.NewDaemon(t, testenv.NewLocal(t)), place: local}
-	w.Berth(t, "image", "bootstrap", "base")
-	w.Berth(t, "kernel", "bootstrap", "cloud")
+	for name, file := range files {
+		w.Berth(t, "image", "import", file, name)
+	}
 	play(t, w)
 }

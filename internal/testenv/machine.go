@@ -43,6 +43,10 @@ type Machine interface {
 	Programs() string
 	// Temp is a directory there for the test's own files.
 	Temp() string
+	// Neighbor is another machine on the same Ethernet segment, and Address is
+	// this one's address in it.
+	Neighbor() Machine
+	Address() string
 }
 
 // Shell runs a line of shell on a machine and returns its output without the
@@ -59,29 +63,42 @@ func Shell(t testing.TB, m Machine, line string) string {
 }
 
 // Local is this machine, with a network namespace for the test: its bridges,
-// addresses and firewall rules meet nobody else's.
+// addresses and firewall rules meet nobody else's. A second namespace, joined
+// to it by a veth pair, is its neighbor.
 type Local struct {
 	netns    string // "" for the machine's own
+	address  string
+	neighbor *Local
 	programs string
 	temp     string
 }
 
-// NewLocal builds the programs and makes the network namespace.
+// NewLocal builds the programs and makes the network namespaces.
 func NewLocal(t testing.TB) *Local {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("a daemon needs root")
 	}
-	l := &Local{netns: Name(t), programs: Programs(t), temp: Dir(t)}
-	if _, err := run(t.Context(), "/", "ip", "netns", "add", l.netns); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if _, err := run(context.Background(), "/", "ip", "netns", "del", l.netns); err != nil {
-			t.Error(err)
+	programs, temp := Programs(t), Dir(t)
+	l := &Local{netns: Name(t), address: "192.0.2.1", programs: programs, temp: temp}
+	n := &Local{netns: Name(t) + "n", address: "192.0.2.2", programs: programs, temp: temp}
+	l.neighbor, n.neighbor = n, l
+	for _, m := range []*Local{l, n} {
+		if _, err := run(t.Context(), "/", "ip", "netns", "add", m.netns); err != nil {
+			t.Fatal(err)
 		}
-	})
-	Shell(t, l, "ip link set lo up")
+		t.Cleanup(func() {
+			if _, err := run(context.WithoutCancel(t.Context()), "/", "ip", "netns", "del", m.netns); err != nil {
+				t.Error(err)
+			}
+		})
+		Shell(t, m, "ip link set lo up")
+	}
+	Shell(t, l, "ip link add up0 type veth peer name up0 netns "+n.netns)
+	for _, m := range []*Local{l, n} {
+		Shell(t, m, "ip addr add "+m.address+"/24 dev up0 && ip link set up0 up")
+	}
+	Shell(t, l, "ip route add default via "+n.address)
 	return l
 }
 
@@ -124,6 +141,12 @@ func (l *Local) Programs() string { return l.programs }
 // Temp implements Machine.
 func (l *Local) Temp() string { return l.temp }
 
+// Neighbor implements Machine.
+func (l *Local) Neighbor() Machine { return l.neighbor }
+
+// Address implements Machine.
+func (l *Local) Address() string { return l.address }
+
 // Do implements Machine.
 func (h *Host) Do(ctx context.Context, c Command) Result {
 	j, err := h.Start(c.Stdin, c.Argv...)
@@ -140,3 +163,10 @@ func (h *Host) Programs() string { return "/opt/berth" }
 
 // Temp implements Machine. It survives a power cut.
 func (h *Host) Temp() string { return "/data/test" }
+
+// Neighbor implements Machine: the next host of the rack, or the host itself
+// where there is only one.
+func (h *Host) Neighbor() Machine { return h.rack.Hosts[h.number%len(h.rack.Hosts)] }
+
+// Address implements Machine.
+func (h *Host) Address() string { return h.address }

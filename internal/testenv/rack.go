@@ -54,7 +54,7 @@ func NewRack(t testing.TB, n int, files map[string]string) *Rack {
 	}
 	t.Cleanup(r.wire.close)
 	for i := range n {
-		h := &Host{Name: fmt.Sprintf("host%d", i+1), Address: fmt.Sprintf("10.77.0.%d", i+1), rack: r, number: i + 1}
+		h := &Host{Name: fmt.Sprintf("host%d", i+1), address: fmt.Sprintf("10.77.0.%d", i+1), rack: r, number: i + 1}
 		r.Hosts = append(r.Hosts, h)
 		if err := h.makeDisk(t.Context()); err != nil {
 			t.Fatal(err)
@@ -110,13 +110,13 @@ func packPrograms(t testing.TB, dir string, files map[string]string) string {
 // Host is one host of a rack. Its methods may be called concurrently, except
 // for PowerCut.
 type Host struct {
-	Name    string
-	Address string // without prefix length; the segment is a /24
+	Name string
 
-	rack   *Rack
-	number int
-	qemu   *exec.Cmd
-	port   net.Conn
+	rack    *Rack
+	number  int    // from 1
+	address string // without prefix length; the segment is a /24
+	qemu    *exec.Cmd
+	port    net.Conn
 
 	mu   sync.Mutex // guards what follows, and writes to port
 	next int
@@ -135,7 +135,7 @@ func (h *Host) makeDisk(ctx context.Context) error {
 func (h *Host) arguments() []string {
 	images := h.rack.images
 	kernel := "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr no_timer_check cryptomgr.notests raid=noautodetect audit=0 random.trust_cpu=on" +
-		fmt.Sprintf(" rack.name=%s rack.addr=%s/24", h.Name, h.Address)
+		fmt.Sprintf(" rack.name=%s rack.addr=%s/24", h.Name, h.address)
 	disk := func(name, file, flags string) []string {
 		return []string{
 			"-drive", "if=none,format=raw,id=" + name + ",file=" + file + flags,

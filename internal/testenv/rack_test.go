@@ -30,7 +30,7 @@ func TestRack(t *testing.T) {
 		want(t, a.Run(t, "cat", "/sys/kernel/security/lsm"), "apparmor")
 	})
 	t.Run("KVM", func(t *testing.T) { want(t, a.Run(t, "ls", "/dev/kvm"), "/dev/kvm") })
-	t.Run("network", func(t *testing.T) { a.Run(t, "busybox", "ping", "-c1", "-w30", b.Address) })
+	t.Run("network", func(t *testing.T) { a.Run(t, "busybox", "ping", "-c1", "-w30", b.Address()) })
 	t.Run("modules load by themselves", func(t *testing.T) {
 		a.Shell(t, "ip link add br9 type bridge && ip link add v9 type veth peer name w9 && nft add table inet x && nft delete table inet x")
 	})
