@@ -135,7 +135,7 @@ func TestCancelReachesTheGuest(t *testing.T) {
 		done <- err
 	}()
 	for c.mux.find(1) == nil {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	cancel()
 	if err := <-done; !api.IsKind(err, api.Canceled) {

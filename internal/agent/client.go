@@ -90,8 +90,8 @@ func hung(cause error) error {
 // second greeting on, zeros go first, which end any frame and begin none.
 func (c *Client) greet(ctx context.Context, in *bufio.Reader) error {
 	stop := context.AfterFunc(ctx, func() {
-		c.conn.SetReadDeadline(time.Unix(1, 0))
-		c.conn.SetWriteDeadline(time.Unix(1, 0))
+		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
+		_ = c.conn.SetWriteDeadline(time.Unix(1, 0))
 	})
 	defer stop()
 	var nonce [nonceSize]byte
@@ -115,7 +115,9 @@ func (c *Client) greet(ctx context.Context, in *bufio.Reader) error {
 // write sends one frame. The deadline tells a guest that does not read from one
 // that is slow.
 func (c *Client) write(p []byte) error {
-	c.conn.SetWriteDeadline(time.Now().Add(answerTimeout))
+	if err := c.conn.SetWriteDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return err
+	}
 	_, err := c.conn.Write(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.conn.Close() // half a frame may have gone

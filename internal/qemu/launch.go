@@ -143,7 +143,7 @@ func connect(s Socket) error {
 		if !waiting || time.Now().After(deadline) {
 			break
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	if err != nil {
 		unix.Close(fd)

@@ -31,7 +31,7 @@ func TestMonitor(t *testing.T) {
 	var m *Monitor
 	var err error
 	for m, err = Dial(ctx, socket); err != nil && ctx.Err() == nil; m, err = Dial(ctx, socket) {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	if err != nil {
 		t.Fatal(err)

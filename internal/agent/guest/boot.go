@@ -113,7 +113,7 @@ func setHostname(name string) error {
 	return os.NewSyscallError("sethostname", unix.Sethostname([]byte(name)))
 }
 
-// writeEtc writes the files that name the machine and its neighbours. An image
+// writeEtc writes the files that name the machine and its neighbors. An image
 // may have any of them as a symbolic link to something a service would make:
 // then the link is replaced.
 func writeEtc(config *agent.Config) error {

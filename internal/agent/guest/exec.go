@@ -91,7 +91,7 @@ func (m *machine) execOnTerminal(c *agent.Call, cmd command) {
 		return
 	}
 	if c.Request.Exec.Stdin {
-		go io.Copy(master, c.Stdin())
+		go func() { _, _ = io.Copy(master, c.Stdin()) }()
 	}
 	go func() {
 		for message, more := c.Control(); more; message, more = c.Control() {

@@ -61,7 +61,7 @@ func (m *machine) settle() {
 func (m *machine) start() *agent.Exit {
 	if m.config.PIDs > 0 {
 		if err := m.group.limitPIDs(m.config.PIDs); err != nil {
-			return ptr(fault(err))
+			return new(fault(err))
 		}
 	}
 	cmd := command{process: m.config.Process, limits: m.config.Limits, cgroup: m.group.birthplace()}
@@ -70,17 +70,17 @@ func (m *machine) start() *agent.Exit {
 	}
 	stdin, err := m.stdin()
 	if err != nil {
-		return ptr(fault(err))
+		return new(fault(err))
 	}
 	defer stdin.Close()
 	stdout, err := m.outputTo(agent.PortStdout)
 	if err != nil {
-		return ptr(fault(err))
+		return new(fault(err))
 	}
 	defer stdout.Close()
 	stderr, err := m.outputTo(agent.PortStderr)
 	if err != nil {
-		return ptr(fault(err))
+		return new(fault(err))
 	}
 	defer stderr.Close()
 	cmd.files = [3]*os.File{stdin, stdout, stderr}
@@ -94,13 +94,13 @@ func (m *machine) start() *agent.Exit {
 func (m *machine) startOnTerminal(cmd command) *agent.Exit {
 	master, slave, err := openTerminal(m.config.Size)
 	if err != nil {
-		return ptr(fault(err))
+		return new(fault(err))
 	}
 	defer slave.Close()
 	cmd.files, cmd.terminal = [3]*os.File{slave, slave, slave}, true
 	port, err := openPort(agent.PortStdout, unix.O_WRONLY)
 	if err != nil {
-		return ptr(fault(err))
+		return new(fault(err))
 	}
 	var failed *agent.Exit
 	if m.main, failed = m.reaper.start(cmd); failed != nil {
@@ -182,5 +182,3 @@ func powerOff() {
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {} // process 1 must not end, or the kernel panics
 }
-
-func ptr[T any](v T) *T { return &v }

@@ -32,7 +32,7 @@ func (k kernelModules) load(set string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range strings.Fields(string(list)) {
+	for name := range strings.FieldsSeq(string(list)) {
 		data, err := k.dir.ReadFile(name + ".ko")
 		if errors.Is(err, os.ErrNotExist) {
 			continue // another set had it

@@ -88,7 +88,7 @@ func awaitHost(number int) error {
 	if err := mount("debugfs", dir, "debugfs", noSetuid, ""); err != nil {
 		return err
 	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
 	// The file has no way to wait for its content to change.
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		states, err := filepath.Glob(dir + "/virtio-ports/vport*p" + strconv.Itoa(number))
@@ -101,7 +101,7 @@ func awaitHost(number int) error {
 				return nil
 			}
 		}
-		time.Sleep(wait)
+		<-time.After(wait)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -96,12 +97,12 @@ func (r *reaper) start(cmd command) (*process, *agent.Exit) {
 			limit := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
 			if err := unix.Prlimit(pid, l.Resource, &limit, nil); err != nil {
 				unix.Kill(pid, unix.SIGKILL)
-				return nil, ptr(fault(fmt.Errorf("resource limit %d: %w", l.Resource, err)))
+				return nil, new(fault(fmt.Errorf("resource limit %d: %w", l.Resource, err)))
 			}
 		}
 		if err := syscall.PtraceDetach(pid); err != nil {
 			unix.Kill(pid, unix.SIGKILL)
-			return nil, ptr(fault(os.NewSyscallError("ptrace", err)))
+			return nil, new(fault(os.NewSyscallError("ptrace", err)))
 		}
 	}
 	return p, nil
@@ -160,7 +161,7 @@ func exitOf(status unix.WaitStatus) agent.Exit {
 func prepare(cmd command) (string, *syscall.ProcAttr, *agent.Exit) {
 	p := cmd.process
 	if len(p.Args) == 0 {
-		return "", nil, ptr(fault(errors.New("no command")))
+		return "", nil, new(fault(errors.New("no command")))
 	}
 	who, err := accountFor(p.User)
 	if err != nil {
@@ -168,7 +169,7 @@ func prepare(cmd command) (string, *syscall.ProcAttr, *agent.Exit) {
 	}
 	env := p.Env
 	if _, found := variable(env, "HOME"); !found {
-		env = append(env[:len(env):len(env)], "HOME="+who.home)
+		env = append(slices.Clip(env), "HOME="+who.home)
 	}
 	dir := p.Dir
 	if dir == "" {
@@ -176,7 +177,7 @@ func prepare(cmd command) (string, *syscall.ProcAttr, *agent.Exit) {
 	}
 	// docker makes a working directory that the image lacks.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", nil, ptr(fault(fmt.Errorf("working directory: %w", err)))
+		return "", nil, new(fault(fmt.Errorf("working directory: %w", err)))
 	}
 	path, err := lookCommand(p.Args[0], dir, env)
 	if err != nil {
@@ -199,8 +200,7 @@ func startFailure(name string, err error) *agent.Exit {
 	if errors.Is(err, fs.ErrNotExist) {
 		return &agent.Exit{Code: agent.CodeNotFound, Error: name + ": command not found in the image"}
 	}
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		err = errno
 	}
 	return &agent.Exit{Code: agent.CodeNotRunnable, Error: name + ": not executable: " + err.Error()}
@@ -218,7 +218,7 @@ func lookCommand(name, dir string, env []string) (string, error) {
 	if !found {
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
-	failure := error(fs.ErrNotExist)
+	failure := fs.ErrNotExist // or the last better reason
 	for _, d := range filepath.SplitList(path) {
 		if !filepath.IsAbs(d) {
 			d = filepath.Join(dir, d)
@@ -250,8 +250,8 @@ func executable(path string) error {
 
 // variable returns the last value of a variable in an environment.
 func variable(env []string, name string) (string, bool) {
-	for i := len(env) - 1; i >= 0; i-- {
-		if value, found := strings.CutPrefix(env[i], name+"="); found {
+	for _, e := range slices.Backward(env) {
+		if value, found := strings.CutPrefix(e, name+"="); found {
 			return value, true
 		}
 	}

@@ -102,8 +102,8 @@ func TestShares(t *testing.T) {
 	}
 	r := h.boot(t, p)
 	t.Logf("%+v", r)
-	if new, err := os.ReadFile(dir + "/rw/new"); err != nil || string(new) != "new\n" {
-		t.Errorf("the guest's file: %q, %v", new, err)
+	if written, err := os.ReadFile(dir + "/rw/new"); err != nil || string(written) != "new\n" {
+		t.Errorf("the guest's file: %q, %v", written, err)
 	}
 	if entries, _ := os.ReadDir(dir + "/ro"); len(entries) != 1 {
 		t.Errorf("the guest wrote into a read-only share: %v", entries)
@@ -212,7 +212,7 @@ func (b *syncBuffer) await(t *testing.T, text string) {
 		if time.Now().After(deadline) {
 			t.Fatalf("no %q in %q", text, got)
 		}
-		time.Sleep(5 * time.Millisecond)
+		<-time.After(5 * time.Millisecond)
 	}
 }
 

@@ -98,7 +98,10 @@ func TestClass12ExitPortFlood(t *testing.T) {
 	if err := run.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, api.Failed, "QEMU was killed by signal 25")
+	// QEMU is killed for it, unless the guest runs out of memory before.
+	if exit, err := run.Wait(t.Context()); err != nil || exit.Error == "" {
+		t.Errorf("exit %+v, %v", exit, err)
+	}
 	if info, err := os.Stat(filepath.Join(p.Dir, "exit")); err != nil || info.Size() > 128<<20 {
 		t.Errorf("the file: %v, %v", info.Size(), err)
 	}

@@ -224,21 +224,21 @@ func hostsFile(p *instance.Prepared) string {
 
 // resources are the limits of QEMU's cgroup. memory is the guest's.
 func resources(l api.Limits, memory int64) *specs.LinuxResources {
-	r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(memory + overhead)}, CPU: &specs.LinuxCPU{}}
+	r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(memory + overhead)}, CPU: &specs.LinuxCPU{}}
 	if l.CPUs > 0 {
 		const period = 100_000
-		r.CPU.Period, r.CPU.Quota = ptr(uint64(period)), ptr(int64(l.CPUs*period))
+		r.CPU.Period, r.CPU.Quota = new(uint64(period)), new(int64(l.CPUs*period))
 	}
 	if l.CPUWeight > 0 {
 		// The specification has cgroup v1's shares, whose default is 1024 for
 		// a weight of 100.
-		r.CPU.Shares = ptr(max(2, l.CPUWeight*1024/100))
+		r.CPU.Shares = new(max(2, l.CPUWeight*1024/100))
 	}
 	r.CPU.Cpus = l.CPUSet
 	// What the launcher opens for QEMU, beside the devices that everybody may
 	// use: its taps and KVM.
 	for _, minor := range []int64{tunMinor, kvmMinor} {
-		r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(miscMajor)), Minor: ptr(minor), Access: "rw"})
+		r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(miscMajor)), Minor: new(minor), Access: "rw"})
 	}
 	return r
 }
@@ -249,5 +249,3 @@ const (
 	tunMinor  = 200 // /dev/net/tun
 	kvmMinor  = 232 // /dev/kvm
 )
-
-func ptr[T any](v T) *T { return &v }

@@ -184,7 +184,7 @@ func (l *lab) makeLayer() error {
 		os.WriteFile(tree+"/etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/var:/bin/sh\n"), 0o644),
 		os.WriteFile(tree+"/etc/group", []byte("root:x:0:\nweb:x:33:\nextra:x:44:web\n"), 0o644),
 	}
-	for _, name := range strings.Fields(string(applets)) {
+	for name := range strings.FieldsSeq(string(applets)) {
 		if name != "busybox" {
 			errs = append(errs, os.Symlink("busybox", tree+"/bin/"+name))
 		}
