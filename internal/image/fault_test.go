@@ -20,6 +20,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image"
+	"github.com/berthcloud/berth/internal/testenv"
 )
 
 // killRoot makes a copy of this test binary import an image below it, and wait
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 	if root := os.Getenv(killRoot); root != "" {
 		importUntilKilled(root)
 	}
-	os.Exit(m.Run())
+	os.Exit(testenv.Main(m))
 }
 
 // importUntilKilled imports what comes on standard input, and says when it has

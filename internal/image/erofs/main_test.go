@@ -1,0 +1,10 @@
+package erofs_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/berthcloud/berth/internal/testenv"
+)
+
+func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
