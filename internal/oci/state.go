@@ -248,3 +248,23 @@ func (c *Container) pidfd() (int, error) {
 	}
 	return -1, fmt.Errorf("%s: %w", c.rec.ID, ErrNotRunning)
 }
+
+// OpenRoot opens the root filesystem of a living container as its first process sees
+// it. Paths below it are to be resolved with RESOLVE_IN_ROOT. It fails with
+// ErrNotRunning for one that has ended.
+func (c *Container) OpenRoot() (int, error) {
+	pidfd, err := c.pidfd()
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.Open("/proc/"+strconv.Itoa(c.rec.Pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	// Still the same process, so it was its root.
+	if perr := unix.PidfdSendSignal(pidfd, 0, nil, 0); perr != nil || err != nil {
+		if err == nil {
+			unix.Close(fd)
+		}
+		return -1, fmt.Errorf("%s: %w", c.rec.ID, ErrNotRunning)
+	}
+	return fd, nil
+}

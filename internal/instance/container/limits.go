@@ -71,6 +71,22 @@ func ulimits(list []api.Ulimit) ([]specs.POSIXRlimit, error) {
 	return out, nil
 }
 
+// initial leaves out of resources what a new cgroup has anyway: each limit is a
+// write to a file of its own.
+func initial(l api.Limits, v2 bool) *specs.LinuxResources {
+	r := resources(l, v2)
+	if l.Memory <= 0 {
+		r.Memory = nil
+	}
+	if l.CPUs <= 0 {
+		r.CPU.Quota, r.CPU.Period = nil, nil
+	}
+	if l.CPUWeight == 0 || l.CPUWeight == 100 {
+		r.CPU.Shares, r.Unified = nil, nil
+	}
+	return r
+}
+
 // limitValue returns RLIM_INFINITY for -1.
 func limitValue(n int64) uint64 {
 	if n < 0 {

@@ -67,7 +67,7 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 		Linux: &specs.Linux{
 			Namespaces:  namespaces(p),
 			CgroupsPath: p.Cgroup,
-			Resources:   resources(p.Spec.Limits, host.CgroupV2),
+			Resources:   initial(p.Spec.Limits, host.CgroupV2),
 		},
 	}
 	if size := p.Process.InitialSize; p.Process.TTY && size.Rows > 0 {

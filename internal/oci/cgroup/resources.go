@@ -4,6 +4,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // resources translates the specification's limits into the library's.
@@ -16,6 +17,9 @@ func resources(r *specs.LinuxResources) (*cgroups.Resources, error) {
 		return nil, err
 	}
 	memory(out, r.Memory)
+	if out.MemorySwap != 0 && !countsSwap() {
+		out.MemorySwap = 0 // nothing to limit: this kernel does not count swap
+	}
 	cpu(out, r.CPU)
 	blockIO(out, r.BlockIO)
 	if r.Pids != nil && r.Pids.Limit != nil {
@@ -44,6 +48,12 @@ func resources(r *specs.LinuxResources) (*cgroups.Resources, error) {
 	}
 	out.Unified = r.Unified
 	return out, nil
+}
+
+// countsSwap reports whether the kernel accounts swap to cgroups, which v1 does only
+// when told so on its command line.
+func countsSwap() bool {
+	return Unified() || unix.Access("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", unix.F_OK) == nil
 }
 
 func memory(out *cgroups.Resources, m *specs.LinuxMemory) {

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withFilesystemIDs runs f on a thread whose filesystem ids are uid and gid and
+// WithFilesystemIDs runs f on a thread whose filesystem ids are uid and gid and
 // which still has all its capabilities.
-func withFilesystemIDs(uid, gid int, f func() error) (err error) {
+func WithFilesystemIDs(uid, gid int, f func() error) (err error) {
 	runtime.LockOSThread()
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var before [2]unix.CapUserData

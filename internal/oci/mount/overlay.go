@@ -94,7 +94,7 @@ func (ov Overlay) Mount(userns, uid, gid int) (int, error) {
 	// Overlayfs keeps the credentials of whoever mounts it for what it does on its own,
 	// such as making its work directory. Our 0 has no id on an id-mapped layer.
 	var fd int
-	err := withFilesystemIDs(uid, gid, func() (err error) {
+	err := WithFilesystemIDs(uid, gid, func() (err error) {
 		fd, err = ov.mount(userns)
 		return err
 	})

@@ -1,0 +1,151 @@
+package container
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	moby "github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// sample is a run with everything plain.
+func sample() *instance.Prepared {
+	return &instance.Prepared{
+		ID: "0123456789ab", Spec: api.Spec{Name: "web"}, Hostname: "web",
+		Process: instance.Process{Args: []string{"/bin/server", "-x"}, Env: []string{"PATH=/bin"}, WorkingDir: "/srv", StopSignal: 15},
+		Rootfs:  instance.Rootfs{Layers: []string{"/run/berth/layers/base", "/run/berth/layers/app:1"}, Upper: "/var/lib/berth/instances/x/upper", Work: "/var/lib/berth/instances/x/work"},
+		Users:   instance.IDRange{First: 1 << 20, Size: 1 << 16},
+		RunDir:  "/run/berth/instances/x", Cgroup: "/berth/x",
+	}
+}
+
+func TestPlanGolden(t *testing.T) {
+	host := instance.Host{UserNamespaces: true}
+	v2 := instance.Host{UserNamespaces: true, CgroupV2: true}
+	for _, c := range []struct {
+		name string
+		host instance.Host
+		edit func(*instance.Prepared)
+	}{
+		{"default", host, func(*instance.Prepared) {}},
+		{"limits-v1", host, limits},
+		{"limits-v2", v2, limits},
+		{"terminal", host, func(p *instance.Prepared) {
+			p.Process.TTY, p.Process.InitialSize, p.Process.User = true, api.Size{Rows: 24, Cols: 80}, "bob:staff"
+		}},
+		{"mounts", host, func(p *instance.Prepared) {
+			p.Mounts = []instance.Mount{
+				{Type: api.MountTmpfs, Target: "/data/cache", Size: 1 << 20, Mode: 0o700},
+				{Type: api.MountVolume, Source: "/var/lib/berth/volumes/db", Target: "/data"},
+				{Type: api.MountBind, Source: "/etc/ssl", Target: "/etc/ssl", ReadOnly: true},
+			}
+		}},
+		{"open", host, func(p *instance.Prepared) {
+			p.Users, p.HostNet = instance.IDRange{}, true
+			p.Spec.Security = api.Security{HostUsers: true, NewPrivs: true, Unconfined: true, ReadOnly: true, CapAdd: []string{"net_admin"}, CapDrop: []string{"CAP_MKNOD"}}
+			p.Spec.Init = true
+		}},
+		{"host-network", host, func(p *instance.Prepared) { p.HostNet = true }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := sample()
+			c.edit(p)
+			got, err := New(Config{}).Plan(p, c.host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = withoutSyscalls(t, got)
+			path := filepath.Join("testdata", c.name+".golden")
+			if *update {
+				if err := os.WriteFile(path, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%v; the plan is not that of %s (go test -update writes it):\n%s", err, path, got)
+			}
+		})
+	}
+}
+
+func limits(p *instance.Prepared) {
+	p.Spec.Limits = api.Limits{CPUs: 1.5, CPUWeight: 50, CPUSet: "0-1", Memory: 256 << 20, PIDs: 100}
+	p.Spec.Ulimits = []api.Ulimit{{Name: "nofile", Soft: 1024, Hard: 4096}, {Name: "core", Soft: 0, Hard: -1}}
+}
+
+// withoutSyscalls replaces the 400 lines of the seccomp profile by their number;
+// TestPlanNoWider compares them.
+func withoutSyscalls(t *testing.T, plan []byte) []byte {
+	t.Helper()
+	var s specs.Spec
+	if err := json.Unmarshal(plan, &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Linux.Seccomp != nil {
+		s.Linux.Seccomp.Syscalls, s.Linux.Seccomp.Architectures = nil, nil
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(b, '\n')
+}
+
+// TestPlanNoWider holds the default to docker's: no capability and no system call
+// more.
+func TestPlanNoWider(t *testing.T) {
+	s, err := plan(sample(), instance.Host{UserNamespaces: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	docker := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: defaultCapabilities()}}}
+	want, err := moby.GetDefaultProfile(docker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := json.Marshal(s.Linux.Seccomp)
+	b, _ := json.Marshal(want)
+	if !bytes.Equal(a, b) {
+		t.Error("the seccomp profile is not moby's")
+	}
+	caps := s.Process.Capabilities
+	if len(caps.Bounding) != 14 || len(caps.Inheritable)+len(caps.Ambient) != 0 || !slices.Equal(caps.Bounding, caps.Permitted) {
+		t.Errorf("capabilities %+v", caps)
+	}
+	if !s.Process.NoNewPrivileges || len(s.Linux.MaskedPaths) == 0 || len(s.Linux.ReadonlyPaths) == 0 {
+		t.Error("not confined")
+	}
+}
+
+func TestPlanRefuses(t *testing.T) {
+	host := instance.Host{UserNamespaces: true}
+	for _, c := range []struct {
+		kind api.ErrorKind
+		host instance.Host
+		edit func(*instance.Prepared)
+	}{
+		{api.Invalid, host, func(p *instance.Prepared) { p.Process.Args = nil }},
+		{api.Invalid, host, func(p *instance.Prepared) { p.Rootfs.Layers = nil }},
+		{api.Invalid, host, func(p *instance.Prepared) { p.Spec.Security.CapAdd = []string{"FLY"} }},
+		{api.Invalid, host, func(p *instance.Prepared) { p.Spec.Ulimits = []api.Ulimit{{Name: "wings"}} }},
+		{api.Invalid, host, func(p *instance.Prepared) { p.Spec.Ulimits = []api.Ulimit{{Name: "core", Soft: 2, Hard: 1}} }},
+		{api.Unsupported, instance.Host{}, func(*instance.Prepared) {}},
+	} {
+		p := sample()
+		c.edit(p)
+		if _, err := New(Config{}).Plan(p, c.host); !api.IsKind(err, c.kind) {
+			t.Errorf("%v; want kind %s", err, c.kind)
+		}
+	}
+}
