@@ -24,6 +24,9 @@ func init() {
 }
 
 func main() {
+	if stage.IsReaper(os.Args) {
+		os.Exit(stage.Reap(os.Args))
+	}
 	// The Go runtime has raised the soft limit of open files. A failing Exec puts the
 	// caller's back, for the workload to inherit.
 	_ = syscall.Exec("", []string{""}, nil)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/oci"
 )
 
 // TestConfigTakesEffect asks for many things at once and looks at them from inside.
@@ -258,4 +260,16 @@ func TestJSONLog(t *testing.T) {
 	if err != nil || !strings.Contains(string(raw), `"level":"error","msg":"nothing: container does not exist"`) {
 		t.Errorf("%s, %v", raw, err)
 	}
+}
+
+// TestReapingInit asks for the tiny init: it reaps orphans, passes signals on and
+// returns the workload's status.
+func TestReapingInit(t *testing.T) {
+	b := newBox(t, "[ $$ != 1 ] || exit 9; (sh -c 'sleep 0.05 & exec true'); sleep 0.3; ps | grep -c '\\[sleep\\]'; trap 'exit 5' TERM; kill -TERM 1; while :; do sleep 0.05; done")
+	b.spec.Annotations = map[string]string{oci.InitAnnotation: "true"}
+	b.spec.Process.User.Username = "bob"
+	if out := b.run(); out.code != 5 || out.stdout != "0\n" {
+		t.Errorf("%+v", out)
+	}
+	b.nothing()
 }

@@ -247,6 +247,7 @@ func (k *creator) instruct(process wire.Process) error {
 	plan := wire.Init{
 		ID: k.o.ID, Process: process, NoPivot: k.o.NoPivot,
 		Hostname: s.Hostname, Domainname: s.Domainname, Sysctl: s.Linux.Sysctl, NewCgroup: k.ns.newCgroup,
+		Reap: s.Annotations[InitAnnotation] == "true",
 	}
 	if h := s.Hooks; h != nil {
 		plan.Hooks = wire.Hooks{CreateContainer: h.CreateContainer, StartContainer: h.StartContainer}

@@ -36,6 +36,9 @@ func (s *stage) finish() error {
 	if err != nil {
 		return err
 	}
+	if image, err = s.reaperImage(image); err != nil {
+		return err
+	}
 	early := p.HasSeccomp && !p.NoNewPrivs
 	for _, step := range []func() error{
 		p.setRlimits,

@@ -39,6 +39,7 @@ func (s *stage) runInit() error {
 	unix.Umask(0) // modes are meant as they stand in the plan
 	for _, step := range []func() error{
 		i.openHost,
+		i.openReaper,
 		func() error { return s.joinCgroups(i.plan.Process.CgroupFiles) },
 		i.newCgroupNamespace,
 		s.newSession,

@@ -34,6 +34,7 @@ func installFilter(filter []wire.SockFilter, flags uint) error {
 
 // image is a program to execute with everything allocated beforehand.
 type image struct {
+	fd         int // the program itself where path is empty
 	path       *byte
 	argv, envp []*byte
 }
@@ -51,13 +52,18 @@ func newImage(path string, args, env []string) (*image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &image{p, argv, envp}, nil
+	return &image{-1, p, argv, envp}, nil
 }
 
-// exec is execve(2) and nothing else: syscall.Exec would make further system calls,
+// exec is one system call and nothing else: syscall.Exec would make further system calls,
 // which the seccomp filter, already in force, may forbid.
 func (g *image) exec() error {
-	_, _, errno := syscall.RawSyscall(unix.SYS_EXECVE,
-		uintptr(unsafe.Pointer(g.path)), uintptr(unsafe.Pointer(&g.argv[0])), uintptr(unsafe.Pointer(&g.envp[0])))
+	argv, envp := uintptr(unsafe.Pointer(&g.argv[0])), uintptr(unsafe.Pointer(&g.envp[0]))
+	var errno syscall.Errno
+	if g.fd >= 0 {
+		_, _, errno = syscall.RawSyscall6(unix.SYS_EXECVEAT, uintptr(g.fd), uintptr(unsafe.Pointer(g.path)), argv, envp, unix.AT_EMPTY_PATH, 0)
+	} else {
+		_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(g.path)), argv, envp)
+	}
 	return errno
 }

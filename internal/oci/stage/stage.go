@@ -52,7 +52,7 @@ func Main(args []string) int {
 	// namespaces (CVE-2016-9962); lasts until execve.
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	unix.CloseOnExec(fd)
-	s := &stage{conn: wire.Conn{FD: fd}, listener: -1}
+	s := &stage{conn: wire.Conn{FD: fd}, listener: -1, reaper: -1}
 	if args[1] == InitArg {
 		err = s.runInit()
 	} else {
@@ -70,6 +70,7 @@ func Main(args []string) int {
 type stage struct {
 	conn     wire.Conn
 	listener int // start socket of an init, or -1
+	reaper   int // this program, to be executed as reaping init, or -1
 	files    []int
 	proc     process
 	warnings []string
