@@ -288,6 +288,11 @@ func BenchmarkPlug(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer link.Delete("lt0")
+	other := linktest.New(b) // the bridge has another port, and so is up
+	if err := link.Plug(other.FD(), veth(3)); err != nil {
+		b.Fatal(err)
+	}
+	defer link.Delete("ltv3")
 	for b.Loop() {
 		b.StopTimer()
 		ns := linktest.New(b)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -62,7 +63,29 @@ func Plug(ns int, v Veth) error {
 	if err != nil {
 		return errors.Join(err, Delete(v.HostName))
 	}
+	awaitUp(v.HostName, v.Bridge)
 	return nil
+}
+
+// upTimeout bounds the wait for devices that usually are up at once.
+const upTimeout = 200 * time.Millisecond
+
+// awaitUp waits until the port, and then the bridge, whose first port it may
+// be, pass frames. The news that the other end is up reaches them in the
+// background (linkwatch); a frame sent before is lost, and where it was an ARP
+// request the sender repeats it only after a second. Devices that take longer
+// are no error.
+func awaitUp(names ...string) {
+	deadline := time.Now().Add(upTimeout)
+	for _, name := range names {
+		for time.Now().Before(deadline) {
+			l, err := netlink.LinkByName(name)
+			if err != nil || l.Attrs().OperState == netlink.OperUp {
+				break
+			}
+			<-time.After(time.Millisecond)
+		}
+	}
 }
 
 // newVeth is the one message that makes both ends, names them, puts each where

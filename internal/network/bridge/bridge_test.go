@@ -520,8 +520,13 @@ func TestDetachAtOnce(t *testing.T) {
 	}
 }
 
-// BenchmarkAttach is what an instance without published ports waits for.
+// BenchmarkAttach is what an instance waits for.
 func BenchmarkAttach(b *testing.B) {
+	b.Run("plain", func(b *testing.B) { benchmarkAttach(b, nil) })
+	b.Run("published", func(b *testing.B) { benchmarkAttach(b, []api.Port{{HostPort: 8200, Port: 80}}) })
+}
+
+func benchmarkAttach(b *testing.B, publish []api.Port) {
 	linktest.Root(b)
 	dir := b.TempDir()
 	n, err := New(Config{Dir: dir, RunDir: filepath.Join(dir, "run"), Bridge: "berthbench"})
@@ -530,7 +535,7 @@ func BenchmarkAttach(b *testing.B) {
 	}
 	defer n.Close()
 	for b.Loop() {
-		if _, err := n.Attach(b.Context(), network.Request{ID: "i", Names: []string{"i"}}); err != nil {
+		if _, err := n.Attach(b.Context(), network.Request{ID: "i", Names: []string{"i"}, Publish: publish}); err != nil {
 			b.Fatal(err)
 		}
 		if err := n.Detach(b.Context(), "i"); err != nil {

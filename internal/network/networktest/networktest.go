@@ -4,6 +4,8 @@ package networktest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -36,6 +38,7 @@ func Run(t *testing.T, factory Factory) {
 		"reopen":          reopened,
 		"bad requests":    badRequests,
 		"canceled":        canceled,
+		"concurrent":      concurrent,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, factory) })
 	}
@@ -291,4 +294,45 @@ func canceled(t *testing.T, factory Factory) {
 	cancel()
 	_, err := n.Attach(ctx, request("a"))
 	wantKind(t, "attach", err, api.Canceled)
+}
+
+// concurrent attaches from many goroutines: no address and no port is given out
+// twice.
+func concurrent(t *testing.T, factory Factory) {
+	n, _ := factory(t)
+	const many = 16
+	got := make(chan network.Endpoint, many)
+	for i := range many {
+		go func() {
+			r := request(fmt.Sprint("i", i))
+			r.Publish = []api.Port{{Port: 80, Protocol: "tcp"}}
+			ep, err := n.Attach(t.Context(), r)
+			if err == nil && i%4 == 0 {
+				err = errors.Join(n.Detach(t.Context(), r.ID), n.Rename(t.Context(), "nobody", "x"))
+				if api.IsKind(err, api.NotFound) {
+					ep, err = n.Attach(t.Context(), r)
+				}
+			}
+			if err != nil {
+				t.Errorf("attach: %v", err)
+			}
+			got <- ep
+		}()
+	}
+	seen := map[any]string{}
+	for range many {
+		ep := <-got
+		if len(ep.Address) != 1 || len(ep.Publish) != 1 {
+			continue // reported already
+		}
+		for _, thing := range []any{ep.Address[0], ep.MAC, ep.HostName, ep.Publish[0].HostPort} {
+			if other, ok := seen[thing]; ok {
+				t.Errorf("%v belongs to %s and %s", thing, other, ep.ID)
+			}
+			seen[thing] = ep.ID
+		}
+	}
+	for i := range many {
+		mustDetach(t, n, fmt.Sprint("i", i))
+	}
 }
