@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/disk"
@@ -19,6 +20,7 @@ import (
 	"github.com/berthcloud/berth/internal/instance/vm"
 	"github.com/berthcloud/berth/internal/keeper"
 	"github.com/berthcloud/berth/internal/link/linktest"
+	"github.com/berthcloud/berth/internal/testenv"
 )
 
 // lab is what the VM tests share: programs, a guest kernel, a small image.
@@ -211,6 +213,9 @@ type harness struct {
 
 func newHarness(t *testing.T) *harness {
 	l := newLab(t)
+	// The library keeps a descriptor of the cgroup root from its first use on.
+	_, _ = cgroups.ReadFile("/sys/fs/cgroup", "cgroup.procs")
+	testenv.Check(t)
 	run, err := os.MkdirTemp("", "bvm") // short: sockets live below
 	if err != nil {
 		t.Fatal(err)
