@@ -107,7 +107,7 @@ func (n *Network) enact(r, old *record) (err error) {
 		return err
 	}
 	if len(r.Endpoint.Publish) > 0 || old != nil && len(old.Endpoint.Publish) > 0 {
-		if err := n.replaceRules(false); err != nil {
+		if err := n.replaceRules(); err != nil {
 			return err
 		}
 		n.forgetUDP(r, old)
@@ -139,7 +139,7 @@ func (n *Network) Detach(_ context.Context, id string) error {
 	if len(r.Endpoint.Publish) == 0 || !n.ready {
 		return nil
 	}
-	if err := n.replaceRules(false); err != nil {
+	if err := n.replaceRules(); err != nil {
 		return err
 	}
 	n.forgetUDP(r)

@@ -127,7 +127,7 @@ func (n *Network) ensure() error {
 	if err := n.setSysctls(); err != nil {
 		return api.E("make network", api.Internal, n.cfg.Bridge, err)
 	}
-	if err := n.replaceRules(true); err != nil {
+	if err := n.replaceRules(); err != nil {
 		return err
 	}
 	n.dnsErr = n.dns.Listen(n.pool.gateway(), n.subnet)
@@ -138,14 +138,14 @@ func (n *Network) ensure() error {
 	return nil
 }
 
-// replaceRules puts the table for the current endpoints in place; anew where it
-// is not known whose the present one is. The caller holds mu.
-func (n *Network) replaceRules(anew bool) error {
+// replaceRules puts the table for the current endpoints in place. The caller
+// holds mu.
+func (n *Network) replaceRules() error {
 	var targets []target
 	for _, id := range sortedKeys(n.endpoints) {
 		targets = append(targets, n.endpoints[id].targets()...)
 	}
-	return api.E("make network", api.Internal, n.cfg.Bridge, plan(n.cfg.Bridge, n.subnet, targets).replace(anew))
+	return api.E("make network", api.Internal, n.cfg.Bridge, plan(n.cfg.Bridge, n.subnet, targets).replace())
 }
 
 // Apply implements network.Network.
