@@ -13,8 +13,8 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/instance/caps"
 	"github.com/berthcloud/berth/internal/oci"
-	"github.com/berthcloud/berth/internal/oci/capability"
 )
 
 // Plan returns the container's config.json.
@@ -205,53 +205,12 @@ func tmpfsSize(p *instance.Prepared, m instance.Mount) int64 {
 	return 64 << 20
 }
 
-// defaultCapabilities are those of docker (moby, daemon/pkg/oci/caps/defaults.go).
-func defaultCapabilities() []string {
-	return []string{
-		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
-		"CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
-	}
-}
-
-// capabilities applies additions and removals to the default, removals last. The
-// inheritable set stays empty (CVE-2022-27649).
+// capabilities gives the sets of a process. The inheritable one stays empty
+// (CVE-2022-27649).
 func capabilities(sec api.Security) (*specs.LinuxCapabilities, error) {
-	add, all, err := capabilityNames(sec.CapAdd)
+	list, err := caps.Bounding(sec)
 	if err != nil {
 		return nil, err
-	}
-	drop, none, err := capabilityNames(sec.CapDrop)
-	if err != nil {
-		return nil, err
-	}
-	var base []string
-	switch {
-	case all:
-		base = capability.Names()
-	case !none:
-		base = defaultCapabilities()
-	}
-	var list []string
-	for _, name := range append(base, add...) {
-		if !slices.Contains(drop, name) && !slices.Contains(list, name) {
-			list = append(list, name)
-		}
 	}
 	return &specs.LinuxCapabilities{Bounding: list, Effective: list, Permitted: list}, nil
-}
-
-// capabilityNames completes names as users write them: net_admin, CAP_NET_ADMIN.
-func capabilityNames(list []string) (names []string, all bool, err error) {
-	for _, name := range list {
-		full := "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_")
-		switch {
-		case full == "CAP_ALL":
-			all = true
-		case capability.Number(full) < 0:
-			return nil, false, fmt.Errorf("unknown capability %q; capabilities(7) lists them", name)
-		default:
-			names = append(names, full)
-		}
-	}
-	return names, all, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/instance/caps"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -109,7 +110,7 @@ func TestPlanNoWider(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	docker := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: defaultCapabilities()}}}
+	docker := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps.Defaults()}}}
 	want, err := moby.GetDefaultProfile(docker)
 	if err != nil {
 		t.Fatal(err)
@@ -119,9 +120,9 @@ func TestPlanNoWider(t *testing.T) {
 	if !bytes.Equal(a, b) {
 		t.Error("the seccomp profile is not moby's")
 	}
-	caps := s.Process.Capabilities
-	if len(caps.Bounding) != 14 || len(caps.Inheritable)+len(caps.Ambient) != 0 || !slices.Equal(caps.Bounding, caps.Permitted) {
-		t.Errorf("capabilities %+v", caps)
+	got := s.Process.Capabilities
+	if len(got.Bounding) != 14 || len(got.Inheritable)+len(got.Ambient) != 0 || !slices.Equal(got.Bounding, got.Permitted) {
+		t.Errorf("capabilities %+v", got)
 	}
 	if !s.Process.NoNewPrivileges || len(s.Linux.MaskedPaths) == 0 || len(s.Linux.ReadonlyPaths) == 0 {
 		t.Error("not confined")
