@@ -165,16 +165,23 @@ func TestRuntimeHangs(t *testing.T) {
 	w := newWorld(t)
 	p := w.runtime("p", "")
 	p.Args = []string{"/bin/sh", "-c", fmt.Sprintf("sleep 1000 & echo $! > %s; exec sleep 1000", p.PIDFile)}
-	ctx, cancel := context.WithTimeout(w.ctx, 300*time.Millisecond)
+	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
-	if _, err := w.c.Start(ctx, p); !api.IsKind(err, api.Canceled) {
+	ended := make(chan error, 1)
+	go func() {
+		_, err := w.c.Start(ctx, p)
+		ended <- err
+	}()
+	pid := 0
+	w.eventually("it leaves a process", func() bool {
+		data, _ := os.ReadFile(p.PIDFile)
+		pid, _ = strconv.Atoi(strings.TrimSpace(string(data)))
+		return pid > 0
+	})
+	cancel()
+	if err := <-ended; !api.IsKind(err, api.Canceled) {
 		t.Errorf("error = %v", err)
 	}
-	data, err := os.ReadFile(p.PIDFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, _ := strconv.Atoi(strings.TrimSpace(string(data)))
 	w.eventually("what it left is killed", func() bool { return !running(pid) })
 	p.StartTimeout = 100 * time.Millisecond
 	w.eventually("the id is free", func() bool {
