@@ -35,13 +35,15 @@ type Config struct {
 	OpenStdin bool    `json:"open_stdin,omitempty"`
 	Size      Size    `json:"size,omitzero"`
 
-	Hostname   string      `json:"hostname"`
-	Hosts      string      `json:"hosts,omitempty"`       // content of /etc/hosts
-	ResolvConf string      `json:"resolv_conf,omitempty"` // content of /etc/resolv.conf
-	Interfaces []Interface `json:"interfaces,omitempty"`
-	Mounts     []Mount     `json:"mounts,omitempty"`
-	PIDs       int64       `json:"pids,omitempty"`   // most processes of the user; 0 for no limit
-	Limits     []Limit     `json:"limits,omitempty"` // of the entrypoint and of what is executed beside it
+	Hostname     string      `json:"hostname"`
+	Hosts        string      `json:"hosts,omitempty"`       // content of /etc/hosts
+	ResolvConf   string      `json:"resolv_conf,omitempty"` // content of /etc/resolv.conf
+	Interfaces   []Interface `json:"interfaces,omitempty"`
+	Mounts       []Mount     `json:"mounts,omitempty"`
+	Capabilities uint64      `json:"capabilities"`        // bounding set of the user's processes, by number
+	NewPrivs     bool        `json:"new_privs,omitempty"` // setuid programs may gain privileges
+	PIDs         int64       `json:"pids,omitempty"`      // most processes of the user; 0 for no limit
+	Limits       []Limit     `json:"limits,omitempty"`    // of the entrypoint and of what is executed beside it
 }
 
 // Process is a command to run in the guest.

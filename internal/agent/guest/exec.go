@@ -19,7 +19,8 @@ func (m *machine) exec(c *agent.Call) {
 		c.Reply(agent.Reply{Kind: api.Invalid, Error: "no command"})
 		return
 	}
-	cmd := command{process: m.beside(x.Process), limits: m.config.Limits, terminal: x.TTY, cgroup: m.group.birthplace()}
+	cmd := m.command(m.beside(x.Process))
+	cmd.terminal = x.TTY
 	if x.TTY {
 		m.execOnTerminal(c, cmd)
 		return

@@ -64,7 +64,7 @@ func (m *machine) start() *agent.Exit {
 			return new(fault(err))
 		}
 	}
-	cmd := command{process: m.config.Process, limits: m.config.Limits, cgroup: m.group.birthplace()}
+	cmd := m.command(m.config.Process)
 	if m.config.TTY {
 		return m.startOnTerminal(cmd)
 	}
@@ -87,6 +87,14 @@ func (m *machine) start() *agent.Exit {
 	var failed *agent.Exit
 	m.main, failed = m.reaper.start(cmd)
 	return failed
+}
+
+// command is a process of the user's with all that the machine holds it to.
+func (m *machine) command(p agent.Process) command {
+	return command{
+		process: p, limits: m.config.Limits, cgroup: m.group.birthplace(),
+		rights: rights{capabilities: m.config.Capabilities, newPrivs: m.config.NewPrivs},
+	}
 }
 
 // startOnTerminal starts the entrypoint on a pseudoterminal whose master is

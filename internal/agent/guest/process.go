@@ -21,6 +21,7 @@ import (
 type command struct {
 	process  agent.Process
 	limits   []agent.Limit
+	rights   rights
 	files    [3]*os.File
 	terminal bool // files[0] becomes the controlling terminal
 	cgroup   int  // to be born into, or -1
@@ -55,17 +56,56 @@ func newReaper() *reaper {
 }
 
 // start starts a command. The Exit says, in a shell's codes, why it could not.
-func (r *reaper) start(cmd command) (*process, *agent.Exit) {
+func (r *reaper) start(cmd command) (p *process, failed *agent.Exit) {
 	path, attr, failed := prepare(cmd)
 	if failed != nil {
 		return nil, failed
 	}
-	attr.Sys.Ptrace = len(cmd.limits) > 0
-	if attr.Sys.Ptrace {
-		// Only the thread that started a traced child may let it go.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// What the process must not have is given up by the thread that forks
+		// it. The thread stays locked and so ends with this goroutine.
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		if err := cmd.rights.giveUp(); err != nil {
+			failed = new(fault(err))
+			return
+		}
+		p, failed = r.fork(cmd, path, attr)
+	}()
+	<-done
+	return p, failed
+}
+
+// rights are what the user's processes keep of the agent's.
+type rights struct {
+	capabilities uint64 // bounding set
+	newPrivs     bool
+}
+
+// giveUp makes the calling thread, and what it forks, keep no more than r.
+func (r rights) giveUp() error {
+	for c := range 64 {
+		if r.capabilities&(1<<c) != 0 {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
+		if err == unix.EINVAL {
+			break // the kernel knows no capability of this number, nor above it
+		}
+		if err != nil {
+			return os.NewSyscallError("drop a capability", err)
+		}
 	}
+	if r.newPrivs {
+		return nil
+	}
+	return os.NewSyscallError("no_new_privs", unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+}
+
+// fork starts the process and sets its limits before its first instruction.
+func (r *reaper) fork(cmd command, path string, attr *syscall.ProcAttr) (*process, *agent.Exit) {
+	attr.Sys.Ptrace = len(cmd.limits) > 0
 	p := &process{done: make(chan struct{})}
 	stopped := make(chan struct{})
 
@@ -87,23 +127,25 @@ func (r *reaper) start(cmd command) (*process, *agent.Exit) {
 	r.born.Signal()
 	r.mu.Unlock()
 
-	if attr.Sys.Ptrace {
-		select {
-		case <-stopped:
-		case <-p.done:
-			return p, nil
+	if !attr.Sys.Ptrace {
+		return p, nil
+	}
+	select {
+	case <-stopped:
+	case <-p.done:
+		return p, nil
+	}
+	for _, l := range cmd.limits {
+		limit := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
+		if err := unix.Prlimit(pid, l.Resource, &limit, nil); err != nil {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			return nil, new(fault(fmt.Errorf("resource limit %d: %w", l.Resource, err)))
 		}
-		for _, l := range cmd.limits {
-			limit := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
-			if err := unix.Prlimit(pid, l.Resource, &limit, nil); err != nil {
-				unix.Kill(pid, unix.SIGKILL)
-				return nil, new(fault(fmt.Errorf("resource limit %d: %w", l.Resource, err)))
-			}
-		}
-		if err := syscall.PtraceDetach(pid); err != nil {
-			unix.Kill(pid, unix.SIGKILL)
-			return nil, new(fault(os.NewSyscallError("ptrace", err)))
-		}
+	}
+	// Only the thread that started a traced child may let it go: this one.
+	if err := syscall.PtraceDetach(pid); err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		return nil, new(fault(os.NewSyscallError("ptrace", err)))
 	}
 	return p, nil
 }

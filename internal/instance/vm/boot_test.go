@@ -94,6 +94,7 @@ func TestShares(t *testing.T) {
 		mkdir /m; mount -t virtiofs share1 /m; ls /m; echo x > /m/y || echo refused again
 		ls /etc/..; stat -c %a:%T /mnt/tmp; stat -f -c %T /mnt/tmp
 	`))
+	p.Spec.Security.CapAdd = []string{"SYS_ADMIN"} // it will mount
 	p.Mounts = []instance.Mount{
 		{Type: api.MountBind, Source: dir + "/rw", Target: "/mnt/rw"},
 		{Type: api.MountBind, Source: dir + "/ro", Target: "/mnt/ro", ReadOnly: true},
@@ -127,6 +128,7 @@ func TestMachine(t *testing.T) {
 		ip -4 addr show eth0 | grep -o "inet .*"; ip route; cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6
 		nc 10.99.0.1 8099
 		cat /sys/fs/cgroup/workload/pids.max
+		grep -E "CapBnd|NoNewPrivs" /proc/self/status
 		touch /file || echo not mine
 	`))
 	for i := range layers {
@@ -162,7 +164,7 @@ func TestMachine(t *testing.T) {
 		"hello /var", "uid=33(web) gid=33(web) groups=33(web),44(extra)", "/var/new", "100",
 		"inet 10.99.0.2/24 brd 10.99.0.255 scope global eth0",
 		"default via 10.99.0.1 dev eth0 ", "10.99.0.0/24 dev eth0 scope link  src 10.99.0.2 ", "1",
-		"reached by 10.99.0.2", "50", "not mine", "",
+		"reached by 10.99.0.2", "50", "CapBnd:\t00000000a80425fb", "NoNewPrivs:\t1", "not mine", "",
 	}, "\n"))
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/berthcloud/berth/internal/agent"
 	"github.com/berthcloud/berth/internal/disk"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/instance/caps"
+	"github.com/berthcloud/berth/internal/oci/capability"
 	"github.com/berthcloud/berth/internal/qemu"
 )
 
@@ -191,6 +193,11 @@ func guestConfig(p *instance.Prepared, mounts []agent.Mount) (*agent.Config, err
 		TTY:     p.Process.TTY, OpenStdin: p.Process.OpenStdin, Size: agent.Size(p.Process.InitialSize),
 		Hostname: p.Hostname, Hosts: hostsFile(p), Mounts: mounts, PIDs: p.Spec.Limits.PIDs,
 	}
+	names, err := caps.Bounding(p.Spec.Security)
+	if err != nil {
+		return nil, err
+	}
+	c.Capabilities, c.NewPrivs = capability.Mask(names), p.Spec.Security.NewPrivs
 	for _, server := range p.DNS {
 		c.ResolvConf += "nameserver " + server + "\n"
 	}
