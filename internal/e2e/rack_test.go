@@ -17,7 +17,7 @@ var rackScenarios = []scenario{
 }
 
 func hardware(t *testing.T, w *world, kind api.Kind) {
-	r := w.Try(t.Context(), run(kind, "--rm", "--virt", "hardware", "base", "sh", "-c", "dmesg | grep -i 'hypervisor detected'")...)
+	r := w.Try(t.Context(), run(kind, "--rm", "--virt", "hardware", "--cap-add", "SYSLOG", "base", "sh", "-c", "dmesg | grep -i 'hypervisor detected'")...)
 	if r.Exit != 0 || !strings.Contains(r.Stdout, "KVM") {
 		t.Errorf("no KVM in the guest: %s", r)
 	}
