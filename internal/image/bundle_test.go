@@ -33,7 +33,7 @@ import (
 // twoLayers makes an image with another implementation.
 func twoLayers(t testing.TB) v1.Image {
 	t.Helper()
-	img := v1.Image(empty.Image)
+	img := empty.Image
 	for i := range 2 {
 		var err error
 		img, err = mutate.AppendLayers(img, static.NewLayer(rootfs(t, fmt.Sprintf("f%d", i), fmt.Sprint(i)), types.OCIUncompressedLayer))

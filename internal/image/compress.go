@@ -119,7 +119,7 @@ type corruptReader struct {
 
 func (r *corruptReader) Read(p []byte) (int, error) {
 	n, err := r.in.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = damaged(r.compression, err)
 	}
 	return n, err

@@ -167,7 +167,7 @@ func (s *Store) toEROFS(ctx context.Context, r *layerReader, packed func() (dige
 		opt.Archived = r.count
 		hash := digest.Canonical.Digester()
 		sum := newBeside(hash.Hash())
-		defer sum.stop()
+		defer sum.end()
 		in = io.TeeReader(plain, sum)
 		packed = func() (digest.Digest, error) {
 			err := sum.stop()
@@ -244,6 +244,9 @@ func (b *beside) Write(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// end is stop for a writer whose result nobody wants any more.
+func (b *beside) end() { _ = b.stop() }
 
 // stop ends the goroutine when everything is written, and returns the error of
 // a write. It may be called twice.

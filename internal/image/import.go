@@ -238,7 +238,7 @@ func (s *Store) storeRootfs(ctx context.Context, r io.Reader, progress Progress)
 	}
 	defer w.abandon()
 	writing := newBeside(w)
-	defer writing.stop() // before w is abandoned
+	defer writing.end() // before w is abandoned
 	counted := &layerReader{in: io.TeeReader(from, writing)}
 	finish := func() (digest.Digest, error) {
 		// Bytes after the end of a compressed stream belong to the blob all the same.

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,7 +48,7 @@ func newRegistry(t testing.TB, wrap func(http.Handler) http.Handler) string {
 // push puts an image with the given layers, uncompressed archives, into a registry.
 func push(t testing.TB, host, repo string, layers ...[]byte) v1.Image {
 	t.Helper()
-	img := v1.Image(empty.Image)
+	img := empty.Image
 	for _, l := range layers {
 		var err error
 		img, err = mutate.AppendLayers(img, static.NewLayer(l, types.OCIUncompressedLayer))
@@ -199,7 +200,6 @@ type hostile struct {
 	config       []byte
 	layer        func(w http.ResponseWriter, r *http.Request)
 	manifestBody func(w http.ResponseWriter, r *http.Request) // instead of manifest
-	noHead       bool
 }
 
 func digestOf(b []byte) string {
@@ -268,7 +268,7 @@ func TestHostileRegistry(t *testing.T) {
 		// What counts is the digest; bytes beyond the size are not read.
 		"longer layer": {change: func(h *hostile) {
 			h.layer = func(w http.ResponseWriter, _ *http.Request) {
-				w.Write(append(layerTar[:len(layerTar):len(layerTar)], 'x'))
+				w.Write(append(slices.Clip(layerTar), 'x'))
 			}
 		}},
 		"endless layer": {kind: api.Corrupt, want: "what the registry sent is not", change: func(h *hostile) { h.layer = endless }},

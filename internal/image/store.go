@@ -36,6 +36,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/log"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image/layer"
@@ -107,7 +108,7 @@ func Open(root string, opt Options) (*Store, error) {
 		Timeout:      time.Second,
 		FreelistType: bolt.FreelistMapType,
 	})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return fail(api.InUse, errors.New("another berthd has it open; stop that one, or choose another --root"))
 	} else if err != nil {
 		return fail("", err)

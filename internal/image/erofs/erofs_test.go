@@ -123,7 +123,7 @@ func TestKernelReadsWhatWasWritten(t *testing.T) {
 	got := map[string]facts{}
 	for _, name := range []string{".", "small", "large", "link", "null", "high", "whiteout", "fifo", "many", "symlink"} {
 		st := stat(name)
-		got[name] = facts{uint64(st.Mode), uint64(st.Uid), uint64(st.Gid), uint64(st.Nlink), fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), fmt.Sprintf("%d.%d", st.Mtim.Sec, st.Mtim.Nsec)}
+		got[name] = facts{uint64(st.Mode), uint64(st.Uid), uint64(st.Gid), st.Nlink, fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), fmt.Sprintf("%d.%d", st.Mtim.Sec, st.Mtim.Nsec)}
 	}
 	want := map[string]facts{
 		".":        {unix.S_IFDIR | 0o755, 0, 0, 4, "0:0", "0.0"},
