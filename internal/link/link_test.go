@@ -65,15 +65,15 @@ func plug(t *testing.T, ns *linktest.NS, v link.Veth) {
 
 // talk opens a connection to the address from the namespace (nil: from the
 // host's side) and returns what the server there sends.
-func talk(ns *linktest.NS, addr string) (string, error) {
+func talk(ns *linktest.NS, addr string, timeout time.Duration) (string, error) {
 	var answer string
 	do := func() error {
-		c, err := net.DialTimeout("tcp4", addr, 2*time.Second)
+		c, err := net.DialTimeout("tcp4", addr, timeout)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(2 * time.Second))
+		c.SetDeadline(time.Now().Add(timeout))
 		data, err := io.ReadAll(c)
 		answer = string(data)
 		return err
@@ -124,7 +124,7 @@ func TestPlug(t *testing.T) {
 			plug(t, b, veth(3))
 			serve(t, a, ":80")
 			for from, want := range map[*linktest.NS]string{b: "10.77.0.3", nil: "10.77.0.1", a: "10.77.0.2"} {
-				if got, err := talk(from, "10.77.0.2:80"); err != nil || got != want {
+				if got, err := talk(from, "10.77.0.2:80", 10*time.Second); err != nil || got != want {
 					t.Errorf("from %s: %q, %v", want, got, err)
 				}
 			}
@@ -170,7 +170,7 @@ func TestPlugAgain(t *testing.T) {
 	plug(t, old, veth(2))
 	plug(t, ns, veth(2))
 	serve(t, ns, ":80")
-	if got, err := talk(nil, "10.77.0.2:80"); err != nil || got != "10.77.0.1" {
+	if got, err := talk(nil, "10.77.0.2:80", 10*time.Second); err != nil || got != "10.77.0.1" {
 		t.Errorf("%q, %v", got, err)
 	}
 }
@@ -210,10 +210,10 @@ func TestIsolated(t *testing.T) {
 	plug(t, a, va)
 	plug(t, b, vb)
 	serve(t, a, ":80")
-	if _, err := talk(b, "10.77.0.2:80"); err == nil {
+	if _, err := talk(b, "10.77.0.2:80", 500*time.Millisecond); err == nil {
 		t.Error("isolated ports talk to each other")
 	}
-	if got, err := talk(nil, "10.77.0.2:80"); err != nil || got != "10.77.0.1" {
+	if got, err := talk(nil, "10.77.0.2:80", 10*time.Second); err != nil || got != "10.77.0.1" {
 		t.Errorf("from the host: %q, %v", got, err)
 	}
 }

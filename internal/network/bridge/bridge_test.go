@@ -251,16 +251,25 @@ func in(t *testing.T, ns *linktest.NS, fn func() error) {
 }
 
 // talk returns the address that a server sees when called from the namespace,
-// or the error.
+// or "error".
 func talk(ns *linktest.NS, proto, addr string) string {
+	return talkWithin(10*time.Second, ns, proto, addr)
+}
+
+// shun expects that nobody answers, and therefore waits less.
+func shun(ns *linktest.NS, proto, addr string) string {
+	return talkWithin(500*time.Millisecond, ns, proto, addr)
+}
+
+func talkWithin(timeout time.Duration, ns *linktest.NS, proto, addr string) string {
 	var answer string
 	do := func() error {
-		c, err := net.DialTimeout(proto+"4", addr, 700*time.Millisecond)
+		c, err := net.DialTimeout(proto+"4", addr, timeout)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(700 * time.Millisecond))
+		c.SetDeadline(time.Now().Add(timeout))
 		if proto == "udp" {
 			if _, err := c.Write([]byte("who am I")); err != nil {
 				return err
@@ -320,7 +329,11 @@ func TestReachability(t *testing.T) {
 			protos = protos[:1]
 		}
 		for _, proto := range protos {
-			if got := talk(tc.from, proto, tc.to); got != tc.seen {
+			call := talk
+			if tc.seen == "error" {
+				call = shun
+			}
+			if got := call(tc.from, proto, tc.to); got != tc.seen {
 				t.Errorf("%s, %s %s: seen as %s, want %s", tc.what, proto, tc.to, got, tc.seen)
 			}
 		}
@@ -328,7 +341,7 @@ func TestReachability(t *testing.T) {
 	if err := n.Detach(t.Context(), "web"); err != nil {
 		t.Fatal(err)
 	}
-	if got := talk(world, "tcp", hostOutside+":8080"); got != "error" {
+	if got := shun(world, "tcp", hostOutside+":8080"); got != "error" {
 		t.Errorf("the port outlives its instance: %s", got)
 	}
 }
@@ -357,7 +370,7 @@ func TestLoopbackGuard(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, proto := range []string{"tcp", "udp"} {
-		if got := talk(i.NS, proto, "127.0.0.1:9001"); got != "error" {
+		if got := shun(i.NS, proto, "127.0.0.1:9001"); got != "error" {
 			t.Errorf("%s: an instance reaches the host's loopback, seen as %s", proto, got)
 		}
 	}
@@ -472,7 +485,7 @@ func TestRestart(t *testing.T) {
 		}
 		check("after Apply")
 	}
-	if got := talk(nil, "tcp", "127.0.0.1:8091"); got != "error" {
+	if got := shun(nil, "tcp", "127.0.0.1:8091"); got != "error" {
 		t.Errorf("the port of a gone instance: %s", got)
 	}
 	if ports, err := link.Ports(n.cfg.Bridge); err != nil || len(ports) != 1 || ports[0] != web.HostName {
@@ -717,7 +730,7 @@ func TestSideBySide(t *testing.T) {
 		t.Errorf("one subnet for two networks: %v, %v", a.Address, b.Address)
 	}
 	serve(t, a.NS, 80)
-	if got := talk(b.NS, "tcp", a.addr()+":80"); got != "error" {
+	if got := shun(b.NS, "tcp", a.addr()+":80"); got != "error" {
 		t.Errorf("one network reaches into the other, seen as %s", got)
 	}
 	if err := other.Apply(t.Context(), nil); err != nil {
