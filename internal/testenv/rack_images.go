@@ -39,7 +39,7 @@ func buildRackImages(t testing.TB) rackImages {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := cached(t, "rackhost", kernelPackage+" "+strings.Join(rackPackages, " ")+" 2", func(ctx context.Context, dir string) error {
+	host := cached(t, "rackhost", kernelPackage+" "+strings.Join(rackPackages, " ")+" 3", func(ctx context.Context, dir string) error {
 		return fillHost(ctx, dir, kernelPackage)
 	})
 	// The initramfs holds our own init, so it is as fresh as the repository.
@@ -115,6 +115,7 @@ func fillHost(ctx context.Context, dir, kernelPackage string) error {
 		{"mkdir", "-p", filepath.Dir(inRoot), filepath.Join(root, "opt/berth"), filepath.Join(root, "data"), filepath.Join(root, "var/lib/berth")},
 		{"cp", "-a", modules, inRoot},
 		{"chroot", root, "depmod", filepath.Base(modules)},
+		{"chroot", root, "groupadd", "--system", "kvm"}, // as udev's package does
 		{"mv", modules, filepath.Join(dir, "modules")},
 		{"mv", vmlinuz, filepath.Join(dir, "vmlinuz")},
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -153,8 +154,31 @@ func switchRoot(dir string) error {
 	return unix.Chdir("/")
 }
 
+// openKVM gives /dev/kvm to the group kvm, as udev's rules do.
+func openKVM() error {
+	groups, err := os.ReadFile("/etc/group")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(groups)) {
+		f := strings.Split(line, ":")
+		if len(f) < 3 || f[0] != "kvm" {
+			continue
+		}
+		gid, err := strconv.Atoi(f[2])
+		if err != nil {
+			return err
+		}
+		return errors.Join(os.Chown("/dev/kvm", 0, gid), os.Chmod("/dev/kvm", 0o660))
+	}
+	return errors.New("no group kvm")
+}
+
 // configure gives the host its name and address.
 func configure() error {
+	if err := openKVM(); err != nil {
+		return err
+	}
 	if err := os.Rename("/run/rackhost", "/run/init"); err != nil {
 		return err
 	}
