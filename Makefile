@@ -30,7 +30,7 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo -n env "PATH=$$PATH" "HOME=$$HOM
 ##@ Build
 build: ## static binaries of every program, in bin/
 	@mkdir -p bin
-	$(BUILD) -o bin/ ./cmd/...
+	$(BUILD) -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
 
 docs: build ## man pages and shell completions, in dist/
 	@rm -rf dist && mkdir -p dist/man dist/completion

@@ -85,19 +85,25 @@ func Programs(t testing.TB) string {
 	dir := filepath.Join(CacheDir(t), "bin")
 	unlock := lock(t, dir+".lock")
 	defer unlock()
-	if err := goBuild(t.Context(), Repository(t), dir+"/", "./cmd/..."); err != nil {
+	top := Repository(t)
+	commands, err := filepath.Glob(filepath.Join(top, "cmd", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := goBuild(t.Context(), top, dir+"/", commands...); err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
 
 // goBuild builds packages of the repository in dir to out.
-func goBuild(ctx context.Context, dir, out, packages string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, packages)
+func goBuild(ctx context.Context, dir, out string, packages ...string) error {
+	argv := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", out}, packages...)
+	cmd := exec.CommandContext(ctx, "go", argv...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build %s: %w\n%s", packages, err, text)
+		return fmt.Errorf("go build %s: %w\n%s", strings.Join(packages, " "), err, text)
 	}
 	return nil
 }
