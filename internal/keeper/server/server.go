@@ -110,6 +110,7 @@ func New(run, version string) (*Server, error) {
 // Serve answers calls until a Shutdown.
 func (s *Server) Serve() error {
 	go s.reapStrays()
+	go s.endWhenOrphaned()
 	for {
 		c, err := s.ln.Accept()
 		switch {
