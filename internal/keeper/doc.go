@@ -21,7 +21,8 @@
 //     leaves the kept process behind, whose pid it has written to PIDFile. The
 //     keeper, being a subreaper, inherits it.
 //
-// A kept process stays listed after its end until Forget.
+// A kept process stays listed after its end until Forget. The keeper itself ends
+// by a Shutdown, or when its run directory has gone and nothing runs any more.
 //
 // # Streams
 //
