@@ -265,8 +265,8 @@ func validateVM(s api.Spec) error {
 		return fmt.Errorf("virtualization %q is unknown; use auto, hardware or para", s.VM.Virtualization)
 	}
 	sec := s.Security
-	if sec.HostUsers || sec.Unconfined || len(sec.CapAdd)+len(sec.CapDrop) > 0 {
-		return errors.New("user namespace, seccomp and capability options are for containers; a VM has a kernel of its own")
+	if sec.HostUsers || sec.Unconfined {
+		return errors.New("user namespace and seccomp options are for containers; a VM has a kernel of its own")
 	}
 	return nil
 }

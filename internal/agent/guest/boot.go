@@ -41,7 +41,9 @@ func run() agent.Exit {
 	if err != nil {
 		return fault(err)
 	}
-	return m.run()
+	exit := m.run()
+	rest(m.disk)
+	return exit
 }
 
 // fault is the exit of a machine that could not run its entrypoint.
@@ -78,13 +80,14 @@ func boot() (*machine, error) {
 	if err := modules.loadFor(config); err != nil {
 		return nil, err
 	}
-	if err := mountRoot(config, layers); err != nil {
+	disk, err := mountRoot(config, layers)
+	if err != nil {
 		return nil, err
 	}
 	if err := furnish(config); err != nil {
 		return nil, err
 	}
-	return newMachine(config, modules), nil
+	return newMachine(config, modules, disk), nil
 }
 
 // furnish makes of a root filesystem the machine that the configuration describes.

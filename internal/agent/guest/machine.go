@@ -16,6 +16,7 @@ import (
 type machine struct {
 	config  *agent.Config
 	modules kernelModules
+	disk    *os.File // the root of the writable disk
 	reaper  *reaper
 	group   workload
 
@@ -24,8 +25,8 @@ type machine struct {
 	output  sync.WaitGroup
 }
 
-func newMachine(config *agent.Config, modules kernelModules) *machine {
-	return &machine{config: config, modules: modules, reaper: newReaper()}
+func newMachine(config *agent.Config, modules kernelModules, disk *os.File) *machine {
+	return &machine{config: config, modules: modules, disk: disk, reaper: newReaper()}
 }
 
 // run runs the entrypoint to its end and returns how it ended, once all it
@@ -184,9 +185,8 @@ func report(exit agent.Exit) {
 	unix.Close(port)
 }
 
-// powerOff brings the disk to rest and ends the machine.
+// powerOff ends the machine.
 func powerOff() {
-	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {} // process 1 must not end, or the kernel panics
 }

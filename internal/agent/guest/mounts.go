@@ -59,15 +59,15 @@ func mount(source, target, kind string, flags uintptr, data string) error {
 
 // mountRoot stacks the image's layers under the writable disk and makes the
 // stack the root. The agent's own initramfs stays below it, out of reach of
-// any path.
-func mountRoot(config *agent.Config, layers string) error {
+// any path; so does the disk, which is returned for rest.
+func mountRoot(config *agent.Config, layers string) (writable *os.File, err error) {
 	lower := make([]string, config.Layers)
 	for i := range config.Layers {
-		// Relative names keep sixty layers within mount(2)'s one page of options.
+		// Short names: those of 127 layers fit mount(2)'s one page of options.
 		dir := "/l/" + strconv.Itoa(i)
 		layer := mountPoint{layers + strconv.Itoa(i+2), dir, "erofs", unix.MS_RDONLY, ""}
 		if err := mountAll([]mountPoint{layer}); err != nil {
-			return err
+			return nil, err
 		}
 		lower[config.Layers-1-i] = dir // overlayfs wants the top first
 	}
@@ -75,27 +75,39 @@ func mountRoot(config *agent.Config, layers string) error {
 	if config.Disk {
 		device, err := findDisk(agent.DiskSerial)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		disk = mountPoint{device, "/disk", "ext4", unix.MS_NOATIME, ""}
 	}
 	if err := mountAll([]mountPoint{disk}); err != nil {
-		return err
+		return nil, err
+	}
+	if writable, err = os.Open("/disk"); err != nil {
+		return nil, err
 	}
 	for _, dir := range []string{"/disk/upper", "/disk/work"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	stack := mountPoint{"overlay", "/root", "overlay", 0,
 		"lowerdir=" + strings.Join(lower, ":") + ",upperdir=/disk/upper,workdir=/disk/work"}
 	if err := mountAll([]mountPoint{stack}); err != nil {
-		return err
+		return nil, err
 	}
 	if err := switchRoot("/root"); err != nil {
-		return err
+		return nil, err
 	}
-	return mountAll(late)
+	return writable, mountAll(late)
+}
+
+// rest brings the writable disk to rest, so that the next boot finds nothing to
+// repair. No process of the user's is left.
+func rest(writable *os.File) {
+	unix.Sync()
+	// The disk has no path any more, but its descriptor is one.
+	path := "/proc/self/fd/" + strconv.Itoa(int(writable.Fd()))
+	_ = unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
 }
 
 // switchRoot moves the early mounts below dir and dir over the root, as
