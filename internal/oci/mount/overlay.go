@@ -88,21 +88,7 @@ func splitEscaped(s string) []string {
 // stored with its own ids: neither needs a chown. uid and gid are those of the
 // container's root on the host.
 func (ov Overlay) Mount(userns, uid, gid int) (int, error) {
-	if !ov.IDMap {
-		return ov.mount(userns)
-	}
-	// Overlayfs keeps the credentials of whoever mounts it for what it does on its own,
-	// such as making its work directory. Our 0 has no id on an id-mapped layer.
-	var fd int
-	err := WithFilesystemIDs(uid, gid, func() (err error) {
-		fd, err = ov.mount(userns)
-		return err
-	})
-	return fd, err
-}
-
-func (ov Overlay) mount(userns int) (int, error) {
-	layers, err := ov.cloneLayers(userns)
+	layers, err := ov.openLayers(userns)
 	defer func() {
 		for _, l := range layers {
 			unix.Close(l.fd)
@@ -111,18 +97,11 @@ func (ov Overlay) mount(userns int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	fd, err := ov.build(layers)
+	fd, err := ov.makeAs(uid, gid, layers, ov.make)
 	if errors.Is(err, unix.EINVAL) && ov.IDMap {
 		// Before Linux 6.14 overlayfs took only layers that are mounted somewhere
 		// (clone_private_mount refused anonymous mount namespaces).
-		fd, err = inPrivateNamespace(func() (int, error) {
-			for _, l := range layers {
-				if err := unix.MoveMount(l.fd, "", unix.AT_FDCWD, l.host, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-					return -1, &os.PathError{Op: "move_mount", Path: l.host, Err: err}
-				}
-			}
-			return ov.build(layers)
-		})
+		fd, err = inPrivateNamespace(func() (int, error) { return ov.makeAs(uid, gid, layers, ov.makeAttached) })
 	}
 	if err != nil {
 		return -1, err
@@ -132,6 +111,20 @@ func (ov Overlay) mount(userns int) (int, error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// makeAs makes the overlay with the filesystem ids of the container's root, where
+// ids are mapped: overlayfs keeps the credentials of whoever mounts it for what it
+// does on its own, such as making its work directory, and our 0 has no id there.
+func (ov Overlay) makeAs(uid, gid int, layers []layer, how func([]layer) (int, error)) (fd int, err error) {
+	if !ov.IDMap {
+		return how(layers)
+	}
+	err = WithFilesystemIDs(uid, gid, func() (err error) {
+		fd, err = how(layers)
+		return err
+	})
+	return fd, err
 }
 
 // layer is a clone of a layer's mount, or of the directory that holds the
@@ -144,29 +137,73 @@ type layer struct {
 // path is where overlayfs finds the layer: through the descriptor.
 func (l layer) path() string { return "/proc/self/fd/" + strconv.Itoa(l.fd) }
 
-// cloneLayers clones the lower layers in order, and the directory of upper and
+// openLayers opens, or clones with ids mapped, the lower layers in order, and the directory of upper and
 // work last.
-func (ov Overlay) cloneLayers(userns int) ([]layer, error) {
+func (ov Overlay) openLayers(userns int) ([]layer, error) {
 	dirs := append([]string(nil), ov.Lower...)
 	if ov.Upper != "" {
 		dirs = append(dirs, filepath.Dir(ov.Upper))
 	}
 	var layers []layer
 	for _, dir := range dirs {
-		fd, isDir, err := Bind(dir, Options{IDMap: ov.IDMap}, userns)
+		var fd int
+		var err error
+		if ov.IDMap {
+			fd, _, err = Bind(dir, Options{IDMap: true}, userns)
+		} else {
+			fd, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		}
 		if err != nil {
 			return layers, fmt.Errorf("layer %s: %w", dir, err)
 		}
 		layers = append(layers, layer{dir, fd})
-		if !isDir {
-			return layers, fmt.Errorf("layer %s: not a directory", dir)
-		}
 	}
 	return layers, nil
 }
 
-// build creates the overlay of the cloned layers.
-func (ov Overlay) build(layers []layer) (int, error) {
+// make creates the overlay of opened layers. "lowerdir+" appends one layer at a time
+// (Linux 6.8); older kernels take all in one option of at most a page, and swallow
+// the unknown one until the end.
+func (ov Overlay) make(layers []layer) (int, error) {
+	fd, err := ov.create(layers, appendLower)
+	if errors.Is(err, unix.EINVAL) {
+		if old, oldErr := ov.create(layers, joinLower); oldErr == nil {
+			return old, nil
+		}
+	}
+	return fd, err
+}
+
+// makeAttached is make with each layer mounted over its own directory, which only
+// the private mount namespace of the calling thread sees.
+func (ov Overlay) makeAttached(layers []layer) (int, error) {
+	for _, l := range layers {
+		if err := unix.MoveMount(l.fd, "", unix.AT_FDCWD, l.host, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return -1, &os.PathError{Op: "move_mount", Path: l.host, Err: err}
+		}
+	}
+	return ov.make(layers)
+}
+
+func appendLower(lower []layer, set func(key, value string) error) error {
+	for _, l := range lower {
+		if err := set("lowerdir+", l.path()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func joinLower(lower []layer, set func(key, value string) error) error {
+	paths := make([]string, len(lower))
+	for i, l := range lower {
+		paths[i] = l.path()
+	}
+	return set("lowerdir", strings.Join(paths, ":"))
+}
+
+// create asks the kernel for the overlay.
+func (ov Overlay) create(layers []layer, lower func([]layer, func(k, v string) error) error) (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("overlay: %w", os.NewSyscallError("fsopen", err))
@@ -178,7 +215,19 @@ func (ov Overlay) build(layers []layer) (int, error) {
 		}
 		return nil
 	}
-	if err := ov.configure(layers, fs, set); err != nil {
+	if err := lower(layers[:len(ov.Lower)], set); err != nil {
+		return -1, err
+	}
+	if ov.Upper != "" {
+		parent := layers[len(layers)-1].path()
+		if err := set("upperdir", parent+"/"+filepath.Base(ov.Upper)); err != nil {
+			return -1, err
+		}
+		if err := set("workdir", parent+"/"+filepath.Base(ov.Work)); err != nil {
+			return -1, err
+		}
+	}
+	if err := configureData(fs, ov.Data); err != nil {
 		return -1, err
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
@@ -189,35 +238,4 @@ func (ov Overlay) build(layers []layer) (int, error) {
 		return -1, fmt.Errorf("overlay: %w%s", os.NewSyscallError("fsmount", err), kernelLog(fs))
 	}
 	return fd, nil
-}
-
-func (ov Overlay) configure(layers []layer, fs int, set func(k, v string) error) error {
-	lower := layers[:len(ov.Lower)]
-	// "lowerdir+" appends one layer (Linux 6.8); before, all stand in one option of
-	// at most a page.
-	if err := unix.FsconfigSetString(fs, "lowerdir+", lower[0].path()); err == nil {
-		for _, l := range lower[1:] {
-			if err := set("lowerdir+", l.path()); err != nil {
-				return err
-			}
-		}
-	} else {
-		paths := make([]string, len(lower))
-		for i, l := range lower {
-			paths[i] = l.path()
-		}
-		if err := set("lowerdir", strings.Join(paths, ":")); err != nil {
-			return err
-		}
-	}
-	if ov.Upper != "" {
-		parent := layers[len(layers)-1].path()
-		if err := set("upperdir", parent+"/"+filepath.Base(ov.Upper)); err != nil {
-			return err
-		}
-		if err := set("workdir", parent+"/"+filepath.Base(ov.Work)); err != nil {
-			return err
-		}
-	}
-	return configureData(fs, ov.Data)
 }
