@@ -169,6 +169,12 @@ func (c *Client) LimitPIDs(ctx context.Context, limit int64) error {
 	return err
 }
 
+// SetClock sets the guest's clock, which stands still while it is paused.
+func (c *Client) SetClock(ctx context.Context, now time.Time) error {
+	_, err := c.ask(ctx, Request{Op: OpSetClock, Time: now.UnixNano()})
+	return err
+}
+
 // Shutdown asks the guest to end its entrypoint and power off.
 func (c *Client) Shutdown(ctx context.Context) error {
 	_, err := c.ask(ctx, Request{Op: OpShutdown})

@@ -19,6 +19,7 @@ const (
 	OpStats     Op = "stats"
 	OpTop       Op = "top"        // a JSON list of Proc on channel 1
 	OpLimitPIDs Op = "limit-pids" // bounds the user's processes to Request.Limit
+	OpSetClock  Op = "set-clock"  // sets the clock to Request.Time
 	OpShutdown  Op = "shutdown"   // ends the entrypoint by SIGKILL and powers off
 )
 
@@ -37,6 +38,7 @@ type Request struct {
 	Size   Size   `json:"size,omitzero"`
 	Path   string `json:"path,omitempty"`
 	Limit  int64  `json:"limit,omitempty"`
+	Time   int64  `json:"time,omitempty"` // nanoseconds since 1970
 }
 
 // Exec is a command to run beside the entrypoint. What Process leaves empty is

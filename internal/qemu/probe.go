@@ -13,14 +13,15 @@ import (
 )
 
 // probeTimeout is how long the probe guest may take, QEMU's start included. On
-// a processor with working virtualization it takes a tenth of a second; where
-// the host emulates its own virtualization badly it crawls.
-const probeTimeout = 3 * time.Second
+// a processor with working virtualization it takes a tenth of a second, and a
+// few seconds where the host is an emulated machine itself. Where a host's own
+// hypervisor emulates instruction by instruction, the guest crawls.
+const probeTimeout = 15 * time.Second
 
 // Probe finds out whether KVM runs real code here, by running some: neither the
 // device nor its version proves anything on a host that is itself a guest. The
-// reason is one line for users, in both cases. It takes up to three seconds;
-// ask once per start of the host.
+// reason is one line for users, in both cases. It takes up to fifteen seconds,
+// on working hosts a tenth of one; ask once per start of the host.
 func Probe(ctx context.Context, qemu string) (works bool, reason string) {
 	if qemu == "" {
 		return false, "no QEMU on this host: install qemu-system-x86"
@@ -77,7 +78,7 @@ func runProbe(ctx context.Context, qemu, accel, cpu string) error {
 
 // The probe guest's work: probeRounds rounds of 64-bit arithmetic.
 const (
-	probeRounds = 1 << 24
+	probeRounds = 1 << 22
 	probeStep   = 0x9e3779b97f4a7c15
 )
 
@@ -181,7 +182,7 @@ func probeCode() []byte {
 		"\xb9\x80\x00\x00\xc0\x0f\x32\x0d\x00\x01\x00\x00\x0f\x30" +
 		"\x0f\x20\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0\x0f\x01\x15\x98\x00\x10\x00" +
 		"\xea\x60\x00\x10\x00\x08\x00" +
-		"\xb9\x00\x00\x00\x01\x31\xc0\x48\xbb\x15\x7c\x4a\x7f\xb9\x79\x37\x9e" +
+		"\xb9\x00\x00\x40\x00\x31\xc0\x48\xbb\x15\x7c\x4a\x7f\xb9\x79\x37\x9e" +
 		"\x48\x01\xd8\x48\xc1\xc0\x0d\x48\x31\xc8\x48\xff\xc9\x75\xf1\xe7\xf4\xf4\xeb\xfd" +
 		"\x0f\x1f\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x9a\x20\x00" +
 		"\x0f\x00\x88\x00\x10\x00")

@@ -59,6 +59,9 @@ func (m *machine) answer(c *agent.Call) {
 		c.Reply(replyOf(err))
 	case agent.OpLimitPIDs:
 		c.Reply(replyOf(m.group.limitPIDs(r.Limit)))
+	case agent.OpSetClock:
+		now := unix.NsecToTimespec(r.Time)
+		c.Reply(replyOf(unix.ClockSettime(unix.CLOCK_REALTIME, &now)))
 	case agent.OpShutdown:
 		c.Reply(replyOf(m.reaper.signal(m.main, unix.SIGKILL)))
 	default:

@@ -164,14 +164,25 @@ func (h *handle) Pause(ctx context.Context) error {
 	return h.fail("pause", m.Stop(ctx))
 }
 
-// Unpause lets them go on.
+// clockTimeout bounds the setting of the clock after a pause: a guest that hung
+// before goes on hanging.
+const clockTimeout = 3 * time.Second
+
+// Unpause lets them go on, and tells the guest what time it is meanwhile.
 func (h *handle) Unpause(ctx context.Context) error {
 	m, err := h.monitor(ctx)
 	if err != nil {
 		return h.fail("unpause", err)
 	}
 	defer m.Close()
-	return h.fail("unpause", m.Cont(ctx))
+	if err := m.Cont(ctx); err != nil {
+		return h.fail("unpause", err)
+	}
+	short, cancel := context.WithTimeout(ctx, clockTimeout)
+	defer cancel()
+	// The machine goes on in any case; a wrong clock is no reason to say it does not.
+	_ = h.withAgent(short, func(c *agent.Client) error { return c.SetClock(short, time.Now()) })
+	return nil
 }
 
 // Stats measures the guest, and what it costs the host.

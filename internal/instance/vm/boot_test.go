@@ -158,6 +158,7 @@ func TestMachine(t *testing.T) {
 	}()
 	p.Interfaces = []instance.Interface{{Name: "eth0", HostName: "bvmtap0", Bridge: "bvm0", MAC: "52:54:00:12:34:56",
 		Address: []string{"10.99.0.2/24"}, Gateway: "10.99.0.1"}}
+	defer link.Delete("bvmtap0") // as the network would
 	h.boot(t, p).want(t, strings.Join([]string{
 		"60", "59", "60",
 		"guest", "guest", "10.99.0.7\tweb www", "nameserver 10.99.0.1",

@@ -178,9 +178,6 @@ func (h *handle) clean(ctx context.Context) error {
 	for i := range h.p.Mounts {
 		errs = append(errs, h.forget(ctx, k, shareID(h.p.ID, i)))
 	}
-	for _, i := range h.p.Interfaces {
-		errs = append(errs, link.Delete(i.HostName))
-	}
 	group, err := cgroup.New(h.p.ID, h.p.Cgroup, &specs.LinuxResources{})
 	if err == nil {
 		err = group.Destroy()

@@ -111,9 +111,9 @@ func TestClass12ExitPortFlood(t *testing.T) {
 // with PCI because it has many devices.
 func TestSmallAndOdd(t *testing.T) {
 	h := newHarness(t)
-	p := h.prepare(t, sh("ls /sys/bus/pci/devices | wc -l"))
-	p.Spec.Limits.Memory = vm.MinMemory
-	h.boot(t, p).want(t, "0\n")
+	p := h.prepare(t, sh("ls /sys/bus/pci/devices | wc -l; touch /x || echo read-only; hostname"))
+	p.Spec.Limits.Memory, p.Spec.Security.ReadOnly, p.Hostname = vm.MinMemory, true, "small"
+	h.boot(t, p).want(t, "0\nread-only\nsmall\n")
 
 	many := h.prepare(t, sh("test $(ls /sys/bus/pci/devices | wc -l) -gt 10 && ls /many | wc -l"))
 	dir := t.TempDir()
