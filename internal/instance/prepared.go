@@ -60,7 +60,9 @@ type Rootfs struct {
 }
 
 // Interface is a network interface that the driver plugs: a veth pair for a
-// container, a tap for a VM, one end of it a port of the bridge.
+// container, a tap for a VM, one end of it a port of the bridge. That end is
+// not the driver's to delete: the network takes it away when it detaches the
+// instance, without making anybody wait for it.
 type Interface struct {
 	Network  string   `json:"network"`
 	Name     string   `json:"name"`      // in the instance: eth0

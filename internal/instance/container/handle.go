@@ -3,7 +3,6 @@ package container
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/keeper"
-	"github.com/berthcloud/berth/internal/link"
 	"github.com/berthcloud/berth/internal/oci"
 	"github.com/berthcloud/berth/internal/oci/wire"
 )
@@ -152,12 +150,6 @@ func (h *handle) Delete(ctx context.Context) error {
 		errs = append(errs, err)
 	} else if err := h.forget(ctx); err != nil {
 		errs = append(errs, err)
-	}
-	for _, i := range h.p.Interfaces {
-		// The namespace's end took it along, or is about to.
-		if err := link.Delete(i.HostName); err != nil {
-			errs = append(errs, fmt.Errorf("interface %s: %w", i.HostName, err))
-		}
 	}
 	for _, name := range []string{"config.json", "hosts", "hostname", "resolv.conf", "pid", "console.sock"} {
 		if err := os.Remove(h.inRun(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
