@@ -70,7 +70,7 @@ func (s *Server) insideRoutes(a huma.API) {
 		func(in *filesInput) *raw {
 			return tarball(func(ctx context.Context, w io.Writer) error { return s.Insides.CopyOut(ctx, in.Ref, in.Path, w) })
 		})
-	handleRaw(a, route{id: "copy-in", method: "PUT", path: one + "/files", tag: tag, summary: "Unpack a tar stream in a directory of an instance", body: tarType},
+	handleRaw(a, route{id: "copy-in", method: "PUT", path: one + "/files", tag: tag, summary: "Unpack a tar stream in a directory of an instance", body: tarType, status: http.StatusNoContent},
 		func(in *filesInput) *raw {
 			return answer(func(w http.ResponseWriter, r *http.Request) {
 				tar, err := body(r)

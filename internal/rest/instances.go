@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"reflect"
 	"strings"
 	"time"
 
@@ -22,12 +21,13 @@ const (
 	websocketType = "websocket"
 )
 
-func typeOf[T any]() reflect.Type      { return reflect.TypeFor[T]() }
-func typeOfValue(v any) reflect.Type   { return reflect.TypeOf(v) }
+// none is the answer of an operation that answers nothing but its success.
 func none(err error) (struct{}, error) { return struct{}{}, err }
+
+// orEmpty is a list that is [] on the wire where it is nil, never null.
 func orEmpty[T any](l []T, e error) ([]T, error) {
 	if l == nil {
-		l = []T{} // [] on the wire, never null
+		l = []T{}
 	}
 	return l, e
 }
@@ -68,12 +68,15 @@ type listInput struct {
 
 type createInput struct{ Body api.Spec }
 
+// Changes are what an update can change; fields left out stay as they are.
+type Changes struct {
+	Limits  *api.Limits        `json:"limits,omitempty" doc:"all limits as they shall be"`
+	Restart *api.RestartPolicy `json:"restart,omitempty"`
+}
+
 type updateInput struct {
 	RefInput
-	Body struct {
-		Limits  *api.Limits        `json:"limits,omitempty" doc:"all limits as they shall be"`
-		Restart *api.RestartPolicy `json:"restart,omitempty"`
-	}
+	Body Changes
 }
 
 type renameInput struct {
@@ -136,7 +139,7 @@ func (s *Server) instanceRoutes(a huma.API) {
 		func(ctx context.Context, in *RefInput) (api.Instance, error) { return s.Records.Get(ctx, in.Ref) })
 	handle(a, route{id: "update-instance", method: "PATCH", path: one, tag: tag, summary: "Change limits and restart policy, live"},
 		func(ctx context.Context, in *updateInput) (api.Instance, error) {
-			return s.Records.Update(ctx, in.Ref, engine.Changes{Limits: in.Body.Limits, Restart: in.Body.Restart})
+			return s.Records.Update(ctx, in.Ref, engine.Changes(in.Body))
 		})
 	handle(a, route{id: "remove-instance", method: "DELETE", path: one, tag: tag, summary: "Remove an instance"},
 		func(ctx context.Context, in *removeInput) (struct{}, error) {

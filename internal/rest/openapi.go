@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -125,20 +126,20 @@ func (r route) operation(a huma.API) huma.Operation {
 		BodyReadTimeout: -1,
 		Responses: map[string]*huma.Response{"default": {
 			Description: "A failure",
-			Content:     map[string]*huma.MediaType{"application/json": {Schema: huma.SchemaFromType(schemas, typeOf[api.Problem]())}},
+			Content:     map[string]*huma.MediaType{"application/json": {Schema: schemas.Schema(reflect.TypeFor[api.Problem](), true, "Problem")}},
 		}},
 	}
 	if r.stream != "" {
 		media := &huma.MediaType{}
 		if r.schema != nil {
-			media.Schema = huma.SchemaFromType(schemas, typeOfValue(r.schema))
+			media.Schema = schemas.Schema(reflect.TypeOf(r.schema), true, "")
 		}
-		code, text := "200", "A stream"
 		if r.stream == websocketType {
-			code, text = "101", "Switching to the websocket protocol"
-			op.Responses[code] = &huma.Response{Description: text}
+			op.DefaultStatus = http.StatusSwitchingProtocols
+			op.Responses["101"] = &huma.Response{Description: "The websocket is open"}
 		} else {
-			op.Responses[code] = &huma.Response{Description: text, Content: map[string]*huma.MediaType{r.stream: media}}
+			op.DefaultStatus = http.StatusOK
+			op.Responses["200"] = &huma.Response{Description: "A stream", Content: map[string]*huma.MediaType{r.stream: media}}
 		}
 	}
 	if r.body != "" {

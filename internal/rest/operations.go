@@ -16,26 +16,41 @@ type operationInput struct {
 	ID string `path:"id" maxLength:"128"`
 }
 
-// startInput starts an operation; exactly one field is set.
-type startInput struct {
-	Body struct {
-		Pull *struct {
-			Image    string `json:"image" minLength:"1" maxLength:"1024"`
-			Insecure bool   `json:"insecure,omitempty" doc:"accept plain HTTP and certificates nobody vouches for"`
-		} `json:"pull,omitempty" doc:"fetch an image from its registry"`
-		Bootstrap *struct {
-			Name string `json:"name" minLength:"1" maxLength:"256" doc:"as in debian:12"`
-		} `json:"bootstrap,omitempty" doc:"make an image from a distribution's packages"`
-		Kernel *struct {
-			Flavor string `json:"flavor" enum:"cloud,standard"`
-		} `json:"kernel,omitempty" doc:"make a guest kernel from the distribution's packages"`
-		Base   *struct{} `json:"base,omitempty" doc:"make the tiny image base"`
-		Import *struct {
-			Name string `json:"name,omitempty" maxLength:"1024"`
-			Path string `json:"path" minLength:"1" maxLength:"4096" doc:"of an archive or OCI layout on the daemon's host"`
-		} `json:"import,omitempty" doc:"make images of an archive on the daemon's host"`
-	}
+// OperationRequest starts an operation; exactly one field is set.
+type OperationRequest struct {
+	Pull      *PullRequest      `json:"pull,omitempty" doc:"fetch an image from its registry"`
+	Bootstrap *BootstrapRequest `json:"bootstrap,omitempty" doc:"make an image from a distribution's packages"`
+	Kernel    *KernelRequest    `json:"kernel,omitempty" doc:"make a guest kernel from the distribution's packages"`
+	Base      *BaseRequest      `json:"base,omitempty" doc:"make the tiny image base"`
+	Import    *ImportRequest    `json:"import,omitempty" doc:"make images of an archive on the daemon's host"`
 }
+
+// PullRequest fetches an image from its registry.
+type PullRequest struct {
+	Image    string `json:"image" minLength:"1" maxLength:"1024"`
+	Insecure bool   `json:"insecure,omitempty" doc:"accept plain HTTP and certificates nobody vouches for"`
+}
+
+// BootstrapRequest makes an image from a distribution's packages.
+type BootstrapRequest struct {
+	Name string `json:"name" minLength:"1" maxLength:"256" doc:"as in debian:12"`
+}
+
+// KernelRequest makes a guest kernel.
+type KernelRequest struct {
+	Flavor string `json:"flavor" enum:"cloud,standard"`
+}
+
+// BaseRequest makes the tiny image base.
+type BaseRequest struct{}
+
+// ImportRequest makes images of an archive on the daemon's host.
+type ImportRequest struct {
+	Name string `json:"name,omitempty" maxLength:"1024"`
+	Path string `json:"path" minLength:"1" maxLength:"4096" doc:"of an archive or an OCI layout"`
+}
+
+type startInput struct{ Body OperationRequest }
 
 // operationRoutes registers what concerns operations.
 func (s *Server) operationRoutes(a huma.API) {

@@ -58,6 +58,7 @@ type fake struct {
 	in     func(dir string, tar io.Reader) error
 	out    func(path string, tar io.Writer) error
 	image  func(name string) (api.Image, error)
+	pull   func(engine.PullOptions) (api.Operation, error)
 	load   func(context.Context, engine.ImportOptions) (api.Operation, error)
 	watch  func(ctx context.Context, id string, f func(api.Operation) error) error
 	cancel func(id string) error
@@ -91,6 +92,9 @@ func (f *fake) CopyOut(_ context.Context, _, path string, tar io.Writer) error {
 	return f.out(path, tar)
 }
 func (f *fake) Image(_ context.Context, name string) (api.Image, error) { return f.image(name) }
+func (f *fake) StartPull(_ context.Context, o engine.PullOptions) (api.Operation, error) {
+	return f.pull(o)
+}
 func (f *fake) StartImport(ctx context.Context, o engine.ImportOptions) (api.Operation, error) {
 	return f.load(ctx, o)
 }

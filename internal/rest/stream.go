@@ -40,6 +40,8 @@ import (
 const (
 	frame        = 32 << 10         // bytes of data in one message
 	messageLimit = 1 << 20          // most bytes the server reads in one message
+	stdinQueue   = 64               // messages that wait for a slow command
+	stdinDrain   = time.Second      // for them to arrive after the client has gone
 	firstTimeout = 10 * time.Second // for exec's first message
 )
 
@@ -49,8 +51,8 @@ type stream struct {
 	ctx    context.Context // ends when the client goes; its end breaks the connection
 	cancel context.CancelFunc
 
-	stdin  *io.PipeWriter // what the client sends; nil where it sends none
-	resize chan api.Size  // the latest size that was not yet taken
+	stdin  *stdin        // what the client sends; nil where it sends none
+	resize chan api.Size // the latest size that was not yet taken
 }
 
 // accept upgrades a request to a stream. On failure it has answered.
@@ -83,8 +85,7 @@ func (s *Server) run(st *stream, withStdin bool, f func(context.Context, instanc
 	}
 	if withStdin {
 		r, w := io.Pipe()
-		streams.Stdin, st.stdin = r, w
-		defer r.CloseWithError(io.ErrClosedPipe) // frees a receive that waits
+		streams.Stdin, st.stdin = r, newStdin(w)
 	}
 	received := make(chan struct{})
 	go func() {
@@ -112,12 +113,13 @@ func (s *Server) run(st *stream, withStdin bool, f func(context.Context, instanc
 // receive handles the client's messages until it goes.
 func (st *stream) receive() {
 	defer st.cancel()
-	// Not the end of standard input: that is what close_stdin says.
-	err := context.Canceled
+	if st.stdin != nil {
+		defer st.stdin.leave(st.ctx)
+	}
 	for {
-		kind, msg, readErr := st.conn.Read(st.ctx)
-		if readErr != nil {
-			break
+		kind, msg, err := st.conn.Read(st.ctx)
+		if err != nil {
+			return
 		}
 		if kind != websocket.MessageBinary || len(msg) == 0 {
 			continue
@@ -125,7 +127,7 @@ func (st *stream) receive() {
 		switch api.Channel(msg[0]) {
 		case api.ChannelStdin:
 			if st.stdin != nil {
-				_, _ = st.stdin.Write(msg[1:]) // waits for the command; fails once it has ended
+				st.stdin.put(st.ctx, msg[1:])
 			}
 		case api.ChannelControl:
 			var c api.Control
@@ -136,14 +138,72 @@ func (st *stream) receive() {
 				st.setSize(*c.Resize)
 			}
 			if c.CloseStdin && st.stdin != nil {
-				_ = st.stdin.Close()
+				st.stdin.end(true)
 			}
 		}
 	}
-	st.cancel()
-	if st.stdin != nil {
-		_ = st.stdin.CloseWithError(err)
+}
+
+// stdin queues standard input between the client and the command, so that a
+// command that does not read holds up neither a resize nor the news that the
+// client has gone. Only receive calls its methods.
+type stdin struct {
+	w      *io.PipeWriter
+	queue  chan []byte
+	closed bool          // queue is
+	eof    bool          // by close_stdin; read by feed once queue is closed
+	fed    chan struct{} // closed when all of queue has been passed on
+}
+
+func newStdin(w *io.PipeWriter) *stdin {
+	s := &stdin{w: w, queue: make(chan []byte, stdinQueue), fed: make(chan struct{})}
+	go s.feed()
+	return s
+}
+
+// feed passes the queue on. Once the command has ended it passes on to nobody.
+func (s *stdin) feed() {
+	defer close(s.fed)
+	for p := range s.queue {
+		_, _ = s.w.Write(p)
 	}
+	if s.eof {
+		_ = s.w.Close()
+	}
+}
+
+// put queues input; it waits while the queue is full.
+func (s *stdin) put(ctx context.Context, p []byte) {
+	if s.closed {
+		return
+	}
+	select {
+	case s.queue <- p:
+	case <-ctx.Done():
+	}
+}
+
+// end takes no more input. With eof the command's standard input ends.
+func (s *stdin) end(eof bool) {
+	if !s.closed {
+		s.closed, s.eof = true, eof
+		close(s.queue)
+	}
+}
+
+// leave ends the input of a client that has gone: what it sent before may
+// still arrive, but the command's standard input does not end by it.
+func (s *stdin) leave(ctx context.Context) {
+	s.end(false)
+	late := time.NewTimer(stdinDrain)
+	defer late.Stop()
+	select {
+	case <-s.fed:
+	case <-late.C:
+	case <-ctx.Done():
+	}
+	_ = s.w.CloseWithError(context.Canceled)
+	<-s.fed
 }
 
 // setSize leaves a size to be taken, in place of an older one.

@@ -404,3 +404,55 @@ func TestStreamsLeaveNothing(t *testing.T) {
 type writerFunc func([]byte)
 
 func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
+
+// A client that gives up on an operation takes the operation back.
+func TestInterruptedOperationIsCanceled(t *testing.T) {
+	canceled := make(chan struct{})
+	c, _, _ := serve(t, &fake{
+		pull: func(o engine.PullOptions) (api.Operation, error) { return api.Operation{ID: "1", Name: o.Ref}, nil },
+		watch: func(ctx context.Context, _ string, f func(api.Operation) error) error {
+			if err := f(api.Operation{ID: "1", Progress: []api.Progress{{Part: "p"}}}); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		},
+		cancel: func(id string) error {
+			if id == "1" {
+				close(canceled)
+			}
+			return nil
+		},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := c.Run(ctx, client.OperationRequest{Pull: &client.PullRequest{Image: "a/b"}}, func(api.Operation) error { cancel(); return nil })
+	if !api.IsKind(err, api.Canceled) {
+		t.Errorf("err = %v", err)
+	}
+	select {
+	case <-canceled:
+	default:
+		t.Error("the operation goes on without its client")
+	}
+}
+
+func TestOperationOutcome(t *testing.T) {
+	var last api.Operation
+	c, _, _ := serve(t, &fake{
+		pull:  func(engine.PullOptions) (api.Operation, error) { return api.Operation{ID: "1"}, nil },
+		watch: func(_ context.Context, _ string, f func(api.Operation) error) error { return f(last) },
+	})
+	pull := client.OperationRequest{Pull: &client.PullRequest{Image: "a/b"}}
+	last = api.Operation{ID: "1", Done: true, Result: "a/b:latest"}
+	if op, err := c.Run(t.Context(), pull, nil); err != nil || op.Result != "a/b:latest" {
+		t.Errorf("%+v, %v", op, err)
+	}
+	last = api.Operation{ID: "1", Done: true, Error: &api.Problem{Kind: api.NotFound, Message: "pull a/b: no such image; check its name"}}
+	if _, err := c.Run(t.Context(), pull, nil); !api.IsKind(err, api.NotFound) || err.Error() != last.Error.Message {
+		t.Errorf("a failed pull: %v", err)
+	}
+	last = api.Operation{ID: "1"}
+	if _, err := c.Run(t.Context(), pull, nil); !api.IsKind(err, api.Unavailable) {
+		t.Errorf("a watch that ends early: %v", err)
+	}
+}

@@ -14,12 +14,13 @@ type VolumeInput struct {
 	Name string `path:"name" maxLength:"256"`
 }
 
-type createVolumeInput struct {
-	Body struct {
-		Name   string            `json:"name,omitempty" maxLength:"256" doc:"default: a made-up one"`
-		Labels map[string]string `json:"labels,omitempty"`
-	}
+// NewVolume says which volume to make.
+type NewVolume struct {
+	Name   string            `json:"name,omitempty" maxLength:"256" doc:"default: a made-up one"`
+	Labels map[string]string `json:"labels,omitempty"`
 }
+
+type createVolumeInput struct{ Body NewVolume }
 
 type removeVolumeInput struct {
 	VolumeInput

@@ -23,7 +23,7 @@ func newPullCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull [OPTIONS] IMAGE [IMAGE...]",
 		Short: "Fetch images from their registries",
-		Long:  exits("Fetch images from their registries, with the credentials of the docker\nconfiguration file, and print their names. An interrupted pull is resumed by the\nnext one."),
+		Long:  exits("Fetch images from their registries and print their names. The credentials are\nthose that the docker configuration of the daemon's user has for the registry. An\ninterrupted pull is resumed by the next one."),
 		Args:  args(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runPull(cmd.Context(), g, o, args)
