@@ -86,25 +86,29 @@ func completeTmpfs(m *instance.Mount, memory int64) {
 	}
 }
 
-// prepareVolume returns the directory of a volume. A new one is filled with
-// what the image has at the mount's target, as docker does.
+// prepareVolume returns the directory of a volume. An empty one is filled with
+// what the image has at the mount's target, as docker does; an empty volume may
+// also be a new one whose filling was cut off by a kill.
 func (e *Engine) prepareVolume(ctx context.Context, rec record, m api.Mount, layers []storage.Layer) (dir string, err error) {
 	var labels map[string]string
 	if unnamed(rec.ID, m) {
 		labels = map[string]string{ownerLabel: rec.ID}
 	}
 	v, isNew, err := e.storage.CreateVolume(ctx, m.Source, labels)
-	if err != nil || !isNew {
+	if err != nil {
+		return "", err
+	}
+	if isNew {
+		e.announce("volume", "create", v.Name)
+	}
+	if list, err := os.ReadDir(v.Path); err != nil || len(list) > 0 || m.NoCopy {
 		return v.Path, err
 	}
-	e.announce("volume", "create", v.Name)
-	if m.NoCopy {
-		return v.Path, nil
+	err = e.storage.Fill(ctx, v, layers, m.Target)
+	if err != nil && isNew {
+		err = errors.Join(err, e.storage.RemoveVolume(context.WithoutCancel(ctx), v.Name))
 	}
-	if err := e.storage.Fill(ctx, v, layers, m.Target); err != nil {
-		return "", errors.Join(err, e.storage.RemoveVolume(context.WithoutCancel(ctx), v.Name))
-	}
-	return v.Path, nil
+	return v.Path, err
 }
 
 // removeUnnamedVolumes removes the volumes that were made for the instance
