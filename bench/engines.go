@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/berthcloud/berth/internal/image"
 )
 
 // bench holds what the measurements share.
@@ -22,15 +24,8 @@ type bench struct {
 	podmanEngine *server
 }
 
-// engine is a program that runs containers, beside its daemon or without one.
-type engine interface {
-	name() string
-	missing() string // why it cannot be measured, "" where it can
-	command(ctx context.Context, args ...string) error
-	processes() []int // its own, without workloads
-}
-
-// server is an engine with its daemon in a network namespace of its own.
+// server is a program that runs containers, with its daemon, where it has
+// one, in a network namespace of its own.
 type server struct {
 	label  string
 	why    string    // it is missing
@@ -168,20 +163,32 @@ func (b *bench) removeCgroups() {
 
 func (b *bench) startBerth(ctx context.Context) error {
 	dir := filepath.Join(b.dir, "berth")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
-	}
 	socket := filepath.Join(dir, "run/berthd.sock")
 	b.daemon = &server{label: "berth", netns: filepath.Base(b.dir) + "b", dir: dir,
 		cli: []string{filepath.Join(b.bin, "berth"), "-H", "unix://" + socket}}
-	err := b.daemon.start(ctx, []string{"version"}, filepath.Join(b.bin, "berthd"),
+	if err := fillStore(ctx, filepath.Join(dir, "root")); err != nil {
+		return err
+	}
+	return b.daemon.start(ctx, []string{"version"}, filepath.Join(b.bin, "berthd"),
 		"--root", filepath.Join(dir, "root"), "--run", filepath.Join(dir, "run"), "--socket", socket)
+}
+
+// fillStore makes the image and the guest kernel before the daemon starts:
+// from its network namespace it reaches no mirror.
+func fillStore(ctx context.Context, root string) (err error) {
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return err
+	}
+	images, err := image.Open(root, image.Options{})
 	if err != nil {
 		return err
 	}
-	return errors.Join(
-		b.daemon.command(ctx, "image", "bootstrap", "-q", "base"),
-		b.daemon.command(ctx, "kernel", "bootstrap", "-q", "cloud"))
+	defer func() { err = errors.Join(err, images.Close()) }()
+	if _, err := images.Base(ctx, nil); err != nil {
+		return err
+	}
+	_, err = images.BootstrapKernel(ctx, "cloud", nil)
+	return err
 }
 
 // version returns Berth's version.

@@ -46,10 +46,10 @@ func (b *bench) startDocker(ctx context.Context, image string) {
 
 func (b *bench) preparePodman(ctx context.Context, image string) {
 	dir := filepath.Join(b.dir, "podman")
-	b.podmanEngine = &server{label: "podman", dir: dir, cli: []string{"podman", "--root", dir + "/root", "--runroot", dir + "/run",
+	b.podmanEngine = &server{label: "podman with runc", dir: dir, cli: []string{"podman", "--runtime", "runc", "--root", dir + "/root", "--runroot", dir + "/run",
 		"--tmpdir", dir + "/tmp", "--cgroup-manager", "cgroupfs", "--events-backend", "none"},
-		run: []string{"--ulimit", "host"}} // raising limits needs CAP_SYS_RESOURCE
-	if b.podmanEngine.why = b.wanted("podman"); b.podmanEngine.why != "" {
+		run: []string{"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}} // raising limits needs CAP_SYS_RESOURCE
+	if b.podmanEngine.why = b.wanted("podman", "runc"); b.podmanEngine.why != "" {
 		return
 	}
 	if err := b.podmanEngine.command(ctx, "import", image, "base"); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 )
@@ -24,30 +25,38 @@ type contender struct {
 
 // alternate measures contenders in turn, so that what disturbs the machine
 // disturbs all of them, and returns milliseconds. Two runs of each are thrown
-// away first.
+// away first. A peer that fails is left out; Berth, the first, must not fail.
 func alternate(ctx context.Context, n int, all []contender) ([]subject, error) {
 	const warmUp = 2
 	samples := make([][]float64, len(all))
 	for i := range n + warmUp {
 		for j := range all {
-			c := all[(i+j)%len(all)] // nobody always follows the same one
+			k := (i + j) % len(all) // nobody always follows the same one
+			c := &all[k]
 			if c.missing != "" {
 				continue
 			}
 			took, err := c.run(ctx)
-			if err != nil {
+			if err != nil && (k == 0 || ctx.Err() != nil) {
 				return nil, fmt.Errorf("%s: %w", c.name, err)
 			}
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "bench: %s: %v\n", c.name, err)
+				c.missing = "fails here"
+				continue
+			}
 			if i >= warmUp {
-				k := (i + j) % len(all)
 				samples[k] = append(samples[k], float64(took)/float64(time.Millisecond))
 			}
 		}
 	}
 	subjects := make([]subject, len(all))
 	for i, c := range all {
+		if c.missing != "" {
+			subjects[i] = subject{Name: c.name, Missing: c.missing}
+			continue
+		}
 		subjects[i] = summarize(c.name, samples[i])
-		subjects[i].Missing = c.missing
 	}
 	return compare(subjects), nil
 }
