@@ -27,12 +27,14 @@ const probe = time.Second
 // 0660; by root alone, mode 0600, where the host has no such group. The socket
 // of a daemon that died is replaced, that of one that lives is refused.
 //
-// Two daemons that start at once cannot take the socket from each other: the
-// one that holds the lock beside it decides.
+// Two daemons that start at once cannot take the socket from each other: a
+// daemon holds a lock beside its socket for as long as it listens. The kernel
+// lets go of it when the daemon dies.
 func Listen(path string) (_ net.Listener, err error) {
 	const op = "listen"
-	if len(path) >= len(unix.RawSockaddrUnix{}.Path) {
-		return nil, api.E(op, api.Invalid, path, errors.New("the path of a socket has at most 107 bytes; choose a shorter one with --socket"))
+	making := path + ".new"
+	if longest := len(unix.RawSockaddrUnix{}.Path) - 1; len(making) > longest {
+		return nil, api.E(op, api.Invalid, path, fmt.Errorf("the path of a socket has at most %d bytes; choose a shorter one with --socket", longest-len(".new")))
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, api.E(op, api.Invalid, path, err)
@@ -41,13 +43,16 @@ func Listen(path string) (_ net.Listener, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Close()
+	defer func() {
+		if err != nil {
+			unlock(lock)
+		}
+	}()
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
 	// Nobody may connect before the owner and the mode are right: the socket
 	// is made under another name, and renamed.
-	making := path + ".new"
 	if err := os.Remove(making); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, api.E(op, api.Invalid, path, err)
 	}
@@ -67,13 +72,14 @@ func Listen(path string) (_ net.Listener, err error) {
 	if err := os.Rename(making, path); err != nil {
 		return nil, api.E(op, api.Invalid, path, err)
 	}
-	return &listener{UnixListener: l, path: path}, nil
+	return &listener{UnixListener: l, path: path, lock: lock}, nil
 }
 
-// listener removes its socket when it is closed.
+// listener removes its socket and its lock when it is closed.
 type listener struct {
 	*net.UnixListener
 	path string
+	lock *os.File
 }
 
 // Close implements net.Listener.
@@ -81,18 +87,25 @@ func (l *listener) Close() error {
 	err := l.UnixListener.Close()
 	if err == nil { // the first Close only: the name may be another daemon's by now
 		_ = os.Remove(l.path)
+		unlock(l.lock)
 	}
 	return err
 }
 
-// lockBeside takes the lock that guards a socket's name while it is replaced.
+// unlock removes a lock while it is still held, then lets go of it.
+func unlock(lock *os.File) {
+	_ = os.Remove(lock.Name())
+	_ = lock.Close()
+}
+
+// lockBeside takes the lock that guards a socket's name.
 func lockBeside(path string) (*os.File, error) {
 	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, api.E("listen", api.Denied, path, err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(api.E("listen", api.InUse, path, errors.New("another berthd is starting on this socket; stop it, or choose another --socket")), f.Close())
+		return nil, errors.Join(api.E("listen", api.InUse, path, errors.New("a berthd is serving this socket already; stop it, or choose another --socket")), f.Close())
 	}
 	return f, nil
 }
