@@ -22,7 +22,7 @@ type proof struct {
 
 // proveProcessor fills in what only trying tells: whether KVM runs a guest, and
 // how fast the time stamp counter runs. The first start after a boot takes up
-// to three seconds for it, the others none.
+// to fifteen seconds for it where KVM crawls, a tenth of one else; the others none.
 func (c *Config) proveProcessor(ctx context.Context, h *instance.Host) error {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

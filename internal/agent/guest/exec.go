@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,9 @@ func (m *machine) exec(c *agent.Call) {
 	}
 	cmd := m.command(m.beside(x.Process))
 	cmd.terminal = x.TTY
+	if _, set := variable(cmd.process.Env, "TERM"); x.TTY && !set {
+		cmd.process.Env = append(cmd.process.Env, "TERM=xterm")
+	}
 	if x.TTY {
 		m.execOnTerminal(c, cmd)
 		return
@@ -66,7 +70,7 @@ func (m *machine) exec(c *agent.Call) {
 
 // beside completes a command with what it shares with the entrypoint.
 func (m *machine) beside(p agent.Process) agent.Process {
-	p.Env = append(slices.Clone(m.config.Process.Env), p.Env...)
+	p.Env = merge(m.config.Process.Env, p.Env)
 	if p.User == "" {
 		p.User = m.config.Process.User
 	}
@@ -74,6 +78,18 @@ func (m *machine) beside(p agent.Process) agent.Process {
 		p.Dir = m.config.Process.Dir
 	}
 	return p
+}
+
+// merge adds variables to an environment. Of two with one name the later one
+// stays alone: programs differ in which of them they would read.
+func merge(env, more []string) []string {
+	var merged []string
+	for _, v := range append(slices.Clone(env), more...) {
+		name, _, _ := strings.Cut(v, "=")
+		merged = slices.DeleteFunc(merged, func(have string) bool { return strings.HasPrefix(have, name+"=") })
+		merged = append(merged, v)
+	}
+	return merged
 }
 
 // execOnTerminal runs a command on a terminal of its own.

@@ -174,3 +174,10 @@ func TestLookCommand(t *testing.T) {
 		}
 	}
 }
+
+func TestMerge(t *testing.T) {
+	got := merge([]string{"A=1", "B=2", "AB=3"}, []string{"A=4", "C=5", "C=6"})
+	if want := []string{"B=2", "AB=3", "A=4", "C=6"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

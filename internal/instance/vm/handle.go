@@ -261,8 +261,14 @@ func (h *handle) powerCut(ctx context.Context) error {
 	return err
 }
 
-// Stop asks by the signal, waits, and ends the run.
+// Stop asks by the signal, waits, and ends the run. A paused guest goes on, so
+// that it can hear.
 func (h *handle) Stop(ctx context.Context, signal int, grace time.Duration) error {
+	if st, err := h.Status(ctx); err == nil && st.State == api.Paused {
+		if err := h.Unpause(ctx); err != nil {
+			return h.fail("stop", err)
+		}
+	}
 	err := h.Signal(ctx, signal)
 	if api.IsKind(err, api.Conflict) {
 		return nil
