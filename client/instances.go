@@ -13,7 +13,7 @@ import (
 // for the instance's own signal and grace.
 type StopOptions struct {
 	Signal  string         // a name or number, as in SIGTERM, TERM, 15
-	Timeout *time.Duration // grace before SIGKILL; negative for no bound
+	Timeout *time.Duration // grace before SIGKILL
 }
 
 // ListOptions narrows List. Filters with one key are alternatives; keys must

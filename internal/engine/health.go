@@ -19,10 +19,7 @@ const (
 // watchHealth starts the health check of a run that has one.
 func (e *Engine) watchHealth(en *entry, r *run) {
 	en.mu.Lock()
-	check := en.rec.Spec.Health
-	if check == nil {
-		check = en.rec.Config.Health
-	}
+	check := effectiveHealth(en.rec.Spec.Health, en.rec.Config.Health)
 	en.mu.Unlock()
 	ex, ok := r.handle.(instance.Execer)
 	command := healthCommand(check)
@@ -31,6 +28,20 @@ func (e *Engine) watchHealth(en *entry, r *run) {
 	}
 	en.observe(func(st *api.Status) { st.Health = api.HealthStarting })
 	e.background(func(ctx context.Context) { e.checkHealth(ctx, en, r, ex, *check, command) })
+}
+
+// effectiveHealth is the image's check, or the user's in its place. A user's
+// check without a test changes the times of the image's.
+func effectiveHealth(spec, image *api.HealthCheck) *api.HealthCheck {
+	switch {
+	case spec == nil:
+		return image
+	case len(spec.Test) > 0 || image == nil:
+		return spec
+	}
+	merged := *spec
+	merged.Test = image.Test
+	return &merged
 }
 
 // healthCommand returns the command of a check, nil where there is none.

@@ -93,7 +93,7 @@ type removeInput struct {
 type stopInput struct {
 	RefInput
 	Signal  string `query:"signal" maxLength:"32" doc:"name or number; default: the instance's"`
-	Timeout string `query:"timeout" maxLength:"32" doc:"grace before SIGKILL, as in 10s; negative for no bound; default: the instance's"`
+	Timeout string `query:"timeout" maxLength:"32" doc:"grace before SIGKILL, as in 10s; default: the instance's"`
 }
 
 // options reads the parameters.
@@ -103,6 +103,9 @@ func (in *stopInput) options() (engine.StopOptions, error) {
 		d, err := time.ParseDuration(in.Timeout)
 		if err != nil {
 			return o, api.E("", api.Invalid, "timeout", fmt.Errorf("%q is not a duration; write it as in 10s", in.Timeout))
+		}
+		if d < 0 {
+			return o, api.E("", api.Invalid, "timeout", fmt.Errorf("%q is negative; write a long duration for no bound", in.Timeout))
 		}
 		o.Timeout = &d
 	}

@@ -232,6 +232,7 @@ func TestMalformedRequests(t *testing.T) {
 		"bad boolean":         {"GET", "/v1/instances?all=perhaps", "", 422, "all"},
 		"bad filter":          {"GET", "/v1/instances?filter=web", "", 400, "KEY=VALUE"},
 		"bad duration":        {"POST", "/v1/instances/web/stop?timeout=soon", "", 400, "not a duration"},
+		"negative duration":   {"POST", "/v1/instances/web/stop?timeout=-1s", "", 400, "negative"},
 		"bad condition":       {"GET", "/v1/instances/web/wait?condition=bored", "", 422, "condition"},
 		"missing name":        {"POST", "/v1/instances/web/rename", "", 422, "name"},
 		"two operations":      {"POST", "/v1/operations", `{"base":{},"kernel":{"flavor":"cloud"}}`, 400, "exactly one"},
@@ -297,7 +298,7 @@ func TestRequestsArriveAsSent(t *testing.T) {
 	if d := cmp.Diff(want, inst.Spec); d != "" {
 		t.Errorf("the spec changed on its way back:\n%s", d)
 	}
-	forever := -time.Second
+	forever := 876000 * time.Hour
 	if err := c.Stop(t.Context(), "web", client.StopOptions{Signal: "TERM", Timeout: &forever}); err != nil || stopped.Signal != "TERM" || *stopped.Timeout != forever {
 		t.Errorf("stop: %+v, %v", stopped, err)
 	}

@@ -58,12 +58,16 @@ func Weight(shares uint64) (uint64, error) {
 	return uint64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34))), nil
 }
 
+// Forever stands for a grace without a bound, as one that is longer than
+// anybody's patience and can be added to any time.
+const Forever = 100 * 365 * 24 * time.Hour
+
 // Seconds reads a grace: a number of seconds, or a duration as in 1m30s. -1
-// is negative: no bound.
+// is Forever.
 func Seconds(s string) (time.Duration, error) {
 	if n, err := strconv.Atoi(s); err == nil {
 		if n < 0 {
-			return -1, nil
+			return Forever, nil
 		}
 		if int64(n) > int64(math.MaxInt64/time.Second) {
 			return 0, fmt.Errorf("%q is too long; write seconds or a duration as in 1m30s", s)
