@@ -172,8 +172,7 @@ func (c *cli) fail(err error) int {
 	if c.logPath != "" { // engines read the log, people read the terminal
 		fmt.Fprintln(os.Stderr, "berth-oci: "+text)
 	}
-	var f *wire.Failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*wire.Failure](err); ok {
 		return f.Code
 	}
 	return 1

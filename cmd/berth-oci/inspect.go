@@ -64,7 +64,7 @@ func (c *cli) ps(fs *flags, args []string) (int, error) {
 	if len(options) == 0 {
 		options = []string{"-ef"}
 	}
-	out, err := exec.Command("ps", options...).Output()
+	out, err := exec.Command("ps", options...).Output() //nolint:forbidigo // it ends by itself
 	if err != nil {
 		return 0, fmt.Errorf("ps: %w", err)
 	}
@@ -118,7 +118,7 @@ func (c *cli) events(fs *flags, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	for out := json.NewEncoder(os.Stdout); ; time.Sleep(*interval) {
+	for out := json.NewEncoder(os.Stdout); ; time.Sleep(*interval) { //nolint:forbidigo // the interval the user asked for
 		status, err := ctr.Status()
 		if err != nil {
 			return 0, err

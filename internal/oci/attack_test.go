@@ -28,6 +28,9 @@ func (b *box) allCapabilities() {
 // TestAttackBinaryOverwrite writes to the runtime's binary through /proc/PID/exe
 // (CVE-2019-5736): as the entrypoint, as an interpreter, and from beside an exec.
 func TestAttackBinaryOverwrite(t *testing.T) {
+	if testing.Short() {
+		t.Skip("repeats an attack for seconds")
+	}
 	before := hash(t, binary)
 	overwrite := `i=0; while [ $i -lt 400 ]; do for f in /proc/[0-9]*/exe; do
 		case "$(readlink $f)" in *busybox*) ;; *) echo OWNED 2>/dev/null >$f && echo "wrote to $f";; esac; done; i=$((i+1)); done`
@@ -77,6 +80,9 @@ func hash(t *testing.T, path string) [32]byte {
 // TestAttackWorkingDirectory names descriptors of the runtime as working directory
 // (CVE-2024-21626).
 func TestAttackWorkingDirectory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("repeats an attack for seconds")
+	}
 	b := newBox(t, "ls -l ..; pwd")
 	for fd := range 40 {
 		b.spec.Process.Cwd = fmt.Sprintf("/proc/self/fd/%d", fd)
@@ -108,7 +114,7 @@ func TestAttackLeakedDescriptors(t *testing.T) {
 	eventually(t, "the list", func() bool { log, _ := os.ReadFile(b.log()); return strings.Contains(string(log), "end") })
 	log, _ := os.ReadFile(b.log())
 	check := func(who, text string) {
-		for _, line := range strings.Split(strings.TrimSpace(text), "\n") {
+		for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
 			fd, target, _ := strings.Cut(line, " ")
 			if line == "end" || slices.Contains([]string{"0", "1", "2"}, fd) || target == "" || strings.HasPrefix(target, "/proc/") {
 				continue // the last two: the shell reading the directory
@@ -201,6 +207,9 @@ func TestAttackMountTargets(t *testing.T) {
 // TestAttackMountTargetRace exchanges a directory for a link to the host while
 // containers with a mount below it start (CVE-2021-30465).
 func TestAttackMountTargetRace(t *testing.T) {
+	if testing.Short() {
+		t.Skip("repeats an attack for seconds")
+	}
 	victim, shared := t.TempDir(), t.TempDir()
 	b := newBox(t, "true")
 	must(t, os.Mkdir(filepath.Join(shared, "a"), 0o755))

@@ -77,7 +77,6 @@ type creator struct {
 
 	rec    record
 	group  *cgroup.Group
-	doors  cgroup.Files
 	exe    int
 	ns     *namespaces
 	child  *spawn.Child
@@ -87,36 +86,27 @@ type creator struct {
 }
 
 // create makes one thing after another. What each made is undone in reverse order
-// if a later step fails.
+// if a later step fails. The stage is started as soon as it can be: it loads while
+// the rest is made.
 func (k *creator) create() error {
-	k.exe, k.userns, k.listen, k.doors.Birth = -1, -1, -1, -1
-	defer func() {
-		wire.CloseAll([]int{k.exe, k.userns, k.listen})
-		k.doors.Close()
-	}()
-	// First what can fail without anything made: the filter, the plan's translation.
-	process, err := k.rt.planProcess(k.b.Spec.Process, k.b.Spec)
-	if err != nil {
-		return err
-	}
-	for _, step := range []func() error{k.makeCgroups, k.makeRecord, k.makeStartSocket, k.spawn} {
+	k.exe, k.userns, k.listen = -1, -1, -1
+	defer func() { wire.CloseAll([]int{k.exe, k.userns, k.listen}) }()
+	for _, step := range []func() error{k.prepareCgroups, k.makeRecord, k.makeStartSocket, k.spawn} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
 	defer k.conn.Close()
 	defer k.child.Close()
-	if err := k.instruct(process); err != nil {
-		return k.explain(err)
-	}
-	if err := k.converse(); err != nil {
-		return k.explain(err)
+	for _, step := range []func() error{k.completeCgroups, k.instruct, k.converse} {
+		if err := step(); err != nil {
+			return k.explain(err)
+		}
 	}
 	return k.publish()
 }
 
-func (k *creator) makeCgroups() error {
-	k.doors.Birth = -1
+func (k *creator) prepareCgroups() error {
 	if k.o.NoCgroups {
 		return nil
 	}
@@ -131,11 +121,14 @@ func (k *creator) makeCgroups() error {
 		return err
 	}
 	k.undo.Add(func(context.Context) error { return g.Destroy() })
-	if err := g.Create(); err != nil {
-		return err
+	return g.Prepare()
+}
+
+func (k *creator) completeCgroups() error {
+	if k.group == nil {
+		return nil
 	}
-	k.doors, err = g.OpenFiles()
-	return err
+	return k.group.Complete()
 }
 
 // makeRecord writes the first state.json, without a pid, and config.json.
@@ -177,8 +170,14 @@ func startAddress(dir int) string { return "/proc/self/fd/" + strconv.Itoa(dir) 
 
 // spawn starts the stage in its namespaces and lets it load while the rest is made.
 func (k *creator) spawn() error {
-	defer k.doors.CloseBirth()
+	birth := -1
 	var err error
+	if k.group != nil {
+		if birth, err = k.group.OpenBirth(); err != nil {
+			return err
+		}
+		defer wire.CloseAll([]int{birth})
+	}
 	if k.ns, err = openNamespaces(k.b.Spec); err != nil {
 		return err
 	}
@@ -195,7 +194,7 @@ func (k *creator) spawn() error {
 	k.child, err = spawn.Start(&spawn.Cmd{
 		Exe: k.exe, Args: []string{"berth-oci", stage.InitArg, strconv.Itoa(socket)}, Env: stage.Env(), Files: files,
 		Join: k.ns.join, New: k.ns.create, Time: k.ns.newTime, TimeOffsets: timeOffsets(k.b.Spec.Linux.TimeOffsets),
-		Cgroup: k.doors.Birth, Root: hasUserNamespace(k.b.Spec),
+		Cgroup: birth, Root: hasUserNamespace(k.b.Spec),
 	})
 	if err != nil {
 		k.conn.Close()
@@ -240,8 +239,12 @@ func timeOffsets(offsets map[string]specs.LinuxTimeOffset) string {
 }
 
 // instruct tells the stage what to do.
-func (k *creator) instruct(process wire.Process) error {
+func (k *creator) instruct() error {
 	s := k.b.Spec
+	process, err := k.rt.planProcess(s.Process, s)
+	if err != nil {
+		return err
+	}
 	p := &planner{b: k.b, exe: k.exe, userns: k.userns, group: k.group}
 	defer p.close()
 	plan := wire.Init{
@@ -258,11 +261,16 @@ func (k *creator) instruct(process wire.Process) error {
 	}
 	plan.Process.Keyring = !k.o.NoNewKeyring
 	plan.Process.PreserveFDs = k.o.PreserveFDs
-	// The planner closes what it sends; these are its own from here.
-	for _, fd := range k.doors.Tasks {
-		plan.Process.CgroupFiles = append(plan.Process.CgroupFiles, p.send(fd))
+	if k.group != nil {
+		tasks, err := k.group.OpenTasks()
+		if err != nil {
+			return err
+		}
+		for _, fd := range tasks {
+			plan.Process.CgroupFiles = append(plan.Process.CgroupFiles, p.send(fd))
+		}
 	}
-	k.doors.Tasks = nil
+	// The planner closes what it sends.
 	plan.StartFile = p.send(k.listen)
 	k.listen = -1
 	if k.o.Console >= 0 {

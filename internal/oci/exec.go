@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci/bundle"
-	"github.com/berthcloud/berth/internal/oci/cgroup"
 	"github.com/berthcloud/berth/internal/oci/spawn"
 	"github.com/berthcloud/berth/internal/oci/stage"
 	"github.com/berthcloud/berth/internal/oci/wire"
@@ -91,17 +90,13 @@ func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
 	process.PreserveFDs = o.PreserveFDs
 	process.Keyring = true
 
-	doors := cgroup.Files{Birth: -1}
-	if g, err := c.cgroups(); err != nil {
+	birth, tasks, err := c.openCgroups()
+	if err != nil {
 		return 0, err
-	} else if g != nil {
-		if doors, err = g.OpenFiles(); err != nil {
-			return 0, err
-		}
 	}
-	defer doors.Close()
+	defer wire.CloseAll(append(tasks, birth))
 
-	child, conn, err := c.enter(o, s, doors.Birth, u)
+	child, conn, err := c.enter(o, s, birth, u)
 	if err != nil {
 		return 0, err
 	}
@@ -110,7 +105,7 @@ func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
 
 	var files []int
 	send := func(fd int) int { files = append(files, fd); return len(files) - 1 }
-	for _, fd := range doors.Tasks {
+	for _, fd := range tasks {
 		process.CgroupFiles = append(process.CgroupFiles, send(fd))
 	}
 	if o.Console >= 0 && o.Process.Terminal {
@@ -120,6 +115,21 @@ func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
 		return 0, err
 	}
 	return child.Pid, writePidFile(o.PidFile, child.Pid)
+}
+
+// openCgroups opens what a command needs to join the container's cgroups.
+func (c *Container) openCgroups() (birth int, tasks []int, err error) {
+	g, err := c.cgroups()
+	if err != nil || g == nil {
+		return -1, nil, err
+	}
+	if birth, err = g.OpenBirth(); err != nil {
+		return -1, nil, err
+	}
+	if tasks, err = g.OpenTasks(); err != nil {
+		wire.CloseAll([]int{birth})
+	}
+	return birth, tasks, err
 }
 
 // enter starts the stage in the container's namespaces.

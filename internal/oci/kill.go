@@ -52,7 +52,7 @@ func (c *Container) signal(signal unix.Signal) error {
 	}
 	defer unix.Close(fd)
 	err = unix.PidfdSendSignal(fd, signal, nil, 0)
-	if err == unix.ESRCH {
+	if errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("%s: %w", c.rec.ID, ErrNotRunning)
 	}
 	if err != nil {
@@ -106,9 +106,7 @@ func (c *Container) end(ctx context.Context, force bool) error {
 	}
 	switch status {
 	case specs.StateStopped, specs.StateCreating: // creating: we hold the lock, so its creator is dead
-	case specs.StateCreated:
-		// Nothing of the user's runs yet: runc deletes it without --force too.
-		force = true
+	case specs.StateCreated: // nothing of the user's runs yet: runc deletes it without --force too
 	default:
 		if !force {
 			return fmt.Errorf("%s: %w", c.rec.ID, ErrRunning)

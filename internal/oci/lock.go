@@ -22,6 +22,6 @@ func flock(fd int) error {
 		case time.Now().After(deadline):
 			return ErrBusy
 		}
-		time.Sleep(pause)
+		time.Sleep(pause) //nolint:forbidigo // flock(2) knows no deadline
 	}
 }

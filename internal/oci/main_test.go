@@ -93,7 +93,7 @@ func makeRootfs(t *testing.T, dir string) {
 	must(t, os.MkdirAll(filepath.Join(dir, "etc"), 0o755))
 	must(t, os.Mkdir(filepath.Join(dir, "tmp"), 0o777))
 	must(t, os.WriteFile(filepath.Join(dir, "bin/busybox"), busybox, 0o755))
-	for _, name := range strings.Fields("sh cat head sleep true id ls echo touch mkdir ps grep mount hostname stat kill ln rm mv mkfifo readlink chmod dd wc env umount pwd") {
+	for name := range strings.FieldsSeq("sh cat head sleep true id ls echo touch mkdir ps grep mount hostname stat kill ln rm mv mkfifo readlink chmod dd wc env umount pwd") {
 		must(t, os.Symlink("busybox", filepath.Join(dir, "bin", name)))
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\n"), 0o644))
@@ -193,7 +193,7 @@ func (b *box) log() string { return filepath.Join(b.bundle, "log") }
 // eventually polls until ok holds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) { //nolint:forbidigo // the poll itself
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not within %v", what, patience)
 		}
@@ -225,7 +225,7 @@ func (b *box) nothing() {
 
 // field returns the value of a line "Name: value" of /proc/PID/status and its like.
 func field(text, name string) string {
-	for _, line := range strings.Split(text, "\n") {
+	for line := range strings.SplitSeq(text, "\n") {
 		if v, ok := strings.CutPrefix(line, name+":"); ok {
 			return strings.TrimSpace(v)
 		}

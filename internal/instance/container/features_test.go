@@ -31,7 +31,7 @@ func (w *world) finish(t *testing.T, p *instance.Prepared) (string, api.Exit) {
 		t.Fatal(err)
 	}
 	var said strings.Builder
-	for _, line := range strings.Split(strings.TrimSpace(string(log)), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(string(log)), "\n") {
 		if f := strings.SplitN(line, " ", 4); len(f) == 4 {
 			said.WriteString(f[3] + "\n")
 		}
@@ -64,7 +64,7 @@ func shell(script string) instance.Process {
 // TestConfined looks from inside at what every container is promised.
 func TestConfined(t *testing.T) {
 	w := newWorld(t)
-	p := prepare(t, shell(strings.Join([]string{
+	p := prepare(t, shell("exec 2>&1; "+strings.Join([]string{
 		"grep -E '^(CapInh|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status", "head -n1 /proc/self/uid_map",
 		"echo x > /proc/sys/kernel/core_pattern", "cat /proc/kcore | head -c 1 | wc -c", "echo x > /sys/kernel/uevent_helper",
 		"cat /etc/hostname", "cat /sys/class/net/lo/operstate", "ls /sys/class/net",
@@ -95,7 +95,7 @@ func TestMounts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(shared, "note"), []byte("hello\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := prepare(t, shell("echo x > /data/deep/file; cat /shared/note; echo x > /shared/note; touch /scratch/a && ls /scratch; echo me >> /etc/hosts && cat /etc/hosts"))
+	p := prepare(t, shell("exec 2>&1; echo x > /data/deep/file; cat /shared/note; echo x > /shared/note; touch /scratch/a && ls /scratch; echo me >> /etc/hosts && cat /etc/hosts"))
 	p.Hosts = []instance.HostsEntry{{Address: "10.0.0.9", Names: []string{"db", "database"}}}
 	p.Mounts = []instance.Mount{
 		{Type: api.MountVolume, Source: volume, Target: "/data/deep"},

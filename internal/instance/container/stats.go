@@ -113,7 +113,7 @@ func readStatus(pid int) (map[string]string, error) {
 		return nil, err
 	}
 	st := map[string]string{}
-	for _, line := range strings.Split(string(b), "\n") {
+	for line := range strings.SplitSeq(string(b), "\n") {
 		if key, value, ok := strings.Cut(line, ":"); ok {
 			st[key] = strings.TrimSpace(value)
 		}

@@ -111,8 +111,7 @@ func decodeError(err error) error {
 	if errors.As(err, &typ) && typ.Field != "" {
 		return fmt.Errorf("%s: a JSON %s does not fit", typ.Field, typ.Value)
 	}
-	var syn *json.SyntaxError
-	if errors.As(err, &syn) {
+	if syn, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Errorf("byte %d: %w", syn.Offset, err)
 	}
 	return fmt.Errorf("not valid JSON: %w", err)

@@ -312,7 +312,7 @@ func checkResources(s *specs.Spec) error {
 	}
 	for _, part := range strings.Split(s.Linux.CgroupsPath, "/") {
 		if part == ".." {
-			return fmt.Errorf("linux.cgroupsPath: %q must not contain ..", s.Linux.CgroupsPath)
+			return fmt.Errorf("linux.cgroupsPath: %q must not contain \"..\"", s.Linux.CgroupsPath)
 		}
 	}
 	r := s.Linux.Resources

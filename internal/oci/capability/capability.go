@@ -57,7 +57,7 @@ func Mask(list []string) uint64 {
 // capability can be had.
 func Bounding() uint64 {
 	var set uint64
-	for c := 0; c < len(names); c++ {
+	for c := range len(names) {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0)
 		if err != nil {
 			break

@@ -78,14 +78,38 @@ func (g *Group) Paths() map[string]string { return g.manager.GetPaths() }
 // Create makes the directories and sets the limits. It fails where the cgroup has
 // processes already: limits would hit them, and delete would kill them.
 func (g *Group) Create() error {
+	if err := g.Prepare(); err != nil {
+		return err
+	}
+	return g.Complete()
+}
+
+// Prepare is the part of Create that must come before the first process: it makes
+// the directory that a process can only be born into.
+func (g *Group) Prepare() error {
 	if g.manager.Exists() {
 		pids, err := g.manager.GetAllPids()
 		if err == nil && len(pids) > 0 {
 			return fmt.Errorf("linux.cgroupsPath: the cgroup has %d processes already", len(pids))
 		}
 	}
-	if err := g.manager.Apply(-1); err != nil { // -1: makes directories, moves nothing
-		return fmt.Errorf("linux.cgroupsPath: %w", err)
+	if g.v2 {
+		return g.makeAll()
+	}
+	if hybrid := g.Paths()[""]; hybrid != "" {
+		if err := os.MkdirAll(hybrid, 0o755); err != nil {
+			return fmt.Errorf("linux.cgroupsPath: %w", err)
+		}
+	}
+	return nil
+}
+
+// Complete is the rest of Create, which can go on while the first process loads.
+func (g *Group) Complete() error {
+	if !g.v2 {
+		if err := g.makeAll(); err != nil {
+			return err
+		}
 	}
 	if err := g.manager.Set(g.config.Resources); err != nil {
 		return fmt.Errorf("linux.resources: %w", err)
@@ -93,53 +117,51 @@ func (g *Group) Create() error {
 	return nil
 }
 
-// Files are the open doors to a group.
-type Files struct {
-	Tasks []int // v1: tasks files, to write "0" to
-	Birth int   // v2, or the unified hierarchy of a hybrid host: directory to be born in; or -1
-}
-
-// Close closes them.
-func (f *Files) Close() {
-	for _, fd := range f.Tasks {
-		unix.Close(fd)
+func (g *Group) makeAll() error {
+	if err := g.manager.Apply(-1); err != nil { // -1: makes directories, moves nothing
+		return fmt.Errorf("linux.cgroupsPath: %w", err)
 	}
-	f.Tasks = nil
-	f.CloseBirth()
+	return nil
 }
 
-// CloseBirth closes the directory to be born in.
-func (f *Files) CloseBirth() {
-	if f.Birth >= 0 {
-		unix.Close(f.Birth)
-		f.Birth = -1
+// OpenBirth opens the directory that a new process is to be born into (Linux 5.7,
+// CLONE_INTO_CGROUP): the cgroup of v2, or of the unified hierarchy that a hybrid
+// host has beside v1. It returns -1 where there is none.
+func (g *Group) OpenBirth() (int, error) {
+	dir := g.Paths()[""]
+	if dir == "" {
+		return -1, nil
 	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "cgroup", Path: dir, Err: err}
+	}
+	return fd, nil
 }
 
-// OpenFiles opens the doors.
-func (g *Group) OpenFiles() (Files, error) {
-	f := Files{Birth: -1}
+// OpenTasks opens the tasks files of the v1 hierarchies: a thread joins by writing
+// "0" to each.
+func (g *Group) OpenTasks() ([]int, error) {
+	if g.v2 {
+		return nil, nil
+	}
+	var files []int
 	seen := map[string]bool{} // controllers mounted together share a directory
 	for name, dir := range g.Paths() {
-		if dir == "" || seen[dir] {
+		if name == "" || dir == "" || seen[dir] {
 			continue
 		}
 		seen[dir] = true
-		var err error
-		if g.v2 || name == "" {
-			f.Birth, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		} else {
-			var fd int
-			if fd, err = unix.Open(dir+"/tasks", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
-				f.Tasks = append(f.Tasks, fd)
-			}
-		}
+		fd, err := unix.Open(dir+"/tasks", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			f.Close()
-			return Files{Birth: -1}, &os.PathError{Op: "cgroup", Path: dir, Err: err}
+			for _, open := range files {
+				unix.Close(open)
+			}
+			return nil, &os.PathError{Op: "cgroup", Path: dir, Err: err}
 		}
+		files = append(files, fd)
 	}
-	return f, nil
+	return files, nil
 }
 
 // Update changes limits of a living container; nil fields stay.

@@ -57,7 +57,7 @@ func (r Root) ensure(path string, mode uint32, dir bool) (int, error) {
 	if err == nil {
 		return fd, checkKind(fd, path, dir)
 	}
-	if err != unix.ENOENT || path == "/" {
+	if !errors.Is(err, unix.ENOENT) || path == "/" {
 		return -1, fmt.Errorf("%s: %w", path, err)
 	}
 	parent, err := r.Dir(filepath.Dir(path), 0o755)

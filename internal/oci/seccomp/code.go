@@ -1,6 +1,8 @@
 package seccomp
 
 import (
+	"slices"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -116,15 +118,15 @@ func search(list []interval) code {
 // default.
 func (a *arch) leaf(l *leaf, def uint32) code {
 	rest := code{ret(def)}
-	for i := len(l.rules) - 1; i >= 0; i-- {
-		r := l.rules[i]
+	for _, r := range slices.Backward(l.rules) {
+
 		body := code{ret(r.ret)}
 		if len(r.conds) == 0 {
 			rest = body // nothing after it can be reached
 			continue
 		}
-		for j := len(r.conds) - 1; j >= 0; j-- {
-			body = append(a.condition(r.conds[j], len(body)), body...)
+		for _, v := range slices.Backward(r.conds) {
+			body = append(a.condition(v, len(body)), body...)
 		}
 		rest = append(body, rest...)
 	}

@@ -260,7 +260,7 @@ func TestVerdicts(t *testing.T) {
 		{"ptrace", data{101, x64, [6]uint64{}}, unix.SECCOMP_RET_KILL_PROCESS},
 		{"newer than the profile", data{436, x64, [6]uint64{}}, enosys},
 		{"much newer", data{4000, x64, [6]uint64{}}, enosys},
-		{"x32, not listed", data{x32Bit | 0, x64, [6]uint64{}}, unix.SECCOMP_RET_KILL_THREAD},
+		{"x32, not listed", data{x32Bit, x64, [6]uint64{}}, unix.SECCOMP_RET_KILL_THREAD},
 		{"32-bit read", data{3, x86, [6]uint64{}}, unix.SECCOMP_RET_ALLOW},
 		{"32-bit socketcall to socket", data{102, x86, [6]uint64{1}}, unix.SECCOMP_RET_LOG},
 		{"32-bit socketcall to connect", data{102, x86, [6]uint64{3}}, eperm},

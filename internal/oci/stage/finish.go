@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -16,11 +17,10 @@ import (
 // process is the workload to become.
 type process struct {
 	wire.Process
-	path    string // of the program, found by lookPath
-	inCwd   bool   // the working directory has been entered
-	groups  []uint32
-	env     []string
-	homeDir string
+	path   string // of the program, found by lookPath
+	inCwd  bool   // the working directory has been entered
+	groups []uint32
+	env    []string
 }
 
 // finish gives up everything the workload must not have, and becomes it.
@@ -140,8 +140,8 @@ func checkExecutable(path string) error {
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 func pathVariable(env []string) string {
-	for i := len(env) - 1; i >= 0; i-- {
-		if v, ok := strings.CutPrefix(env[i], "PATH="); ok {
+	for _, e := range slices.Backward(env) {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
 			return v
 		}
 	}

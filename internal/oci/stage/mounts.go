@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -104,7 +105,7 @@ func (i *initStage) makeLinks() error {
 		}
 		err = unix.Symlinkat(l.Target, dir, filepath.Base(l.Path))
 		unix.Close(dir)
-		if err != nil && err != unix.EEXIST {
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("symbolic link %s: %w", l.Path, err)
 		}
 	}
@@ -214,7 +215,7 @@ func (i *initStage) lateReadOnly() error {
 
 // missing reports whether a path does not exist; a file where a directory should
 // be counts too, since nothing can be below it.
-func missing(err error) bool { return err == unix.ENOENT || err == unix.ENOTDIR }
+func missing(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
 
 // makeDevices creates device nodes, or places those of the host where the user
 // namespace forbids mknod.
@@ -261,7 +262,7 @@ func (i *initStage) makeDevice(d *wire.Device) error {
 	}
 	name := filepath.Base(strings.TrimRight(d.Path, "/"))
 	if err := unix.Mknodat(dir, name, kind|d.Mode, dev); err != nil {
-		if err != unix.EEXIST {
+		if !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("mknod: %w", err)
 		}
 		return checkNode(dir, name, kind, uint64(dev))

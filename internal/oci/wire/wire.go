@@ -63,8 +63,7 @@ func (f *Failure) Error() string { return f.Text }
 
 // Fail makes a Failure of err, keeping the code of one that err wraps.
 func Fail(err error) *Failure {
-	var f *Failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*Failure](err); ok {
 		return &Failure{Code: f.Code, Text: err.Error()}
 	}
 	return &Failure{Code: 1, Text: err.Error()}
