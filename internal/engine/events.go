@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -158,10 +159,8 @@ func matchEvent(filters map[string][]string, ev api.Event) bool {
 }
 
 func matchAny(wants []string, ok func(string) bool) bool {
-	for _, w := range wants {
-		if ok(w) {
-			return true
-		}
+	if slices.ContainsFunc(wants, ok) {
+		return true
 	}
 	return len(wants) == 0
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -310,10 +311,8 @@ func checkResources(s *specs.Spec) error {
 	if strings.ContainsRune(s.Linux.CgroupsPath, 0) {
 		return errors.New("linux.cgroupsPath: contains a NUL byte")
 	}
-	for _, part := range strings.Split(s.Linux.CgroupsPath, "/") {
-		if part == ".." {
-			return fmt.Errorf("linux.cgroupsPath: %q must not contain \"..\"", s.Linux.CgroupsPath)
-		}
+	if slices.Contains(strings.Split(s.Linux.CgroupsPath, "/"), "..") {
+		return fmt.Errorf("linux.cgroupsPath: %q must not contain \"..\"", s.Linux.CgroupsPath)
 	}
 	r := s.Linux.Resources
 	if r == nil {

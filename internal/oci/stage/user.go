@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -177,12 +178,7 @@ func (p *process) resolveGroup(name string, group []byte) error {
 }
 
 func listed(members, login string) bool {
-	for _, m := range strings.Split(members, ",") {
-		if m == login {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(strings.Split(members, ","), login)
 }
 
 // homeOf returns the home directory of a uid, "/" where none is known.

@@ -126,11 +126,11 @@ func testReadsOwnWrites(t *testing.T, s store.Store) {
 		}
 		e, ok, err := w.Get("k")
 		if err != nil || !ok || string(e.Value) != "v" {
-			return fmt.Errorf("read back %+v, %v, %v", e, ok, err)
+			return fmt.Errorf("read back %+v, %v, %v", e, ok, err) //nolint:errorlint // err may be nil
 		}
 		list, err := w.List("")
 		if err != nil || len(list) != 1 {
-			return fmt.Errorf("listed %v, %v", list, err)
+			return fmt.Errorf("listed %v, %v", list, err) //nolint:errorlint // err may be nil
 		}
 		return nil
 	})
