@@ -38,18 +38,18 @@ func (p *process) setIDs() error {
 		for i, g := range list {
 			ids[i] = int(g)
 		}
-		// The call of package unix reaches this thread only, which is the one that
-		// execve keeps.
 		if err := unix.Setgroups(ids); err != nil {
 			return fmt.Errorf("process.user.additionalGids: %w", err)
 		}
 	}
-	gid, uid := int(p.GID), int(p.UID)
-	if err := unix.Setresgid(gid, gid, gid); err != nil {
-		return fmt.Errorf("process.user.gid: %d: %w", gid, err)
+	// Raw calls: those of package unix change every thread of the process, for which
+	// the Go runtime stops the world. Only this thread outlives execve.
+	gid, uid := uintptr(p.GID), uintptr(p.UID)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
+		return fmt.Errorf("process.user.gid: %d: %w", gid, errno)
 	}
-	if err := unix.Setresuid(uid, uid, uid); err != nil {
-		return fmt.Errorf("process.user.uid: %d: %w", uid, err)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
+		return fmt.Errorf("process.user.uid: %d: %w", uid, errno)
 	}
 	return nil
 }
