@@ -14,7 +14,7 @@ var lifeScenarios = []scenario{
 	{"pause", realOnly, both, pause},
 	{"logs", everywhere, both, logs},
 	{"stats", realOnly, both, stats},
-	{"side by side", realOnly, nil, sideBySide},
+	{"side by side", localOnly, nil, sideBySide},
 	{"writable layer", realOnly, both, writableLayer},
 	{"events", everywhere, nil, events},
 	{"prune", everywhere, nil, prune},

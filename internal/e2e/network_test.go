@@ -12,7 +12,7 @@ import (
 
 // networkScenarios are about the default network, which both kinds share.
 var networkScenarios = []scenario{
-	{"names resolve", realOnly, nil, namesResolve},
+	{"names resolve", localOnly, nil, namesResolve},
 	{"published port", realOnly, both, publishedPort},
 	{"port in use", realOnly, nil, portInUse},
 	{"no network", realOnly, both, noNetwork},

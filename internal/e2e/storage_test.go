@@ -11,7 +11,7 @@ import (
 // storageScenarios are about what outlives an instance, and what goes in and
 // out of it.
 var storageScenarios = []scenario{
-	{"volume for both kinds", realOnly, nil, volumeForBoth},
+	{"volume for both kinds", localOnly, nil, volumeForBoth},
 	{"bind mount", realOnly, both, bindMount},
 	{"copy", realOnly, both, copyFiles},
 	{"image export and import", localOnly, nil, exportImport},

@@ -222,10 +222,8 @@ var procAllowed = []string{
 
 func checkProcMount(field string, m specs.Mount) error {
 	rel := strings.TrimPrefix(filepath.Clean("/"+m.Destination), "/proc/")
-	for _, ok := range procAllowed {
-		if rel == ok {
-			return nil
-		}
+	if slices.Contains(procAllowed, rel) {
+		return nil
 	}
 	if m.Type == "proc" || m.Type == "binfmt_misc" && rel == "sys/fs/binfmt_misc" {
 		return nil
