@@ -2,6 +2,7 @@ package oci_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -270,6 +271,44 @@ func TestReapingInit(t *testing.T) {
 	b.spec.Process.User.Username = "bob"
 	if out := b.run(); out.code != 5 || out.stdout != "0\n" {
 		t.Errorf("%+v", out)
+	}
+	b.nothing()
+}
+
+// TestNoPivot changes the root without pivot_root, with and without a mount
+// namespace.
+func TestNoPivot(t *testing.T) {
+	b := newBox(t, "ls -d /bin /etc; ls /run 2>/dev/null; pwd")
+	b.write()
+	if out := b.oci("run", "--no-pivot", "--bundle", b.bundle, b.id); out.code != 0 || out.stdout != "/bin\n/etc\n/\n" {
+		t.Errorf("--no-pivot: %+v", out)
+	}
+	b.spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.PIDNamespace}}
+	b.spec.Hostname, b.spec.Mounts, b.spec.Linux.MaskedPaths, b.spec.Linux.ReadonlyPaths = "", nil, nil, nil
+	b.spec.Process.Capabilities.Bounding = nil
+	if out := b.run(); out.code != 0 || out.stdout != "/bin\n/etc\n/\n" {
+		t.Errorf("without a mount namespace: %+v", out)
+	}
+	b.nothing()
+}
+
+// TestPreserveDescriptors passes one on, and no other.
+func TestPreserveDescriptors(t *testing.T) {
+	b := newBox(t, "cat <&3; ls /proc/self/fd | wc -l")
+	b.write()
+	file := filepath.Join(t.TempDir(), "in")
+	must(t, os.WriteFile(file, []byte("passed on\n"), 0o600))
+	in, err := os.Open(file)
+	must(t, err)
+	defer in.Close()
+	cmd := exec.CommandContext(t.Context(), binary, "--root", b.root, "run", "--preserve-fds", "1", "--bundle", b.bundle, b.id)
+	cmd.ExtraFiles = []*os.File{in, in}
+	out, err := cmd.Output()
+	if err != nil || string(out) != "passed on\n5\n" { // 0 to 3, and that of ls
+		t.Errorf("%q, %v", out, err)
+	}
+	if out := b.oci("run", "--preserve-fds", "9", "--bundle", b.bundle, b.id); out.code != 1 || !strings.Contains(out.stderr, "is not open") {
+		t.Errorf("descriptors that are not open: %+v", out)
 	}
 	b.nothing()
 }
