@@ -56,18 +56,23 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 	if err := group.Create(); err != nil {
 		return fail(err)
 	}
+	paths := group.Paths()
 	var dirs []string
-	for _, dir := range group.Paths() {
+	for _, dir := range paths {
 		if dir != "" {
 			dirs = append(dirs, dir)
 		}
+	}
+	memory := paths["memory"]
+	if memory == "" {
+		memory = paths[""] // cgroup v2 has one directory for all controllers
 	}
 	for _, s := range plan.Shares {
 		if err := h.startShare(ctx, s, dirs); err != nil {
 			return fail(err)
 		}
 	}
-	if _, err := d.cfg.Keeper.Start(ctx, h.process(plan, dirs, group.Paths()["memory"])); err != nil {
+	if _, err := d.cfg.Keeper.Start(ctx, h.process(plan, dirs, memory)); err != nil {
 		return fail(err)
 	}
 	u.Release()

@@ -54,11 +54,11 @@ func (d *Driver) Plan(p *instance.Prepared, host instance.Host) (instance.Plan, 
 // newPlan is a pure function.
 func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, error) {
 	fail := func(kind api.ErrorKind, format string, args ...any) (*plan, error) {
-		return nil, api.E("plan", kind, p.Spec.Name, fmt.Errorf(format, args...))
+		return nil, api.E("", kind, p.Spec.Name, fmt.Errorf(format, args...))
 	}
 	virt, notice, err := virtualization(p.Spec.VM.Virtualization, host)
 	if err != nil {
-		return nil, api.E("plan", "", p.Spec.Name, err)
+		return nil, api.E("", "", p.Spec.Name, err)
 	}
 	limits := p.Spec.Limits
 	memory := limits.Memory
@@ -92,7 +92,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	}
 	guest, err := guestConfig(p, mounts)
 	if err != nil {
-		return nil, api.E("plan", api.Invalid, p.Spec.Name, err)
+		return nil, api.E("", api.Invalid, p.Spec.Name, err)
 	}
 	m := machineOf(p, host, cache, virt)
 	m.KVM, m.CPUs, m.Memory = virt == api.VirtHardware, cpus, memory
@@ -105,7 +105,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	}
 	qp, err := qemu.NewPlan(m)
 	if err != nil {
-		return nil, api.E("plan", api.Invalid, p.Spec.Name, err)
+		return nil, api.E("", api.Invalid, p.Spec.Name, err)
 	}
 	return &plan{Virtualization: virt, Notice: notice, Guest: *guest, QEMU: qp,
 		Limits: resources(limits, memory), Shares: shares, machine: m}, nil

@@ -72,7 +72,7 @@ func planShares(p *instance.Prepared, host instance.Host) ([]share, []agent.Moun
 			continue
 		}
 		if host.Virtiofsd == "" {
-			return nil, nil, api.E("plan", api.Unsupported, p.Spec.Name,
+			return nil, nil, api.E("", api.Unsupported, p.Spec.Name,
 				errors.New("no virtiofsd on this host, so a VM cannot mount "+m.Source+": install qemu-system-common"))
 		}
 		guest.Tag = fmt.Sprintf("share%d", i)
