@@ -225,3 +225,34 @@ func TestAttackCopy(t *testing.T) {
 		t.Errorf("the host's file says %q", text)
 	}
 }
+
+// TestVariants runs with what widens or changes the default.
+func TestVariants(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct {
+		name   string
+		script string
+		edit   func(*instance.Prepared)
+		want   string
+	}{
+		{"reaping init", "[ $$ != 1 ] && echo a child; exit 3", func(p *instance.Prepared) { p.Spec.Init = true }, "a child\n"},
+		{"host network", "ls -d /sys/class/net/lo; echo x > /sys/kernel/uevent_helper || echo refused", func(p *instance.Prepared) { p.HostNet = true },
+			"/sys/class/net/lo\nsh: can't create /sys/kernel/uevent_helper: Read-only file system\nrefused\n"},
+		{"no user namespace", "head -n1 /proc/self/uid_map", func(p *instance.Prepared) {
+			p.Users, p.Spec.Security.HostUsers = instance.IDRange{}, true
+		}, "         0          0 4294967295\n"},
+		{"read-only", "touch /x || echo refused", func(p *instance.Prepared) { p.Spec.Security.ReadOnly = true }, "touch: /x: Read-only file system\nrefused\n"},
+		{"user", "id -u; id -g; echo $HOME", func(p *instance.Prepared) { p.Process.User = "1234:77" }, "1234\n77\n/\n"},
+		{"ulimit", "ulimit -n", func(p *instance.Prepared) {
+			p.Spec.Ulimits = []api.Ulimit{{Name: "nofile", Soft: 99, Hard: 99}}
+		}, "99\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := prepare(t, shell("exec 2>&1; "+c.script))
+			c.edit(p)
+			if said, exit := w.finish(t, p); said != c.want {
+				t.Errorf("%q, %+v; want %q", said, exit, c.want)
+			}
+		})
+	}
+}
