@@ -299,6 +299,8 @@ func TestCreateRefuses(t *testing.T) {
 		"vm memory":  {with(func(s *api.Spec) { s.Kind = api.VM; s.Limits.Memory = 1 << 20 }), api.Invalid, "minimum"},
 		"memory":     {with(func(s *api.Spec) { s.Limits.Memory = 1 << 50 }), api.Invalid, "more than the host's"},
 		"cpus":       {with(func(s *api.Spec) { s.Limits.CPUs = 99 }), api.Invalid, "more than the host's 2"},
+		"cpuset":     {with(func(s *api.Spec) { s.Limits.CPUSet = "0,2-3" }), api.Invalid, "processors 0 to 1"},
+		"cpu list":   {with(func(s *api.Spec) { s.Limits.CPUSet = "1-0" }), api.Invalid, "list"},
 		"mount":      {with(func(s *api.Spec) { s.Mounts = []api.Mount{{Type: api.MountBind, Source: "rel", Target: "/x"}} }), api.Invalid, "rel"},
 		"root mount": {with(func(s *api.Spec) { s.Mounts = []api.Mount{{Type: api.MountTmpfs, Target: "/x/.."}} }), api.Invalid, "root filesystem"},
 		"signal":     {with(func(s *api.Spec) { s.StopSignal = "BOOM" }), api.Invalid, "BOOM"},

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -142,6 +143,28 @@ func (e *Engine) validateLimits(s api.Spec) error {
 		return fmt.Errorf("--disk %s is below the minimum of %s", size(l.Disk), size(minDisk))
 	case l.Disk > 0 && s.Kind == api.Container:
 		return errors.New("--disk limits a VM's disk; a container's writable layer has no limit yet")
+	}
+	return validateCPUSet(l.CPUSet, e.host.CPUs)
+}
+
+// validateCPUSet reads a list of processors as cpuset(7) has it: 0-2,4.
+func validateCPUSet(set string, cpus int) error {
+	if set == "" {
+		return nil
+	}
+	for part := range strings.SplitSeq(set, ",") {
+		from, to, isRange := strings.Cut(part, "-")
+		if !isRange {
+			to = from
+		}
+		low, errLow := strconv.Atoi(from)
+		high, errHigh := strconv.Atoi(to)
+		if errLow != nil || errHigh != nil || low < 0 || low > high {
+			return fmt.Errorf("--cpuset-cpus %q: write a list as in 0-2,4", set)
+		}
+		if high >= cpus {
+			return fmt.Errorf("--cpuset-cpus %q: the host has only the processors 0 to %d", set, cpus-1)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +41,19 @@ func (h *handle) fail(op string, err error) error {
 	case errors.Is(err, oci.ErrNotExist), errors.Is(err, oci.ErrNotRunning), errors.Is(err, oci.ErrNotCreated), errors.Is(err, oci.ErrPaused):
 		kind = api.Conflict
 	}
-	return api.E(op, kind, h.p.Spec.Name, err)
+	return api.E(op, kind, h.p.Spec.Name, h.said(err))
+}
+
+// said is what the runtime itself had to say, where err is a failed command of
+// it, without the names of the program and of its container, which no user has
+// chosen.
+func (h *handle) said(err error) error {
+	command, ok := errors.AsType[*keeper.CommandError](err)
+	if !ok || command.Stderr == "" {
+		return err
+	}
+	text := strings.TrimPrefix(strings.TrimSpace(command.Stderr), "berth-oci: ")
+	return errors.New(strings.TrimPrefix(text, h.p.ID+": "))
 }
 
 // Start lets the entrypoint go.
