@@ -35,7 +35,9 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		binary = filepath.Join(dir, "berth-oci")
 		var out []byte
-		out, err = exec.Command("go", "build", "-o", binary, "../../cmd/berth-oci").CombinedOutput()
+		build := exec.Command("go", "build", "-o", binary, "../../cmd/berth-oci")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // the stage runs where no dynamic linker is
+		out, err = build.CombinedOutput()
 		os.Stderr.Write(out)
 	}
 	code := 1

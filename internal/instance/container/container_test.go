@@ -26,7 +26,9 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		bin = dir
 		var out []byte
-		out, err = exec.Command("go", "build", "-o", dir, "../../../cmd/berth-oci", "../../../cmd/berth-keeper").CombinedOutput()
+		build := exec.Command("go", "build", "-o", dir, "../../../cmd/berth-oci", "../../../cmd/berth-keeper")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // the stage runs where no dynamic linker is
+		out, err = build.CombinedOutput()
 		os.Stderr.Write(out)
 	}
 	code := 1

@@ -33,7 +33,7 @@ func newContainer(t *testing.T, script string, tty bool) *container {
 	}
 	w := newWorld(t)
 	c := &container{world: w, runtime: filepath.Join(w.run, "berth-oci"), bundle: filepath.Join(w.run, "bundle"), id: filepath.Base(w.run)}
-	c.command("go", "build", "-o", c.runtime, "github.com/berthcloud/berth/cmd/berth-oci")
+	c.command("env", "CGO_ENABLED=0", "go", "build", "-o", c.runtime, "github.com/berthcloud/berth/cmd/berth-oci")
 	bin := filepath.Join(c.bundle, "rootfs", "bin")
 	for _, dir := range []string{bin, filepath.Join(c.bundle, "rootfs", "proc"), filepath.Join(c.bundle, "rootfs", "dev")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
