@@ -39,7 +39,7 @@ func floor(pkg string) int {
 func TestArrowsPointDown(t *testing.T) {
 	_, files := tree(t)
 	for _, f := range files {
-		if f.isTest() || under(f.dir(), "internal/deps") {
+		if f.isTest() {
 			continue
 		}
 		from := floor(f.dir())

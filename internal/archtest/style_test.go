@@ -181,7 +181,7 @@ func TestNoInit(t *testing.T) {
 				t.Errorf("%s has an init function: wire it by hand in cmd", f.path)
 			}
 		}
-		if f.isTest() || under(f.dir(), "internal/deps") {
+		if f.isTest() {
 			continue
 		}
 		for _, spec := range f.ast.Imports {
