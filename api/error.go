@@ -123,8 +123,7 @@ func ProblemOf(err error) *Problem {
 		return nil
 	}
 	p := &Problem{Kind: KindOf(err), Message: OneLine(err.Error())}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		p.Op, p.Name = e.Op, e.Name
 	}
 	return p
