@@ -86,6 +86,7 @@ func Run(t *testing.T, h Harness) {
 		{"NotRunnable", testNotRunnable},
 		{"SignalAndWaiters", testSignalAndWaiters},
 		{"StopByForce", testStopByForce},
+		{"StopAtOnce", testStopAtOnce},
 		{"AdoptRunning", testAdoptRunning},
 		{"AdoptEnded", testAdoptEnded},
 		{"AdoptMissing", testAdoptMissing},
@@ -335,6 +336,18 @@ func testStopByForce(t *testing.T, h Harness) {
 	}
 	if err := run.Stop(t.Context(), int(syscall.SIGTERM), 0); err != nil {
 		t.Errorf("a second stop: %v", err)
+	}
+}
+
+// testStopAtOnce stops without a grace, as a forced removal does: the second
+// signal finds a run that is just going.
+func testStopAtOnce(t *testing.T, h Harness) {
+	_, run := startTrapping(t, h, trapping)
+	if err := run.Stop(t.Context(), int(syscall.SIGKILL), 0); err != nil {
+		t.Fatal(err)
+	}
+	if exit := wait(t, run); exit.Code != 137 {
+		t.Errorf("exit = %+v; want code 137", exit)
 	}
 }
 

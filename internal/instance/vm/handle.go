@@ -283,10 +283,10 @@ func (h *handle) Stop(ctx context.Context, signal int, grace time.Duration) erro
 	if ctx.Err() != nil {
 		return h.fail("stop", ctx.Err())
 	}
-	if err := h.Signal(ctx, int(sigKill)); err != nil && !api.IsKind(err, api.Conflict) {
-		return h.fail("stop", err)
-	}
-	// The guest brings its disk to rest; if it cannot, it has had its chance.
+	// An entrypoint that is gone already, or an agent that does not answer, is no
+	// reason to give up: the guest brings its disk to rest and powers off, and if
+	// it does not, it has had its chance.
+	_ = h.Signal(ctx, int(sigKill))
 	patience, cancel := context.WithTimeout(ctx, monitorTimeout)
 	defer cancel()
 	if _, err := h.Wait(patience); err == nil {
