@@ -248,7 +248,7 @@ func (k *creator) instruct() error {
 	p := &planner{b: k.b, exe: k.exe, userns: k.userns, group: k.group}
 	defer p.close()
 	plan := wire.Init{
-		ID: k.o.ID, Process: process, NoPivot: k.o.NoPivot,
+		Process: process, NoPivot: k.o.NoPivot,
 		Hostname: s.Hostname, Domainname: s.Domainname, Sysctl: s.Linux.Sysctl, NewCgroup: k.ns.newCgroup,
 		Reap: s.Annotations[InitAnnotation] == "true",
 	}
@@ -260,7 +260,6 @@ func (k *creator) instruct() error {
 		return err
 	}
 	plan.Process.Keyring = !k.o.NoNewKeyring
-	plan.Process.PreserveFDs = k.o.PreserveFDs
 	if k.group != nil {
 		tasks, err := k.group.OpenTasks()
 		if err != nil {

@@ -87,7 +87,6 @@ func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	process.PreserveFDs = o.PreserveFDs
 	process.Keyring = true
 
 	birth, tasks, err := c.openCgroups()

@@ -36,6 +36,11 @@ func TestMain(m *testing.M) {
 		code = m.Run()
 	}
 	os.RemoveAll(dir)
+	// The parent of the tests' cgroups, unless another package's tests use it.
+	parents, _ := filepath.Glob("/sys/fs/cgroup/*/berth-test")
+	for _, parent := range append(parents, "/sys/fs/cgroup/berth-test") {
+		_ = unix.Rmdir(parent)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}

@@ -54,8 +54,6 @@ type Cmd struct {
 	// supplementary groups, before execveat: an unmapped identity would lose
 	// every capability there (capabilities(7)).
 	Root bool
-	// NoSetgroups leaves the groups alone, for maps made under setgroups=deny.
-	NoSetgroups bool
 }
 
 // Child is a started process that waits for Release.
@@ -98,7 +96,7 @@ func Start(cmd *Cmd) (*Child, error) {
 }
 
 func (c *Child) start(cmd *Cmd, sync, status int) error {
-	p, err := compile(cmd, sync, status)
+	p, err := compile(cmd, sync, c.release, status)
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func (p *program) call(name string, nr uintptr, args ...uintptr) {
 
 // compile turns cmd into the child's steps. It moves the files out of the way of
 // their final numbers first, because the child can only dup downwards.
-func compile(cmd *Cmd, sync, status int) (*program, error) {
+func compile(cmd *Cmd, sync, release, status int) (*program, error) {
 	p := &program{}
 	high := len(cmd.Files)
 	lift := func(fd int) (int, error) {
@@ -66,6 +66,9 @@ func compile(cmd *Cmd, sync, status int) (*program, error) {
 	exe, sync, files := lifted[0], lifted[1], lifted[3:]
 	p.status = lifted[2]
 
+	// The child has a copy of the parent's end too; with it, it would never see that
+	// the parent has died.
+	p.call("close", unix.SYS_CLOSE, uintptr(release))
 	p.namespaces(cmd)
 	p.await(sync)
 	p.identity(cmd)
@@ -113,9 +116,7 @@ func (p *program) identity(cmd *Cmd) {
 	if !cmd.Root {
 		return
 	}
-	if !cmd.NoSetgroups {
-		p.call("setgroups", unix.SYS_SETGROUPS, 0, 0)
-	}
+	p.call("setgroups", unix.SYS_SETGROUPS, 0, 0)
 	p.call("setresgid", unix.SYS_SETRESGID, 0, 0, 0)
 	p.call("setresuid", unix.SYS_SETRESUID, 0, 0, 0)
 }

@@ -8,7 +8,6 @@ const None = -1
 // Init tells the stage what to make of its fresh namespaces. Fields ending in File
 // are indices into the descriptors sent along, or None.
 type Init struct {
-	ID         string
 	Process    Process
 	RootFile   int  // detached mount of the root filesystem
 	Chroot     bool // no mount namespace of its own: RootFile is a directory, and nothing is mounted
@@ -63,7 +62,6 @@ type Process struct {
 	Terminal     bool
 	Rows, Cols   uint16
 	ConsoleFile  int   // connected socket that gets the master side, or None
-	PreserveFDs  int   // descriptors 3… that the workload inherits
 	CgroupFiles  []int // "tasks" files of v1 cgroups, opened for writing
 	Seccomp      []SockFilter
 	SeccompFlags uint
