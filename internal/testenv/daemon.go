@@ -69,7 +69,11 @@ func (d *Daemon) Stop(t testing.TB) { t.Helper(); d.end(t, "TERM") }
 func (d *Daemon) end(t testing.TB, signal string) {
 	t.Helper()
 	Shell(t, d.Machine, "kill -"+signal+" "+d.pid)
-	d.WaitGone(t, d.pid)
+	const line = "for i in $(seq 200); do grep -q '^State:.[^ZX]' /proc/%[1]s/status || exit 0; sleep 0.1; done; kill -QUIT %[1]s; sleep 1; exit 1"
+	if r := d.do(t, fmt.Sprintf(line, d.pid)); r.Exit != 0 {
+		// SIGQUIT has made it print where its goroutines wait.
+		t.Fatalf("berthd did not end; its log:\n%s", d.Log(t))
+	}
 }
 
 // WaitGone returns once a process of the machine has ended.
