@@ -114,6 +114,10 @@ func (k *creator) prepareCgroups() error {
 	if err != nil {
 		return err
 	}
+	// Before anything of it is ours to undo: it may be another container's.
+	if err := g.Vacant(); err != nil {
+		return err
+	}
 	k.group = g
 	// The paths are on disk before the directories exist: whatever kills us, delete
 	// finds them.

@@ -251,3 +251,18 @@ func TestHooks(t *testing.T) {
 	}
 	b.nothing()
 }
+
+// TestSharedCgroup refuses the cgroup of another container, and leaves it alone.
+func TestSharedCgroup(t *testing.T) {
+	b := newBox(t, "sleep 100")
+	b.start()
+	if out := b.oci("run", "--bundle", b.bundle, b.id+"x"); out.code != 1 || !strings.Contains(out.stderr, "linux.cgroupsPath: the cgroup has 1 processes") {
+		t.Errorf("%+v", out)
+	}
+	if s := b.status(); s != "running" {
+		t.Errorf("the other container is %s", s)
+	}
+	if out := b.oci("exec", b.id, "true"); out.code != 0 {
+		t.Errorf("exec: %+v", out)
+	}
+}

@@ -75,24 +75,32 @@ func open(config *cgroups.Cgroup, paths map[string]string) (*Group, error) {
 // Paths returns the directories: by controller, or one under "" on v2.
 func (g *Group) Paths() map[string]string { return g.manager.GetPaths() }
 
-// Create makes the directories and sets the limits. It fails where the cgroup has
-// processes already: limits would hit them, and delete would kill them.
+// Create makes the directories and sets the limits. It fails where Vacant does.
 func (g *Group) Create() error {
+	if err := g.Vacant(); err != nil {
+		return err
+	}
 	if err := g.Prepare(); err != nil {
 		return err
 	}
 	return g.Complete()
 }
 
+// Vacant fails where the cgroup has processes already: limits would hit them, and
+// delete would kill them.
+func (g *Group) Vacant() error {
+	if !g.manager.Exists() {
+		return nil
+	}
+	if pids, err := g.manager.GetAllPids(); err == nil && len(pids) > 0 {
+		return fmt.Errorf("linux.cgroupsPath: the cgroup has %d processes already", len(pids))
+	}
+	return nil
+}
+
 // Prepare is the part of Create that must come before the first process: it makes
 // the directory that a process can only be born into.
 func (g *Group) Prepare() error {
-	if g.manager.Exists() {
-		pids, err := g.manager.GetAllPids()
-		if err == nil && len(pids) > 0 {
-			return fmt.Errorf("linux.cgroupsPath: the cgroup has %d processes already", len(pids))
-		}
-	}
 	if g.v2 {
 		return g.makeAll()
 	}
