@@ -188,7 +188,7 @@ func (e *Engine) resumeRemoval(ctx context.Context, en *entry) error {
 		return err
 	}
 	defer unlock()
-	return e.remove(ctx, en, RemoveOptions{})
+	return e.remove(ctx, en, RemoveOptions{Volumes: en.instance().Spec.AutoRemove})
 }
 
 // sweep removes what instances without a record left behind: berthd was killed

@@ -44,8 +44,10 @@ func (e *Engine) remove(ctx context.Context, en *entry, o RemoveOptions) error {
 	if en.isRemoved() {
 		return nil
 	}
-	if err := e.change(ctx, en, func(r *record) { r.Status.State = api.Removing }); err != nil {
-		return err
+	if en.snapshot().State != api.Removing {
+		if err := e.change(ctx, en, func(r *record) { r.Status.State = api.Removing }); err != nil {
+			return err
+		}
 	}
 	inst := en.instance()
 	if err := e.removeUnnamedVolumes(ctx, inst, o.Volumes); err != nil {

@@ -46,6 +46,9 @@ func (e *Engine) Start(ctx context.Context, ref string) (api.Instance, error) {
 // its status.
 func (e *Engine) start(ctx context.Context, en *entry) (err error) {
 	before := en.snapshot()
+	if before.State == api.Removing {
+		return api.E("start", api.Conflict, en.name(), errors.New("it is being removed; create it anew"))
+	}
 	err = e.change(ctx, en, func(r *record) {
 		r.Status.State, r.Status.Error, r.Status.ExitCode, r.Status.OOM = api.Starting, "", nil, false
 		r.Status.Health, r.Status.Notice = api.HealthNone, ""

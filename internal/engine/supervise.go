@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/berthcloud/berth/api"
@@ -49,6 +50,8 @@ func (e *Engine) finish(ctx context.Context, en *entry, r *run, exit api.Exit) {
 		}
 		if restart = wantsRestart(rec.Spec.Restart, *st); restart {
 			st.State = api.Restarting
+		} else if rec.Spec.AutoRemove {
+			st.State = api.Removing // one record less to write for what is going
 		}
 	})
 	if err != nil {
@@ -81,20 +84,18 @@ func (en *entry) endRun(r *run) {
 func (e *Engine) release(ctx context.Context, en *entry, r *run) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	steps := []struct {
-		what string
-		do   func() error
-	}{
-		{"delete its run", func() error { return r.handle.Delete(ctx) }},
-		{"detach it from its network", func() error { return e.releaseNetwork(ctx, en.id) }},
-		{"release its root filesystem", func() error { return e.releaseRootfs(ctx, r.prepared) }},
-		{"remove its run directory", func() error { return os.RemoveAll(r.prepared.RunDir) }},
-	}
-	for _, step := range steps {
-		if err := step.do(); err != nil {
-			e.log.Error(step.what, "instance", en.name(), "error", err)
+	step := func(what string, do func() error) {
+		if err := do(); err != nil {
+			e.log.Error(what, "instance", en.name(), "error", err)
 		}
 	}
+	var beside sync.WaitGroup
+	beside.Go(func() { step("detach it from its network", func() error { return e.releaseNetwork(ctx, en.id) }) })
+	step("delete its run", func() error { return r.handle.Delete(ctx) })
+	// The run's mounts and files are not in use any more.
+	step("release its root filesystem", func() error { return e.releaseRootfs(ctx, r.prepared) })
+	step("remove its run directory", func() error { return os.RemoveAll(r.prepared.RunDir) })
+	beside.Wait()
 }
 
 // wantsRestart applies a restart policy to an ended run.
