@@ -59,12 +59,12 @@ func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 		e.background(func(ctx context.Context) { e.restartLater(ctx, en) })
 		return nil
 	case !st.State.Alive():
-		return nil
+		return e.storage.Release(ctx, en.id) // berthd may have been killed while it ended
 	}
 	handle, p, err := e.findRun(ctx, en)
 	if err != nil {
 		e.log.Warn("adopt", "instance", en.name(), "error", err)
-		return e.lost(ctx, en, p, "its processes were gone when berthd came back: "+api.OneLine(err.Error()))
+		return e.lost(ctx, en, "its processes were gone when berthd came back: "+api.OneLine(err.Error()))
 	}
 	observed, err := handle.Status(ctx)
 	if err != nil {
@@ -76,7 +76,7 @@ func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 		// berthd ended between making the run and starting it: nobody is told
 		// that it runs, so it must not.
 		e.release(ctx, en, r)
-		return e.lost(ctx, en, nil, "berthd ended while it was starting; start it again")
+		return e.lost(ctx, en, "berthd ended while it was starting; start it again")
 	}
 	e.readopt(ctx, en, r, observed)
 	return nil
@@ -113,11 +113,10 @@ func (e *Engine) findRun(ctx context.Context, en *entry) (instance.Handle, *inst
 }
 
 // lost records a run that ended unobserved, and applies the restart policy.
-func (e *Engine) lost(ctx context.Context, en *entry, p *instance.Prepared, why string) error {
-	err := errors.Join(e.releaseNetwork(ctx, en.id), os.RemoveAll(e.runDir(en.id)))
-	if p != nil {
-		err = errors.Join(err, e.releaseRootfs(ctx, p))
-	}
+func (e *Engine) lost(ctx context.Context, en *entry, why string) error {
+	// The layers go too where no Prepared tells of them: berthd may have been
+	// killed between mounting them and writing it.
+	err := errors.Join(e.releaseNetwork(ctx, en.id), e.storage.Release(ctx, en.id), os.RemoveAll(e.runDir(en.id)))
 	if err != nil {
 		e.log.Error("clean up after a lost run", "instance", en.name(), "error", err)
 	}
