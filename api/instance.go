@@ -98,7 +98,7 @@ type Spec struct {
 // default: none for a container; 1 CPU and 512 MiB for a VM. All of them can
 // be changed while the instance runs, as far as its kind allows.
 type Limits struct {
-	CPUs       float64 `json:"cpus,omitempty" doc:"processor time per wall time; a VM gets the next whole number of vCPUs"`
+	CPUs       float64 `json:"cpus,omitempty" doc:"processor time per wall time; a VM gets the next whole number of vCPUs, and for whole numbers up to one processor more for the emulation of its devices"`
 	CPUWeight  uint64  `json:"cpu_weight,omitempty" doc:"share under contention, 1 to 10000, default 100"`
 	CPUSet     string  `json:"cpuset,omitempty" doc:"the processors to run on, as in 0-2,4"`
 	Memory     int64   `json:"memory,omitempty" doc:"bytes"`
