@@ -97,7 +97,7 @@ func daemonErrors(t *testing.T, w *world, _ api.Kind) {
 	if r.Exit == 0 {
 		t.Errorf("everybody may use the socket: %s", r)
 	}
-	argv := []string{w.Machine.Programs() + "/berthd", "--root", w.Dir + "/root", "--run", w.Dir + "/run", "--socket", w.Socket()}
+	argv := []string{w.Machine.Programs() + "/berthd", "--root", w.Dir + "/root", "--run", w.RunDir(), "--socket", w.Socket()}
 	r = w.Machine.Do(ctx, testenv.Command{Argv: argv})
 	if r.Exit == 0 || r.Err != nil || !strings.Contains(r.Stderr, w.Dir) {
 		t.Errorf("a second daemon in the same directory: %s", r)

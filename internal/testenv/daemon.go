@@ -20,9 +20,10 @@ const callTime = time.Minute
 // driven as a user drives it: by the command line program.
 type Daemon struct {
 	Machine Machine
-	Dir     string // holds root/, run/ and berthd.log
+	Dir     string // holds root/ and berthd.log, and run/ where a power cut spares it
 
 	flags []string
+	run   string // "" for Dir/run
 	pid   string
 }
 
@@ -30,21 +31,33 @@ type Daemon struct {
 // and its keeper. The flags are added to those that name its directories.
 func NewDaemon(t testing.TB, m Machine, flags ...string) *Daemon {
 	t.Helper()
-	d := &Daemon{Machine: m, Dir: path.Join(m.Temp(), "b"+hash(t.Name())[:4]), flags: flags}
+	name := "b" + hash(t.Name())[:4]
+	d := &Daemon{Machine: m, Dir: path.Join(m.Temp(), name), flags: flags}
+	if m.Runtime() != m.Temp() {
+		d.run = path.Join(m.Runtime(), name)
+	}
 	Shell(t, m, "mkdir -p -m 0700 "+d.Dir)
 	d.Start(t)
 	t.Cleanup(func() { d.tearDown(t) })
 	return d
 }
 
+// RunDir returns the daemon's run directory.
+func (d *Daemon) RunDir() string {
+	if d.run != "" {
+		return d.run
+	}
+	return d.Dir + "/run"
+}
+
 // Socket returns the path of the daemon's socket.
-func (d *Daemon) Socket() string { return d.Dir + "/run/berthd.sock" }
+func (d *Daemon) Socket() string { return d.RunDir() + "/berthd.sock" }
 
 // Start starts the daemon and returns once it answers.
 func (d *Daemon) Start(t testing.TB) {
 	t.Helper()
 	argv := append([]string{
-		d.Machine.Programs() + "/berthd", "--root", d.Dir + "/root", "--run", d.Dir + "/run", "--socket", d.Socket(),
+		d.Machine.Programs() + "/berthd", "--root", d.Dir + "/root", "--run", d.RunDir(), "--socket", d.Socket(),
 	}, d.flags...)
 	d.pid = Shell(t, d.Machine, fmt.Sprintf("setsid %s >>%s/berthd.log 2>&1 </dev/null & echo $!", strings.Join(argv, " "), d.Dir))
 	Eventually(t, time.Minute, func() error {
@@ -95,7 +108,7 @@ func (d *Daemon) PIDs(t testing.TB, program string) []string {
 	t.Helper()
 	line := `for p in /proc/[0-9]*; do
 		a=$(tr '\0' ' ' <$p/cmdline 2>/dev/null) || continue
-		case "$a" in "` + program + ` "*|*"/` + program + ` "*) case "$a" in *"` + d.Dir + `"*) echo ${p#/proc/};; esac;; esac
+		case "$a" in "` + program + ` "*|*"/` + program + ` "*) case "$a" in *"/` + path.Base(d.Dir) + `"*) echo ${p#/proc/};; esac;; esac
 	done`
 	return strings.Fields(Shell(t, d.Machine, line))
 }
@@ -155,7 +168,7 @@ func (d *Daemon) tearDown(t testing.TB) {
 		d.do(t, "kill -TERM "+pid) // it may be on its way already
 		d.WaitGone(t, pid)
 	}
-	if r := d.do(t, "rm -rf --one-file-system "+d.Dir); r.Exit != 0 {
+	if r := d.do(t, "rm -rf --one-file-system "+d.Dir+" "+d.RunDir()); r.Exit != 0 {
 		t.Errorf("remove the daemon's directory: %s", r)
 	}
 }

@@ -43,6 +43,8 @@ type Machine interface {
 	Programs() string
 	// Temp is a directory there for the test's own files.
 	Temp() string
+	// Runtime is one that a power cut empties, as /run.
+	Runtime() string
 	// Neighbor is another machine on the same Ethernet segment, and Address is
 	// this one's address in it.
 	Neighbor() Machine
@@ -141,6 +143,9 @@ func (l *Local) Programs() string { return l.programs }
 // Temp implements Machine.
 func (l *Local) Temp() string { return l.temp }
 
+// Runtime implements Machine.
+func (l *Local) Runtime() string { return l.temp }
+
 // Neighbor implements Machine.
 func (l *Local) Neighbor() Machine { return l.neighbor }
 
@@ -163,6 +168,9 @@ func (h *Host) Programs() string { return "/opt/berth" }
 
 // Temp implements Machine. It survives a power cut.
 func (h *Host) Temp() string { return "/data/test" }
+
+// Runtime implements Machine.
+func (h *Host) Runtime() string { return "/run" }
 
 // Neighbor implements Machine: the next host of the rack, or the host itself
 // where there is only one.
