@@ -103,7 +103,11 @@ func (c *Config) complete() (err error) {
 // directories makes root and run, and locks both: two daemons must not share
 // one. Users of the socket pass through run, but see nothing in it.
 func (c *Config) directories(u *undo.Stack) error {
-	for dir, mode := range map[string]os.FileMode{c.Root: 0o700, c.Run: 0o711} {
+	for _, dir := range []string{c.Root, c.Run} {
+		mode := os.FileMode(0o700)
+		if dir == c.Run {
+			mode = 0o711
+		}
 		if err := os.MkdirAll(dir, mode); err != nil {
 			return api.E("start", api.Denied, dir, fmt.Errorf("%w; berthd runs as root", err))
 		}
