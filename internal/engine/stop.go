@@ -68,7 +68,9 @@ func (e *Engine) stop(ctx context.Context, en *entry, o StopOptions) error {
 			e.log.Warn("thaw before stop", "instance", inst.Name, "error", err)
 		}
 	}
-	if err := r.handle.Stop(ctx, signal, grace); err != nil {
+	// A run that is not found has ended meanwhile, and its supervisor is
+	// deleting it.
+	if err := r.handle.Stop(ctx, signal, grace); err != nil && !api.IsKind(err, api.NotFound) {
 		e.abandonStop(ctx, en)
 		return api.E("stop", "", inst.Name, err)
 	}

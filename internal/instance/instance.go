@@ -72,7 +72,8 @@ type Handle interface {
 
 	// Stop asks the entrypoint to end by the signal, and ends it by force
 	// after the grace. It returns once the run has ended; a run that has
-	// already ended is a success.
+	// already ended is a success. One that is deleted meanwhile yields kind
+	// NotFound.
 	Stop(ctx context.Context, signal int, grace time.Duration) error
 
 	// Wait returns how the run ended, once it has ended. Any number of
