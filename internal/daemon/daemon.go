@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -126,7 +127,25 @@ func (c *Config) directories(u *undo.Stack) error {
 	if err := os.MkdirAll(c.cache(), 0o700); err != nil {
 		return api.E("start", api.Exhausted, c.cache(), err)
 	}
-	return nil
+	return api.E("start", api.Exhausted, c.Run, c.forgetLastBoot())
+}
+
+// forgetLastBoot empties a run directory that tells of another boot of the
+// host, where it is not on a tmpfs: none of its processes, sockets and mounts
+// is there any more. The engine's mark of the boot stays for the engine to see.
+func (c *Config) forgetLastBoot() error {
+	marked, err := os.ReadFile(filepath.Join(c.Run, engine.BootFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	now, errNow := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err := errors.Join(err, errNow); err != nil || bytes.Equal(marked, now) {
+		return err
+	}
+	for _, name := range []string{"keeper", "oci", "instances", "holders", "layers", "network"} {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(c.Run, name)))
+	}
+	return err
 }
 
 // cache is where drivers keep what they can make anew.

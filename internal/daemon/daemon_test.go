@@ -127,3 +127,31 @@ func TestStateIsPrivate(t *testing.T) {
 		}
 	}
 }
+
+func TestRunDirectoryOfAnotherBoot(t *testing.T) {
+	needRoot(t)
+	testenv.Check(t)
+	root, run := t.TempDir(), testenv.Dir(t)
+	_, stop := start(t, root, run)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	stale := filepath.Join(run, "keeper", "stale")
+	if err := os.MkdirAll(stale, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, stop = start(t, root, run)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(stale); err != nil {
+		t.Errorf("in the same boot: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(run, "boot_id"), []byte("another"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, root, run)
+	if _, err := os.Stat(stale); !os.IsNotExist(err) {
+		t.Errorf("after another boot: %v", err)
+	}
+}

@@ -225,6 +225,9 @@ func (e *Engine) sweep(ctx context.Context) error {
 	return nil
 }
 
+// BootFile is the file of the run directory that says of which boot it tells.
+const BootFile = "boot_id"
+
 const bootIDFile = "/proc/sys/kernel/random/boot_id"
 
 // rebooted reports whether the host has booted since the run directory was
@@ -234,7 +237,7 @@ func (e *Engine) rebooted() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	marked, err := os.ReadFile(filepath.Join(e.run, "boot_id"))
+	marked, err := os.ReadFile(filepath.Join(e.run, BootFile))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, err
 	}
@@ -246,7 +249,7 @@ func (e *Engine) markBoot() error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(e.run, "boot_id"), now, 0o600)
+	return os.WriteFile(filepath.Join(e.run, BootFile), now, 0o600)
 }
 
 // writePrepared records what a run is made of, for adoption. A torn file is no
