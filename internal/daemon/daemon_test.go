@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -151,7 +152,7 @@ func TestRunDirectoryOfAnotherBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, root, run)
-	if _, err := os.Stat(stale); !os.IsNotExist(err) {
+	if _, err := os.Stat(stale); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after another boot: %v", err)
 	}
 }
