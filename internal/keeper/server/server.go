@@ -64,6 +64,22 @@ type Server struct {
 	closed   bool
 }
 
+// lockPatience is how long a keeper waits for the lock of one that is dying: a
+// killed process holds its files until the last of its threads has gone.
+const lockPatience = time.Second
+
+// acquire takes the lock, unless a living keeper has it.
+func acquire(lock *os.File) bool {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			return true
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+}
+
 // New becomes the keeper of the directory run: it locks it, makes this process
 // a subreaper, adopts what a killed keeper has left, and listens. It fails with
 // kind InUse where a keeper runs already.
@@ -75,7 +91,7 @@ func New(run, version string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if !acquire(lock) {
 		lock.Close()
 		return nil, api.E("keep", api.InUse, run, fmt.Errorf("another keeper runs in this directory"))
 	}
