@@ -70,7 +70,7 @@ const lockPatience = time.Second
 
 // acquire takes the lock, unless a living keeper has it.
 func acquire(lock *os.File) bool {
-	for deadline := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) { //nolint:forbidigo // flock(2) knows no deadline
 		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			return true
 		}
