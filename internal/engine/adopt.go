@@ -132,7 +132,8 @@ func (e *Engine) lost(ctx context.Context, en *entry, why string) error {
 	if err != nil {
 		return err
 	}
-	return e.afterLoss(en, restart)
+	e.afterLoss(en, restart)
+	return nil
 }
 
 // afterReboot records that the host's reboot ended the instance, and starts it
@@ -167,18 +168,18 @@ func (e *Engine) afterReboot(ctx context.Context, en *entry) error {
 	if err != nil {
 		return err
 	}
-	return e.afterLoss(en, restart)
+	e.afterLoss(en, restart)
+	return nil
 }
 
 // afterLoss does what an instance that ended unobserved wants next.
-func (e *Engine) afterLoss(en *entry, restart bool) error {
+func (e *Engine) afterLoss(en *entry, restart bool) {
 	switch {
 	case restart:
 		e.background(func(ctx context.Context) { e.restartLater(ctx, en) })
 	case en.instance().Spec.AutoRemove && en.snapshot().State != api.Created:
 		e.background(func(ctx context.Context) { e.autoRemove(ctx, en) })
 	}
-	return nil
 }
 
 func (e *Engine) resumeRemoval(ctx context.Context, en *entry) error {

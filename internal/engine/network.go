@@ -66,20 +66,11 @@ func (e *Engine) releaseNetwork(ctx context.Context, id string) error {
 }
 
 // renameNetwork makes an instance answer to its new name.
-func (e *Engine) renameNetwork(ctx context.Context, id, name string) error {
-	if r := e.byIDRun(id); r == nil || len(r.prepared.Interfaces) == 0 {
+func (e *Engine) renameNetwork(ctx context.Context, en *entry, name string) error {
+	if r := en.currentRun(); r == nil || len(r.prepared.Interfaces) == 0 {
 		return nil
 	}
-	return e.network.Rename(ctx, id, name)
-}
-
-// byIDRun returns the run of an instance, nil where it has none.
-func (e *Engine) byIDRun(id string) *run {
-	en, err := e.find(id)
-	if err != nil {
-		return nil
-	}
-	return en.currentRun()
+	return e.network.Rename(ctx, en.id, name)
 }
 
 // applyNetwork tells the network which instances are alive.

@@ -82,7 +82,7 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if err := e.change(ctx, en, func(r *record) { r.Name, r.Spec.Name = name, name }); err != nil {
 		return errors.Join(err, e.moveName(en, name, old))
 	}
-	if err := e.renameNetwork(ctx, en.id, name); err != nil {
+	if err := e.renameNetwork(ctx, en, name); err != nil {
 		e.log.Warn("rename on the network", "instance", name, "error", err)
 	}
 	e.publish(en, "rename", map[string]string{"old": old})

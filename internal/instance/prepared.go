@@ -80,8 +80,8 @@ type Mount struct {
 	Source   string        `json:"source,omitempty"` // an absolute, existing path of the host; "" for tmpfs
 	Target   string        `json:"target"`           // in the instance; made where missing
 	ReadOnly bool          `json:"read_only,omitempty"`
-	Size     int64         `json:"size,omitempty"` // tmpfs: bytes
-	Mode     uint32        `json:"mode,omitempty"` // tmpfs
+	Size     int64         `json:"size,omitempty"` // tmpfs: bytes, never 0
+	Mode     uint32        `json:"mode,omitempty"` // tmpfs: permission bits, never 0
 }
 
 // HostsEntry is a line of /etc/hosts.

@@ -99,9 +99,9 @@ func TestMounts(t *testing.T) {
 	p.Hosts = []instance.HostsEntry{{Address: "10.0.0.9", Names: []string{"db", "database"}}}
 	p.Mounts = []instance.Mount{
 		{Type: api.MountVolume, Source: volume, Target: "/data/deep"},
-		{Type: api.MountTmpfs, Target: "/data"},
+		{Type: api.MountTmpfs, Target: "/data", Size: 1 << 20, Mode: 0o1777},
 		{Type: api.MountBind, Source: shared, Target: "/shared", ReadOnly: true},
-		{Type: api.MountTmpfs, Target: "/scratch", Size: 1 << 20},
+		{Type: api.MountTmpfs, Target: "/scratch", Size: 1 << 20, Mode: 0o1777},
 	}
 	said, _ := w.finish(t, p)
 	want := "hello\nsh: can't create /shared/note: Read-only file system\na\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.9\tdb database\nme\n"

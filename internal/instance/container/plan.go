@@ -172,11 +172,7 @@ func sysMount(p *instance.Prepared) specs.Mount {
 
 func ownMount(p *instance.Prepared, m instance.Mount) specs.Mount {
 	if m.Type == api.MountTmpfs {
-		mode := m.Mode
-		if mode == 0 {
-			mode = 0o1777
-		}
-		options := []string{"nosuid", "nodev", "noexec", fmt.Sprintf("mode=%o", mode), fmt.Sprintf("size=%d", tmpfsSize(p, m))}
+		options := []string{"nosuid", "nodev", "noexec", fmt.Sprintf("mode=%o", m.Mode), fmt.Sprintf("size=%d", m.Size)}
 		if m.ReadOnly {
 			options = append(options, "ro")
 		}
@@ -192,17 +188,6 @@ func ownMount(p *instance.Prepared, m instance.Mount) specs.Mount {
 		options = append(options, "tryidmap")
 	}
 	return specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: options}
-}
-
-// tmpfsSize is the size asked for, else half of the memory limit or 64 MiB.
-func tmpfsSize(p *instance.Prepared, m instance.Mount) int64 {
-	switch {
-	case m.Size > 0:
-		return m.Size
-	case p.Spec.Limits.Memory > 0:
-		return p.Spec.Limits.Memory / 2
-	}
-	return 64 << 20
 }
 
 // capabilities gives the sets of a process. The inheritable one stays empty

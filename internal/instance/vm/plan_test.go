@@ -36,7 +36,7 @@ func prepared() *instance.Prepared {
 			Address: []string{"10.88.0.5/24"}, Gateway: "10.88.0.1"}},
 		Mounts: []instance.Mount{
 			{Type: api.MountBind, Source: "/home/web", Target: "/srv/www", ReadOnly: true},
-			{Type: api.MountTmpfs, Target: "/run/web", Size: 1 << 20},
+			{Type: api.MountTmpfs, Target: "/run/web", Size: 1 << 20, Mode: 0o1777},
 		},
 		Users:    instance.IDRange{First: 64100, Size: 1},
 		Hostname: "web", DNS: []string{"10.88.0.1"}, Hosts: []instance.HostsEntry{{Address: "10.88.0.5", Names: []string{"web"}}},

@@ -65,9 +65,6 @@ func planShares(p *instance.Prepared, host instance.Host) ([]share, []agent.Moun
 	for i, m := range p.Mounts {
 		guest := agent.Mount{Target: m.Target, ReadOnly: m.ReadOnly, Size: m.Size, Mode: m.Mode}
 		if m.Type == api.MountTmpfs {
-			if guest.Mode == 0 {
-				guest.Mode = 0o1777
-			}
 			mounts = append(mounts, guest)
 			continue
 		}
