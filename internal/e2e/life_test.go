@@ -103,7 +103,9 @@ func sideBySide(t *testing.T, w *world, _ api.Kind) {
 }
 
 func writableLayer(t *testing.T, w *world, kind api.Kind) {
-	w.start(t, kind, "box", "base", "sh", "-c", "cat /kept 2>/dev/null || echo new; echo old >/kept; sync; rm /etc/group; sleep 600")
+	// Each life says its word last, when all that it does to the disk is done.
+	w.start(t, kind, "box", "base", "sh", "-c",
+		"if test -e /kept; then cat /kept; else echo old >/kept; rm /etc/group; sync; echo new; fi; exec sleep 600")
 	w.logged(t, "box", "new")
 	w.Berth(t, "restart", "-t", "1", "box")
 	w.logged(t, "box", "old")
