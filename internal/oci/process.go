@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -49,15 +50,15 @@ func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec) (wire.Process, er
 			return w, err
 		}
 	}
-	if s.Linux.Seccomp != nil {
-		f, err := seccomp.Compile(s.Linux.Seccomp)
+	if p := s.Linux.Seccomp; p != nil {
+		if seccomp.Notifies(p) {
+			return w, errors.New("linux.seccomp: SCMP_ACT_NOTIFY: this runtime does not hand a listener to an agent yet")
+		}
+		program, err := seccomp.Compile(p)
 		if err != nil {
 			return w, fmt.Errorf("linux.seccomp: %w", err)
 		}
-		w.HasSeccomp, w.SeccompFlags = f != nil, seccomp.Flags(s.Linux.Seccomp)
-		for _, i := range f {
-			w.Seccomp = append(w.Seccomp, wire.SockFilter{Code: i.Code, JT: i.JT, JF: i.JF, K: i.K})
-		}
+		w.Seccomp, w.SeccompFlags = seccomp.Encode(program), seccomp.Flags(p)
 	}
 	return w, nil
 }

@@ -1,8 +1,8 @@
 package seccomp
 
 import (
+	"fmt"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -28,14 +28,22 @@ type arch struct {
 	big    bool   // the high half of an argument comes first
 }
 
-// x32Bit marks calls of the x32 convention, which share x86-64's AUDIT_ARCH.
-const x32Bit = 0x40000000
+const (
+	// x32Bit marks calls of the x32 convention, which share x86-64's AUDIT_ARCH.
+	x32Bit = 0x40000000
+	// noNumber, -1, is what a tracer leaves behind that skips a call. It has x32Bit and
+	// yet is no call of x32.
+	noNumber = 0xffffffff
+)
 
-// arches are those that the table has numbers for.
+// arches are those of the specification, all of which the table has numbers for.
+// The conventions x32 and n32 use 64-bit registers for what are 32-bit arguments
+// but for a few offsets; libseccomp takes them for 32-bit ones, and so does this
+// package.
 func arches() []arch {
 	return []arch{
 		{specs.ArchX86_64, unix.AUDIT_ARCH_X86_64, archX8664, 0, true, false},
-		{specs.ArchX32, unix.AUDIT_ARCH_X86_64, archX32, x32Bit, true, false},
+		{specs.ArchX32, unix.AUDIT_ARCH_X86_64, archX32, x32Bit, false, false},
 		{specs.ArchX86, unix.AUDIT_ARCH_I386, archX86, 0, false, false},
 		{specs.ArchARM, unix.AUDIT_ARCH_ARM, archARM, 0, false, false},
 		{specs.ArchAARCH64, unix.AUDIT_ARCH_AARCH64, archARM64, 0, true, false},
@@ -43,115 +51,141 @@ func arches() []arch {
 		{specs.ArchMIPSEL, unix.AUDIT_ARCH_MIPSEL, archMIPS, 0, false, false},
 		{specs.ArchMIPS64, unix.AUDIT_ARCH_MIPS64, archMIPS64, 0, true, true},
 		{specs.ArchMIPSEL64, unix.AUDIT_ARCH_MIPSEL64, archMIPS64, 0, true, false},
+		{specs.ArchMIPS64N32, unix.AUDIT_ARCH_MIPS64N32, archMIPSN32, 0, false, true},
+		{specs.ArchMIPSEL64N32, unix.AUDIT_ARCH_MIPSEL64N32, archMIPSN32, 0, false, false},
 		{specs.ArchPPC, unix.AUDIT_ARCH_PPC, archPPC, 0, false, true},
 		{specs.ArchPPC64, unix.AUDIT_ARCH_PPC64, archPPC64, 0, true, true},
 		{specs.ArchPPC64LE, unix.AUDIT_ARCH_PPC64LE, archPPC64, 0, true, false},
 		{specs.ArchRISCV64, unix.AUDIT_ARCH_RISCV64, archRISCV64, 0, true, false},
+		{specs.ArchS390, unix.AUDIT_ARCH_S390, archS390, 0, false, true},
 		{specs.ArchS390X, unix.AUDIT_ARCH_S390X, archS390X, 0, true, true},
 		{specs.ArchLOONGARCH64, unix.AUDIT_ARCH_LOONGARCH64, archLoong64, 0, true, false},
+		{specs.ArchPARISC, unix.AUDIT_ARCH_PARISC, archPARISC, 0, false, true},
+		{specs.ArchPARISC64, unix.AUDIT_ARCH_PARISC64, archPARISC64, 0, true, true},
+		{specs.ArchM68K, unix.AUDIT_ARCH_M68K, archM68K, 0, false, true},
+		{specs.ArchSH, unix.AUDIT_ARCH_SHEL, archSH, 0, false, false},
+		{specs.ArchSHEB, unix.AUDIT_ARCH_SH, archSH, 0, false, true},
 	}
 }
 
-// rowOf returns the row of a call in the table.
-func rowOf(name string) (int, bool) {
-	return slices.BinarySearchFunc(table[:], name, func(c call, name string) int { return strings.Compare(c.name, name) })
+// rowOf returns the row of a call in the table, or -1 for a name that is not there:
+// too new, or of another system.
+func rowOf(name string) int {
+	low, high := 0, len(table)
+	for low < high {
+		mid := int(uint(low+high) / 2)
+		switch c := strings.Compare(table[mid].name, name); {
+		case c == 0:
+			return mid
+		case c < 0:
+			low = mid + 1
+		default:
+			high = mid
+		}
+	}
+	return -1
 }
 
-// number returns the number of a call.
-func (a *arch) number(name string) (uint32, bool) {
-	row, ok := rowOf(name)
-	if !ok || table[row].numbers[a.column] < 0 {
+// number returns the number of the call of a row, and whether there is one.
+func (a *arch) number(row int) (uint32, bool) {
+	if row < 0 || table[row].numbers[a.column] < 0 {
 		return 0, false
 	}
 	return uint32(table[row].numbers[a.column]) | a.bit, true
 }
 
-// Some 32-bit architectures reach the calls below also through one call that takes
-// the wanted one as its first argument (linux/net.h, linux/ipc.h). A rule that
-// forbids "socket" must not be passed by through socketcall. A rule with conditions
-// cannot be carried over: the arguments are behind a pointer there.
-var (
-	viaSocketcall = [...]string{
+// private returns the number from which on calls are the architecture's own: what is
+// new to the kernel gets one below.
+func (a *arch) private() uint64 {
+	if a.column == archARM {
+		return 0x0f0000 // __ARM_NR_BASE
+	}
+	return 1 << 32
+}
+
+// Some architectures reach the calls below also through one call that takes the
+// wanted one as its first argument (linux/net.h, linux/ipc.h). A rule that forbids
+// "socket" must not be passed by through socketcall. A rule with conditions cannot
+// be carried over: the arguments are behind a pointer there.
+var multiplexers = [...]multiplexer{
+	{"socketcall", []string{
 		1: "socket", 2: "bind", 3: "connect", 4: "listen", 5: "accept", 6: "getsockname", 7: "getpeername",
 		8: "socketpair", 9: "send", 10: "recv", 11: "sendto", 12: "recvfrom", 13: "shutdown", 14: "setsockopt",
 		15: "getsockopt", 16: "sendmsg", 17: "recvmsg", 18: "accept4", 19: "recvmmsg", 20: "sendmmsg",
-	}
-	viaIPC = [...]string{
+	}},
+	{"ipc", []string{
 		1: "semop", 2: "semget", 3: "semctl", 4: "semtimedop", 11: "msgsnd", 12: "msgrcv", 13: "msgget",
 		14: "msgctl", 21: "shmat", 22: "shmdt", 23: "shmget", 24: "shmctl",
-	}
-)
+	}},
+}
 
-// multiplexed returns the call that also leads to name, and the first argument that
-// does.
-func multiplexed(name string) (call string, number uint64, ok bool) {
-	for i, n := range viaSocketcall {
-		if n == name && n != "" {
-			return "socketcall", uint64(i), true
-		}
-	}
-	for i, n := range viaIPC {
-		if n == name && n != "" {
-			return "ipc", uint64(i), true
-		}
-	}
-	return "", 0, false
+// multiplexer is a call that leads to others, by the value of its first argument.
+type multiplexer struct {
+	name  string
+	leads []string
 }
 
 // family are the conventions of one AUDIT_ARCH.
 type family struct {
 	audit uint32
-	list  []arch
+	list  []*arch
 }
 
 // families returns the listed architectures, the native one first: it is the one
-// most calls are made with. An empty list means the native one alone.
-func families(listed []specs.Arch, nativeArch specs.Arch) []family {
-	want := map[specs.Arch]bool{nativeArch: true} // without it the workload could not even exit
-	for _, a := range listed {
-		want[a] = true
+// most calls are made with. The native one needs no listing: without it the workload
+// could not even exit.
+func families(listed []specs.Arch, nativeArch specs.Arch) ([]family, error) {
+	all := arches()
+	out := make([]family, 0, 1+len(listed))
+	add := func(name specs.Arch) bool {
+		i := slices.IndexFunc(all, func(a arch) bool { return a.name == name })
+		if i < 0 {
+			return false
+		}
+		a := &all[i]
+		f := slices.IndexFunc(out, func(f family) bool { return f.audit == a.audit })
+		if f < 0 {
+			out = append(out, family{audit: a.audit})
+			f = len(out) - 1
+		}
+		if !slices.Contains(out[f].list, a) {
+			out[f].list = append(out[f].list, a)
+		}
+		return true
 	}
-	var out []family
-	for _, a := range arches() {
-		if !want[a.name] {
-			continue
-		}
-		merged := false
-		for i := range out {
-			if out[i].audit == a.audit {
-				out[i].list = append(out[i].list, a)
-				merged = true
-			}
-		}
-		if !merged {
-			out = append(out, family{a.audit, []arch{a}})
+	add(nativeArch)
+	for i, name := range listed {
+		if !add(name) {
+			return nil, fmt.Errorf("architectures[%d]: unknown architecture %q", i, name)
 		}
 	}
-	sort.SliceStable(out, func(i, j int) bool {
-		return out[i].list[0].name == nativeArch && out[j].list[0].name != nativeArch
-	})
-	return out
+	return out, nil
 }
 
-// body returns the code for calls of the family: dispatch between conventions, then
-// their trees.
-func (f *family) body(rules []rule, def uint32) code {
+// family adds the code for calls of one AUDIT_ARCH: the dispatch between
+// conventions, then their trees.
+func (c *code) family(f *family, p *profile) label {
 	if f.audit != unix.AUDIT_ARCH_X86_64 {
-		return append(code{load(offNumber)}, f.list[0].tree(rules, def)...)
+		c.search(f.list[0], p.intervals(f.list[0]))
+		return c.load(offNumber)
 	}
-	wide, x32 := code{ret(unix.SECCOMP_RET_KILL_THREAD)}, code{ret(unix.SECCOMP_RET_KILL_THREAD)}
+	kill := c.ret(unix.SECCOMP_RET_KILL_THREAD)
+	wide, x32 := kill, kill
+	var beyond label // what x86-64 does with a number that no call has
 	for _, a := range f.list {
 		if a.name == specs.ArchX32 {
-			x32 = a.tree(rules, def)
-		} else {
-			wide = a.tree(rules, def)
+			x32 = c.search(a, p.intervals(a))
+			continue
 		}
+		list := p.intervals(a)
+		wide, beyond = c.search(a, list), c.leaf(a, &list[len(list)-1].leaf)
 	}
-	// Number -1, from a tracer that skips the call, is not x32 but must not match
-	// anything either: the tree for x32 has no such number, its default applies.
-	b := code{load(offNumber)}
-	b = append(b, jumpIf(opAtLeast, x32Bit, x32, wide)...)
-	return append(append(b, wide...), x32...)
+	if beyond == 0 { // x32 alone
+		beyond = kill
+	}
+	x32 = c.jump(opEqual, noNumber, beyond, x32)
+	c.jump(opAtLeast, x32Bit, x32, wide)
+	return c.load(offNumber)
 }
 
 // Arches returns the names of all architectures that can be compiled for.
@@ -167,7 +201,7 @@ func Arches() []string {
 func Actions() []string {
 	return []string{
 		string(specs.ActKill), string(specs.ActKillProcess), string(specs.ActKillThread), string(specs.ActTrap),
-		string(specs.ActErrno), string(specs.ActTrace), string(specs.ActAllow), string(specs.ActLog),
+		string(specs.ActErrno), string(specs.ActTrace), string(specs.ActAllow), string(specs.ActLog), string(specs.ActNotify),
 	}
 }
 
@@ -182,6 +216,6 @@ func Operators() []string {
 // FlagNames returns the flags that can be passed on.
 func FlagNames() []string {
 	return []string{
-		string(specs.LinuxSeccompFlagLog), string(specs.LinuxSeccompFlagSpecAllow), string(specs.LinuxSeccompFlagWaitKillableRecv),
+		flagTsync, string(specs.LinuxSeccompFlagLog), string(specs.LinuxSeccompFlagSpecAllow), string(specs.LinuxSeccompFlagWaitKillableRecv),
 	}
 }

@@ -21,160 +21,174 @@ const (
 	opAtLeast = unix.BPF_JGE
 )
 
-// code is a piece of a program that ends in returns.
-type code []Instruction
+// reach is how far a conditional jump goes, in instructions.
+const reach = 255
 
-func load(offset uint32) Instruction {
-	return Instruction{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+// label is a place in a program: how many instructions stand from there to the end.
+type label int
+
+// code is a program that is written from its end to its beginning, because BPF only
+// jumps forward: wherever a jump goes to is there already.
+type code struct {
+	list []Instruction // the last instruction first
+	rets []label       // of the returns, to be shared by whatever is near enough
 }
 
-func and(mask uint32) Instruction {
-	return Instruction{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: mask}
+// here is the place that execution reaches without a jump.
+func (c *code) here() label { return label(len(c.list)) }
+
+// add puts an instruction before all others.
+func (c *code) add(i Instruction) label {
+	c.list = append(c.list, i)
+	return c.here()
 }
 
-func ret(v uint32) Instruction { return Instruction{Code: unix.BPF_RET | unix.BPF_K, K: v} }
-
-func jump(op uint16, k uint32, jt, jf uint8) Instruction {
-	return Instruction{Code: unix.BPF_JMP | op | unix.BPF_K, JT: jt, JF: jf, K: k}
+func (c *code) load(offset uint32) label {
+	return c.add(Instruction{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset})
 }
 
-// jumpIf returns the comparison that stands before the code no, followed by the
-// code yes: it goes to yes where the accumulator compares true with k. Conditional
-// jumps reach 255 instructions; a longer no is jumped over in two steps. With a nil
-// yes the comparison's sense is the opposite: no is run where it holds, skipped
-// where not.
-func jumpIf(op uint16, k uint32, yes, no code) code {
-	n := len(no)
-	if yes == nil {
-		if n <= 255 {
-			return code{jump(op, k, 0, uint8(n))}
+func (c *code) and(mask uint32) label {
+	return c.add(Instruction{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: mask})
+}
+
+// ret returns a place that ends with the verdict.
+func (c *code) ret(verdict uint32) label {
+	for i, l := range c.rets {
+		if c.list[l-1].K != verdict {
+			continue
 		}
-		return code{jump(op, k, 1, 0), {Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(n)}}
+		// Half of the reach is left to whoever jumps there later; it does not have to
+		// be enough, see near.
+		if c.here()-l > reach/2 {
+			c.rets[i] = c.add(c.list[l-1])
+		}
+		return c.rets[i]
 	}
-	if n <= 255 {
-		return code{jump(op, k, uint8(n), 0)}
+	l := c.add(Instruction{Code: unix.BPF_RET | unix.BPF_K, K: verdict})
+	c.rets = append(c.rets, l)
+	return l
+}
+
+// near returns l, or a jump to it where it is too far for a conditional jump that
+// is the next or the next but one to be added.
+func (c *code) near(l label) label {
+	if distance := c.here() - l; distance >= reach {
+		return c.add(Instruction{Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(distance)})
 	}
-	return code{jump(op, k, 0, 1), {Code: unix.BPF_JMP | unix.BPF_JA, K: uint32(n)}}
+	return l
+}
+
+// jump adds a comparison of the accumulator with k.
+func (c *code) jump(op uint16, k uint32, yes, no label) label {
+	yes = c.near(yes)
+	no = c.near(no)
+	return c.add(Instruction{
+		Code: unix.BPF_JMP | op | unix.BPF_K, K: k,
+		JT: uint8(c.here() - yes), JF: uint8(c.here() - no),
+	})
+}
+
+// program returns what has been added, in the order of execution.
+func (c *code) program() []Instruction {
+	p := make([]Instruction, len(c.list))
+	for i, in := range c.list {
+		p[len(p)-1-i] = in
+	}
+	return p
 }
 
 // interval is a run of numbers, from its first up to the next interval's, with one
-// piece of code.
+// outcome.
 type interval struct {
 	first uint32
-	code  code
+	leaf  leaf
 }
 
-// tree returns the code that finds the verdict for the number in the accumulator.
-func (a *arch) tree(rules []rule, def uint32) code {
-	leaves, highest := a.leaves(rules)
-	var list []interval
-	add := func(first uint32, c code) {
-		if n := len(list); n > 0 && same(list[n-1].code, c) {
-			return
-		}
-		list = append(list, interval{first, c})
-	}
-	next := uint32(0)
-	for i := range leaves {
-		l := &leaves[i]
-		if l.nr > next {
-			add(next, code{ret(def)})
-		}
-		add(l.nr, a.leaf(l, def))
-		next = l.nr + 1
-	}
-	beyond := def
-	if refuses(def) {
-		beyond = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
-	}
-	if len(leaves) == 0 {
-		highest, beyond = 0, def
-	}
-	if next <= highest {
-		add(next, code{ret(def)})
-	}
-	add(max(next, highest+1), code{ret(beyond)})
-	if list[0].first != 0 {
-		list = append([]interval{{0, code{ret(def)}}}, list...)
-	}
-	return search(list)
-}
-
-// same reports whether two pieces of code are one plain return of the same verdict.
-func same(a, b code) bool { return len(a) == 1 && len(b) == 1 && a[0] == b[0] }
-
-// search returns a binary search over intervals, of which there is at least one.
-func search(list []interval) code {
+// search adds a binary search for the number in the accumulator, over intervals of
+// which there is at least one.
+func (c *code) search(a *arch, list []interval) label {
 	if len(list) == 1 {
-		return list[0].code
+		return c.leaf(a, &list[0].leaf)
 	}
 	mid := len(list) / 2
-	low, high := search(list[:mid]), search(list[mid:])
-	out := jumpIf(opAtLeast, list[mid].first, high, low)
-	return append(append(out, low...), high...)
+	high := c.search(a, list[mid:])
+	low := c.search(a, list[:mid])
+	return c.jump(opAtLeast, list[mid].first, high, low)
 }
 
-// leaf returns the code for one call: its rules one after another, then the
-// default.
-func (a *arch) leaf(l *leaf, def uint32) code {
-	rest := code{ret(def)}
+// leaf adds what happens to one call: its rules one after another, then the rest.
+func (c *code) leaf(a *arch, l *leaf) label {
+	next := c.ret(l.rest)
 	for _, r := range slices.Backward(l.rules) {
-
-		body := code{ret(r.ret)}
-		if len(r.conds) == 0 {
-			rest = body // nothing after it can be reached
-			continue
+		if len(c.list) > maxInstructions { // in vain, and it may be a hostile million
+			break
 		}
-		for _, v := range slices.Backward(r.conds) {
-			body = append(a.condition(v, len(body)), body...)
+		yes := c.ret(r.ret)
+		for j := range slices.Backward(r.conds) {
+			yes = c.condition(a, &r.conds[j], yes, next)
 		}
-		rest = append(body, rest...)
+		next = yes
 	}
-	return rest
+	return next
 }
 
-// condition returns the code that goes on where c holds and skips n more
-// instructions where it does not.
+// condition adds the test of one argument.
 //
 // BPF compares 32 bits, so a 64-bit argument is compared in halves. A 32-bit
-// architecture has only the low one.
-func (a *arch) condition(c specs.LinuxSeccompArg, n int) code {
-	lowAt, highAt := offArgs+8*uint32(c.Index), offArgs+8*uint32(c.Index)+4
+// convention has only the low one.
+func (c *code) condition(a *arch, cond *specs.LinuxSeccompArg, yes, no label) label {
+	lowAt, highAt := offArgs+8*uint32(cond.Index), offArgs+8*uint32(cond.Index)+4
 	if a.big {
 		lowAt, highAt = highAt, lowAt
 	}
-	low, high := uint32(c.Value), uint32(c.Value>>32)
-	fail := uint8(n)
-	switch c.Op {
-	case specs.OpEqualTo:
-		return a.halves(highAt, code{jump(opEqual, high, 0, fail+2)}, code{load(lowAt), jump(opEqual, low, 0, fail)})
-	case specs.OpNotEqual:
-		return a.halves(highAt, code{jump(opEqual, high, 0, 2)}, code{load(lowAt), jump(opEqual, low, fail, 0)})
+	low, high := uint32(cond.Value), uint32(cond.Value>>32)
+	switch cond.Op {
 	case specs.OpMaskedEqual:
-		wantLow, wantHigh := uint32(c.ValueTwo), uint32(c.ValueTwo>>32)
-		return a.halves(highAt, code{and(high), jump(opEqual, wantHigh, 0, fail+3)},
-			code{load(lowAt), and(low), jump(opEqual, wantLow, 0, fail)})
-	case specs.OpGreaterThan, specs.OpGreaterEqual:
-		op := uint16(opGreater)
-		if c.Op == specs.OpGreaterEqual {
-			op = opAtLeast
+		l := c.masked(lowAt, low, uint32(cond.ValueTwo), yes, no)
+		if a.wide {
+			l = c.masked(highAt, high, uint32(cond.ValueTwo>>32), l, no)
 		}
-		return a.halves(highAt, code{jump(opGreater, high, 3, 0), jump(opEqual, high, 0, fail+2)},
-			code{load(lowAt), jump(op, low, 0, fail)})
-	default: // less than, less or equal: the opposite of at least, greater than
-		op := uint16(opAtLeast)
-		if c.Op == specs.OpLessEqual {
-			op = opGreater
+		return l
+	case specs.OpEqualTo, specs.OpNotEqual:
+		other := no
+		if cond.Op == specs.OpNotEqual {
+			yes, no, other = no, yes, yes
 		}
-		return a.halves(highAt, code{jump(opGreater, high, fail+3, 0), jump(opEqual, high, 0, 2)},
-			code{load(lowAt), jump(op, low, fail, 0)})
+		c.jump(opEqual, low, yes, no)
+		l := c.load(lowAt)
+		if a.wide {
+			c.jump(opEqual, high, l, other)
+			l = c.load(highAt)
+		}
+		return l
+	case specs.OpLessThan, specs.OpLessEqual: // the opposite of at least, of greater than
+		yes, no = no, yes
 	}
+	op := uint16(opGreater)
+	if cond.Op == specs.OpGreaterEqual || cond.Op == specs.OpLessThan {
+		op = opAtLeast
+	}
+	c.jump(op, low, yes, no)
+	l := c.load(lowAt)
+	if a.wide {
+		if high != 0 {
+			l = c.jump(opEqual, high, l, no)
+		}
+		c.jump(opGreater, high, yes, l)
+		l = c.load(highAt)
+	}
+	return l
 }
 
-// halves joins the tests of the high and the low half of an argument.
-func (a *arch) halves(highAt uint32, high, low code) code {
-	if !a.wide {
-		return low
+// masked adds the test of some bits of one half of an argument. Where no bit is
+// asked for there is nothing to load.
+func (c *code) masked(at, mask, want uint32, yes, no label) label {
+	if mask == 0 && want == 0 {
+		return yes
 	}
-	return append(append(code{load(highAt)}, high...), low...)
+	c.jump(opEqual, want, yes, no)
+	if mask != 0xffffffff {
+		c.and(mask)
+	}
+	return c.load(at)
 }

@@ -11,27 +11,34 @@
 //
 // A tree is a binary search over intervals of system call numbers that share a
 // verdict, so a call costs about eight comparisons, not one for every name in the
-// profile. Calls with conditions on arguments have a leaf of their own, which tries
-// its rules in the profile's order; a rule without conditions comes last.
+// profile. A call that is allowed whatever its arguments costs none: the kernel
+// finds such calls by running the filter once when it is installed, and then does
+// not run it for them any more (Linux 5.11, commit 8e01b51a31a1). That works as long
+// as nothing but number and architecture is looked at on the way, which holds here.
+// Calls with conditions on arguments have a leaf of their own.
 //
-// Every piece of code is position-independent and ends in returns, so pieces are
-// joined by concatenation and no label has to be resolved.
+// # Which rule counts
+//
+// Of the rules for a call, those with conditions are tried in the profile's order;
+// the first one without conditions, wherever it stands, says what happens
+// otherwise. libseccomp, and so runc and crun, let the rule without conditions win,
+// and drop rules that repeat the default action.
 //
 // # Calls newer than the profile
 //
 // A C library tries a new call and falls back when it gets ENOSYS, but not when it
 // gets EPERM. So calls with a number above all that the profile names, which its
 // author cannot have known, get ENOSYS if the default action would refuse them (the
-// idea of runc's patchbpf).
+// idea of runc's patchbpf). A default action that asks a tracer or an agent asks
+// about new calls too.
 package seccomp
 
 import (
-	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -44,6 +51,16 @@ type Instruction struct {
 	Code   uint16
 	JT, JF uint8
 	K      uint32
+}
+
+// Encode returns a program as the kernel reads it, eight bytes for an instruction.
+func Encode(program []Instruction) []byte {
+	b := make([]byte, 0, 8*len(program))
+	for _, i := range program {
+		b = append(binary.NativeEndian.AppendUint16(b, i.Code), i.JT, i.JF)
+		b = binary.NativeEndian.AppendUint32(b, i.K)
+	}
+	return b
 }
 
 // maxInstructions is BPF_MAXINSNS of the kernel.
@@ -66,20 +83,34 @@ func native(goarch string) specs.Arch {
 		return specs.ArchX86
 	case "arm":
 		return specs.ArchARM
-	case "riscv64":
-		return specs.ArchRISCV64
-	case "ppc64le":
-		return specs.ArchPPC64LE
-	case "s390x":
-		return specs.ArchS390X
 	case "loong64":
 		return specs.ArchLOONGARCH64
+	case "mips":
+		return specs.ArchMIPS
+	case "mips64":
+		return specs.ArchMIPS64
+	case "mips64le":
+		return specs.ArchMIPSEL64
+	case "mipsle":
+		return specs.ArchMIPSEL
+	case "ppc64":
+		return specs.ArchPPC64
+	case "ppc64le":
+		return specs.ArchPPC64LE
+	case "riscv64":
+		return specs.ArchRISCV64
+	case "s390x":
+		return specs.ArchS390X
 	}
 	return ""
 }
 
 func compile(p *specs.LinuxSeccomp, nativeArch specs.Arch) ([]Instruction, error) {
 	if err := check(p); err != nil {
+		return nil, err
+	}
+	list, err := families(p.Architectures, nativeArch)
+	if err != nil {
 		return nil, err
 	}
 	def, err := verdict(p.DefaultAction, p.DefaultErrnoRet)
@@ -89,54 +120,65 @@ func compile(p *specs.LinuxSeccomp, nativeArch specs.Arch) ([]Instruction, error
 	if len(p.Syscalls) == 0 && def == unix.SECCOMP_RET_ALLOW {
 		return nil, nil
 	}
-	rules, err := parseRules(p.Syscalls, def)
+	prof, err := parse(p.Syscalls, def)
 	if err != nil {
 		return nil, err
 	}
-	var program code
-	program = append(program, load(offArch))
-	for _, family := range families(p.Architectures, nativeArch) {
-		body := family.body(rules, def)
-		program = append(program, jumpIf(opEqual, family.audit, nil, body)...)
-		program = append(program, body...)
+	c := &code{list: make([]Instruction, 0, 1024)}
+	bodies := make([]label, len(list))
+	for i := range slices.Backward(list) {
+		bodies[i] = c.family(&list[i], prof)
 	}
-	program = append(program, ret(unix.SECCOMP_RET_KILL_THREAD))
-	if len(program) > maxInstructions {
-		return nil, fmt.Errorf("the profile compiles to %d instructions, the kernel takes %d", len(program), maxInstructions)
+	next := c.ret(unix.SECCOMP_RET_KILL_THREAD)
+	for i := range slices.Backward(list) {
+		next = c.jump(opEqual, list[i].audit, bodies[i], next)
 	}
-	return program, nil
+	c.load(offArch)
+	if len(c.list) > maxInstructions {
+		return nil, fmt.Errorf("the profile compiles to more than the %d instructions that the kernel takes; it needs fewer conditions or architectures", maxInstructions)
+	}
+	return c.program(), nil
 }
 
-// check refuses what this package does not do, rather than let a container run
-// with less than the profile says.
+// check refuses what contradicts itself or is not known, rather than let a container
+// run with less than the profile says.
 func check(p *specs.LinuxSeccomp) error {
-	notify := p.DefaultAction == specs.ActNotify
-	for _, s := range p.Syscalls {
-		notify = notify || s.Action == specs.ActNotify
+	if Notifies(p) && p.ListenerPath == "" {
+		return errors.New("listenerPath: missing, SCMP_ACT_NOTIFY needs the socket of an agent that answers")
 	}
-	if notify || p.ListenerPath != "" || p.ListenerMetadata != "" {
-		return errors.New("SCMP_ACT_NOTIFY and listenerPath: this runtime does not hand a listener to an agent yet")
-	}
-	for i, a := range p.Architectures {
-		if !strings.HasPrefix(string(a), "SCMP_ARCH_") {
-			return fmt.Errorf("architectures[%d]: unknown architecture %q", i, a)
-		}
+	if p.ListenerMetadata != "" && p.ListenerPath == "" {
+		return errors.New("listenerMetadata: must not be set without listenerPath")
 	}
 	for i, f := range p.Flags {
-		if flag(f) == 0 {
+		if f != flagTsync && flag(f) == 0 {
 			return fmt.Errorf("flags[%d]: unknown flag %q", i, f)
 		}
 	}
 	return nil
 }
 
-// Flags returns the flags of seccomp(2) that a profile asks for.
+// Notifies reports whether a profile hands calls to an agent.
+func Notifies(p *specs.LinuxSeccomp) bool {
+	return p.DefaultAction == specs.ActNotify ||
+		slices.ContainsFunc(p.Syscalls, func(s specs.LinuxSyscall) bool { return s.Action == specs.ActNotify })
+}
+
+// flagTsync is known to config-linux.md and means nothing here: the filter goes to
+// the one thread that becomes the workload.
+const flagTsync = "SECCOMP_FILTER_FLAG_TSYNC"
+
+// Flags returns the flags of seccomp(2) that a profile asks for. With
+// SECCOMP_FILTER_FLAG_NEW_LISTENER among them the call returns a descriptor.
 func Flags(p *specs.LinuxSeccomp) uint {
 	var flags uint
 	for _, f := range p.Flags {
 		flags |= flag(f)
 	}
-	return flags
+	if Notifies(p) {
+		return flags | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	}
+	// It is about waiting for an agent; the kernel refuses it where there is none.
+	return flags &^ unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 }
 
 func flag(f specs.LinuxSeccompFlag) uint {
@@ -151,71 +193,120 @@ func flag(f specs.LinuxSeccompFlag) uint {
 	return 0
 }
 
-// rule is one entry of the profile, for all its names.
+// rule is what an entry of the profile says about each of its names.
 type rule struct {
-	names []string
 	conds []specs.LinuxSeccompArg
 	ret   uint32
-	rows  []int  // of the table; a name that is not there is too new, or of another system
-	muxed []rule // what the rule implies for socketcall and ipc
 }
 
-// plain is 1 for a rule without conditions, which matches whatever comes to it.
-func (r *rule) plain() int {
-	if len(r.conds) == 0 {
-		return 1
-	}
-	return 0
+// use is one rule for one call, and where the next one for the same call is.
+type use struct {
+	rule *rule
+	next int // in profile.uses, 0 for none
 }
 
-func newRule(names []string, conds []specs.LinuxSeccompArg, ret uint32) rule {
-	r := rule{names: names, conds: conds, ret: ret, rows: make([]int, 0, len(names))}
-	for _, name := range names {
-		if row, ok := rowOf(name); ok {
-			r.rows = append(r.rows, row)
-		}
-		if call, number, ok := multiplexed(name); ok && len(conds) == 0 {
-			cond := specs.LinuxSeccompArg{Index: 0, Value: number, Op: specs.OpEqualTo}
-			r.muxed = append(r.muxed, rule{names: []string{call}, conds: []specs.LinuxSeccompArg{cond}, ret: ret})
-		}
-	}
-	return r
+// profile has the rules of each call.
+type profile struct {
+	def   uint32
+	first [len(table)]int // by row: where its rules begin in uses, 0 for none
+	uses  []use           // the first one is not used
+	muxes [len(multiplexers)]mux
 }
 
-// parseRules checks and translates the entries. An entry that names one argument
-// twice means either condition, as with runc: libseccomp cannot say "and" there.
-func parseRules(list []specs.LinuxSyscall, def uint32) ([]rule, error) {
-	var rules []rule
-	for i, s := range list {
-		field := fmt.Sprintf("syscalls[%d]", i)
-		if len(s.Names) == 0 {
-			return nil, fmt.Errorf("%s.names: empty", field)
-		}
-		ret, err := verdict(s.Action, s.ErrnoRet)
+// mux has the rules that a multiplexer gets from the calls it leads to.
+type mux struct {
+	row   int
+	rules []*rule
+}
+
+// parse checks and translates the entries. An entry that names one argument twice
+// means either condition, as with runc: libseccomp cannot say "and" there.
+func parse(list []specs.LinuxSyscall, def uint32) (*profile, error) {
+	p := &profile{def: def, uses: make([]use, 1, len(table))}
+	rets := make([]uint32, len(list))
+	for i := range list {
+		ret, err := checkEntry(&list[i])
 		if err != nil {
-			return nil, fmt.Errorf("%s.action: %w", field, err)
+			return nil, fmt.Errorf("syscalls[%d].%w", i, err)
 		}
-		twice := false
-		for j, a := range s.Args {
-			if a.Index > 5 {
-				return nil, fmt.Errorf("%s.args[%d].index: %d, a call has six arguments", field, j, a.Index)
-			}
-			if !knownOperator(a.Op) {
-				return nil, fmt.Errorf("%s.args[%d].op: unknown operator %q", field, j, a.Op)
-			}
-			for _, b := range s.Args[:j] {
-				twice = twice || a.Index == b.Index
-			}
-		}
-		if !twice {
-			rules = append(rules, newRule(s.Names, s.Args, ret))
+		rets[i] = ret
+	}
+	// Backward, because add puts a rule before those that are there.
+	for i := range slices.Backward(list) {
+		s := &list[i]
+		if !repeats(s.Args) {
+			p.add(s.Names, &rule{s.Args, rets[i]})
 			continue
 		}
-		for _, a := range s.Args {
-			rules = append(rules, newRule(s.Names, []specs.LinuxSeccompArg{a}, ret))
+		for j := range slices.Backward(s.Args) {
+			p.add(s.Names, &rule{s.Args[j : j+1], rets[i]})
 		}
 	}
-	return rules, nil
+	for i, m := range multiplexers {
+		p.muxes[i] = mux{rowOf(m.name), p.leads(m.leads)}
+	}
+	return p, nil
+}
+
+// add puts a rule before the others of its calls.
+func (p *profile) add(names []string, r *rule) {
+	for _, name := range names {
+		if row := rowOf(name); row >= 0 {
+			p.uses = append(p.uses, use{r, p.first[row]})
+			p.first[row] = len(p.uses) - 1
+		}
+	}
+}
+
+// leads returns the rules that a multiplexer gets from those for the calls it leads
+// to, as far as they have no conditions.
+func (p *profile) leads(names []string) (rules []*rule) {
+	for value, name := range names {
+		row := rowOf(name)
+		if row < 0 {
+			continue
+		}
+		for u := p.first[row]; u != 0; u = p.uses[u].next {
+			if r := p.uses[u].rule; len(r.conds) == 0 {
+				cond := specs.LinuxSeccompArg{Index: 0, Value: uint64(value), Op: specs.OpEqualTo}
+				rules = append(rules, &rule{[]specs.LinuxSeccompArg{cond}, r.ret})
+				break
+			}
+		}
+	}
+	return rules
+}
+
+// checkEntry returns the verdict of an entry.
+func checkEntry(s *specs.LinuxSyscall) (uint32, error) {
+	if len(s.Names) == 0 {
+		return 0, errors.New("names: empty")
+	}
+	ret, err := verdict(s.Action, s.ErrnoRet)
+	if err != nil {
+		return 0, fmt.Errorf("action: %w", err)
+	}
+	for j, a := range s.Args {
+		if a.Index > 5 {
+			return 0, fmt.Errorf("args[%d].index: %d, a call has six arguments, 0 to 5", j, a.Index)
+		}
+		if !knownOperator(a.Op) {
+			return 0, fmt.Errorf("args[%d].op: unknown operator %q", j, a.Op)
+		}
+	}
+	return ret, nil
+}
+
+// repeats reports whether two conditions are about the same argument.
+func repeats(args []specs.LinuxSeccompArg) bool {
+	seen := uint(0)
+	for _, a := range args {
+		if seen&(1<<a.Index) != 0 {
+			return true
+		}
+		seen |= 1 << a.Index
+	}
+	return false
 }
 
 func knownOperator(op specs.LinuxSeccompOperator) bool {
@@ -256,62 +347,99 @@ func verdict(a specs.LinuxSeccompAction, errno *uint) (uint32, error) {
 		return unix.SECCOMP_RET_ALLOW, nil
 	case specs.ActLog:
 		return unix.SECCOMP_RET_LOG, nil
+	case specs.ActNotify:
+		return unix.SECCOMP_RET_USER_NOTIF, nil
 	}
 	return 0, fmt.Errorf("unknown action %q", a)
 }
 
-// refuses reports whether a verdict keeps a call from happening.
+// refuses reports whether a verdict keeps a call from happening, without asking
+// anybody.
 func refuses(ret uint32) bool {
 	switch ret & unix.SECCOMP_RET_ACTION_FULL {
-	case unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_LOG, unix.SECCOMP_RET_TRACE:
+	case unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_LOG, unix.SECCOMP_RET_TRACE, unix.SECCOMP_RET_USER_NOTIF:
 		return false
 	}
 	return true
 }
 
-// leaf is what happens to one system call number.
+// leaf is what happens to one call.
 type leaf struct {
-	nr    uint32
-	rules []*rule // those with conditions first
+	rules []*rule // with conditions, in the order in which they are tried
+	rest  uint32  // the verdict where none of them holds
 }
 
-// entry is one rule for one number.
-type entry struct {
-	nr   uint32
-	rule *rule
-}
-
-// leaves collects the rules of each number of an architecture, sorted, and the
-// highest number that the profile names.
-func (a *arch) leaves(rules []rule) (list []leaf, highest uint32) {
-	entries := make([]entry, 0, len(table))
-	for i := range rules {
-		r := &rules[i]
-		for _, row := range r.rows {
-			if nr := table[row].numbers[a.column]; nr >= 0 {
-				entries = append(entries, entry{uint32(nr) | a.bit, r})
-				highest = max(highest, uint32(nr)|a.bit)
-			}
+// leafOf returns what the profile says about the call of a row, and false where it
+// says nothing. What it implies for a multiplexer comes before what it says of it.
+func (p *profile) leafOf(row int) (leaf, bool) {
+	l := leaf{rest: p.def}
+	for i := range p.muxes {
+		if p.muxes[i].row == row {
+			l.rules = slices.Clip(p.muxes[i].rules)
 		}
-		for j := range r.muxed {
-			if nr, ok := a.number(r.muxed[j].names[0]); ok {
-				entries = append(entries, entry{nr, &r.muxed[j]})
+	}
+	plain := false
+	for u := p.first[row]; u != 0; u = p.uses[u].next {
+		r := p.uses[u].rule
+		if len(r.conds) > 0 {
+			l.rules = append(l.rules, r)
+		} else if !plain {
+			l.rest, plain = r.ret, true
+		}
+	}
+	return l, p.first[row] != 0 || len(l.rules) > 0
+}
+
+// newest returns the number that follows the highest one of a convention that the
+// profile names, 0 where it names none.
+func (p *profile) newest(a *arch) uint64 {
+	for _, row := range slices.Backward(order[a.column]) {
+		nr, _ := a.number(int(row))
+		if p.first[row] != 0 && uint64(nr) < a.private() {
+			return uint64(nr) + 1
+		}
+	}
+	return 0
+}
+
+// intervals returns what happens to all numbers of a convention, from 0 on.
+func (p *profile) intervals(a *arch) []interval {
+	list := make([]interval, 0, len(order[a.column]))
+	add := func(first uint64, l leaf) {
+		if n := len(list); n > 0 && len(list[n-1].leaf.rules)+len(l.rules) == 0 && list[n-1].leaf.rest == l.rest {
+			return
+		}
+		list = append(list, interval{uint32(first), l})
+	}
+	known, beyond := p.newest(a), p.def
+	if known > 0 && refuses(p.def) {
+		beyond = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+	}
+	next := uint64(0)
+	// pass adds the numbers before end that the profile says nothing about.
+	pass := func(end uint64) {
+		for next < end {
+			switch private := a.private(); {
+			case next < known:
+				add(next, leaf{rest: p.def})
+				next = min(end, known)
+			case next < private:
+				add(next, leaf{rest: beyond})
+				next = min(end, private)
+			default:
+				add(next, leaf{rest: p.def})
+				next = end
 			}
 		}
 	}
-	slices.SortStableFunc(entries, func(x, y entry) int {
-		if c := cmp.Compare(x.nr, y.nr); c != 0 {
-			return c
+	for _, row := range order[a.column] {
+		if l, ok := p.leafOf(int(row)); ok {
+			nr, _ := a.number(int(row))
+			pass(uint64(nr))
+			add(uint64(nr), l)
+			next = uint64(nr) + 1
 		}
-		return cmp.Compare(x.rule.plain(), y.rule.plain())
-	})
-	list = make([]leaf, 0, len(entries))
-	for _, e := range entries {
-		if n := len(list); n == 0 || list[n-1].nr != e.nr {
-			list = append(list, leaf{nr: e.nr})
-		}
-		l := &list[len(list)-1]
-		l.rules = append(l.rules, e.rule)
 	}
-	return list, highest
+	pass(1 << 32)
+	return list
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,10 +67,10 @@ func (m machine) run(t testing.TB, d data, big bool) uint32 {
 // meaning is what a profile says, worked out rule by rule without any cleverness:
 // what the compiled program must mean too.
 type meaning struct {
-	arch    arch
-	def     uint32
-	rules   map[uint32][]statement // by number, those with conditions first
-	highest uint32
+	arch  arch
+	def   uint32
+	rules map[uint32][]statement // by number, those with conditions first
+	known uint32                 // numbers below are no news to the profile
 }
 
 type statement struct {
@@ -80,20 +81,43 @@ type statement struct {
 func meaningOf(p *specs.LinuxSeccomp, a arch) *meaning {
 	m := &meaning{arch: a, rules: map[uint32][]statement{}}
 	m.def, _ = verdict(p.DefaultAction, p.DefaultErrnoRet)
-	rules, _ := parseRules(p.Syscalls, m.def)
-	for _, plain := range []int{0, 1} {
-		for _, r := range rules {
-			for _, name := range r.names {
-				if nr, ok := a.number(name); ok {
-					m.highest = max(m.highest, nr)
-					if r.plain() == plain {
-						m.rules[nr] = append(m.rules[nr], statement{r.conds, r.ret})
-					}
+	add := func(name string, conds []specs.LinuxSeccompArg, ret uint32) {
+		if nr, ok := a.number(rowOf(name)); ok {
+			m.rules[nr] = append(m.rules[nr], statement{conds, ret})
+		}
+	}
+	plain := map[string]bool{}
+	for _, s := range p.Syscalls {
+		for _, name := range s.Names {
+			if nr, ok := a.number(rowOf(name)); ok && uint64(nr) < a.private() {
+				m.known = max(m.known, nr+1)
+			}
+			ret, _ := verdict(s.Action, s.ErrnoRet)
+			for _, mux := range multiplexers {
+				i := slices.Index(mux.leads, name)
+				if i < 0 || len(s.Args) > 0 || plain[name] || rowOf(name) < 0 {
+					continue
 				}
-				call, number, muxed := multiplexed(name)
-				if nr, ok := a.number(call); ok && muxed && plain == 0 && len(r.conds) == 0 {
-					c := specs.LinuxSeccompArg{Value: number, Op: specs.OpEqualTo}
-					m.rules[nr] = append(m.rules[nr], statement{[]specs.LinuxSeccompArg{c}, r.ret})
+				add(mux.name, []specs.LinuxSeccompArg{{Value: uint64(i), Op: specs.OpEqualTo}}, ret)
+			}
+			plain[name] = plain[name] || len(s.Args) == 0
+		}
+	}
+	for _, withConds := range []bool{true, false} {
+		for _, s := range p.Syscalls {
+			ret, _ := verdict(s.Action, s.ErrnoRet)
+			conds := [][]specs.LinuxSeccompArg{s.Args}
+			if repeats(s.Args) {
+				conds = conds[:0]
+				for _, c := range s.Args {
+					conds = append(conds, []specs.LinuxSeccompArg{c})
+				}
+			}
+			for _, name := range s.Names {
+				for _, c := range conds {
+					if withConds == (len(c) > 0) {
+						add(name, c, ret)
+					}
 				}
 			}
 		}
@@ -107,7 +131,7 @@ func (m *meaning) of(d data) uint32 {
 			return s.ret
 		}
 	}
-	if len(m.rules) > 0 && d.nr > m.highest && refuses(m.def) {
+	if m.known > 0 && d.nr >= m.known && uint64(d.nr) < m.arch.private() && refuses(m.def) {
 		return unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 	}
 	return m.def
@@ -180,13 +204,9 @@ func differ(t testing.TB, p *specs.LinuxSeccomp, nativeArch specs.Arch, rounds i
 			continue
 		}
 		meant := meaningOf(p, a)
-		base := uint32(0)
-		if strings.HasPrefix(string(name), "SCMP_ARCH_MIPS") {
-			base = 4000
-		}
-		for nr := base; nr < base+1200; nr++ {
+		for _, nr := range numbersOf(&a) {
 			for range rounds {
-				d := data{nr: nr | a.bit, arch: a.audit}
+				d := data{nr: nr, arch: a.audit}
 				for i := range d.args {
 					d.args[i] = interesting(r, p)
 				}
@@ -196,6 +216,22 @@ func differ(t testing.TB, p *specs.LinuxSeccomp, nativeArch specs.Arch, rounds i
 			}
 		}
 	}
+}
+
+// numbersOf returns every number of a convention, the ones beside them, and strange
+// ones.
+func numbersOf(a *arch) (list []uint32) {
+	for _, row := range order[a.column] {
+		nr, _ := a.number(int(row))
+		list = append(list, nr-1, nr, nr+1)
+	}
+	list = append(list, a.bit, a.bit+5000, a.bit+9999, a.bit+1<<20, x32Bit-1, 1<<31)
+	slices.Sort(list)
+	list = slices.Compact(list)
+	if a.audit == unix.AUDIT_ARCH_X86_64 { // the other convention's are none of its
+		list = slices.DeleteFunc(list, func(nr uint32) bool { return (nr >= x32Bit) != (a.bit != 0) })
+	}
+	return list
 }
 
 // defaultProfile is moby's for a container with docker's capabilities.
@@ -260,6 +296,7 @@ func TestVerdicts(t *testing.T) {
 		{"ptrace", data{101, x64, [6]uint64{}}, unix.SECCOMP_RET_KILL_PROCESS},
 		{"newer than the profile", data{436, x64, [6]uint64{}}, enosys},
 		{"much newer", data{4000, x64, [6]uint64{}}, enosys},
+		{"no call", data{0xffffffff, x64, [6]uint64{}}, enosys},
 		{"x32, not listed", data{x32Bit, x64, [6]uint64{}}, unix.SECCOMP_RET_KILL_THREAD},
 		{"32-bit read", data{3, x86, [6]uint64{}}, unix.SECCOMP_RET_ALLOW},
 		{"32-bit socketcall to socket", data{102, x86, [6]uint64{1}}, unix.SECCOMP_RET_LOG},
@@ -314,7 +351,8 @@ func TestRefused(t *testing.T) {
 		{"syscalls[0].args[0].index", call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}}})},
 		{"syscalls[0].args[0].op", call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{}}})},
 		{"errnoRet", call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, ErrnoRet: &big})},
-		{"SCMP_ACT_NOTIFY", call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActNotify})},
+		{"listenerPath", call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActNotify})},
+		{"listenerMetadata", &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerMetadata: "x"}},
 		{"flags[0]", &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"X"}}},
 		{"architectures[0]", &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{"vax"}}},
 	} {
@@ -332,7 +370,7 @@ func TestTableIsSorted(t *testing.T) {
 	}
 	a := archOf(specs.ArchX86_64)
 	for name, nr := range map[string]uint32{"read": 0, "execve": 59, "openat2": 437, "execveat": 322} {
-		if got, ok := a.number(name); !ok || got != nr {
+		if got, ok := a.number(rowOf(name)); !ok || got != nr {
 			t.Errorf("%s = %d, %v; want %d", name, got, ok, nr)
 		}
 	}

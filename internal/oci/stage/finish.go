@@ -39,7 +39,7 @@ func (s *stage) finish() error {
 	if image, err = s.reaperImage(image); err != nil {
 		return err
 	}
-	early := p.HasSeccomp && !p.NoNewPrivs
+	early := !p.NoNewPrivs
 	for _, step := range []func() error{
 		p.setRlimits,
 		p.setScheduling,
@@ -47,11 +47,11 @@ func (s *stage) finish() error {
 		s.applyLSM,
 		p.ownStreams,
 		p.noNewPrivileges,
-		func() error { return p.filter(early) },
+		func() error { return s.filter(early) },
 		p.becomeUser,
 		p.enterCwd,
 		p.checkCwd,
-		func() error { return p.filter(p.HasSeccomp && !early) },
+		func() error { return s.filter(!early) },
 	} {
 		if err := step(); err != nil {
 			return err
@@ -198,9 +198,11 @@ func (p *process) noNewPrivileges() error {
 	return os.NewSyscallError("prctl(PR_SET_NO_NEW_PRIVS)", unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 }
 
-// filter installs the seccomp filter if now is its time.
-func (p *process) filter(now bool) error {
-	if !now {
+// filter installs the seccomp filter, if there is one and now is its time. Whoever
+// shall get its listener watches (see package listener).
+func (s *stage) filter(now bool) error {
+	p := &s.proc
+	if !now || len(p.Seccomp) == 0 {
 		return nil
 	}
 	if err := installFilter(p.Seccomp, p.SeccompFlags); err != nil {

@@ -5,8 +5,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
 // openPeer returns the other end of a terminal's master.
@@ -19,12 +17,8 @@ func openPeer(master int) (int, error) {
 }
 
 // installFilter gives this thread a seccomp filter.
-func installFilter(filter []wire.SockFilter, flags uint) error {
-	list := make([]unix.SockFilter, len(filter))
-	for i, f := range filter {
-		list[i] = unix.SockFilter{Code: f.Code, Jt: f.JT, Jf: f.JF, K: f.K}
-	}
-	prog := unix.SockFprog{Len: uint16(len(list)), Filter: &list[0]}
+func installFilter(filter []byte, flags uint) error {
+	prog := unix.SockFprog{Len: uint16(len(filter) / unix.SizeofSockFilter), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
 	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags), uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
 		return errno

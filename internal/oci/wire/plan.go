@@ -61,11 +61,10 @@ type Process struct {
 
 	Terminal     bool
 	Rows, Cols   uint16
-	ConsoleFile  int   // connected socket that gets the master side, or None
-	CgroupFiles  []int // "tasks" files of v1 cgroups, opened for writing
-	Seccomp      []SockFilter
+	ConsoleFile  int    // connected socket that gets the master side, or None
+	CgroupFiles  []int  // "tasks" files of v1 cgroups, opened for writing
+	Seccomp      []byte // BPF program: struct sock_filter, eight bytes each, in the machine's order; none without a filter
 	SeccompFlags uint
-	HasSeccomp   bool
 }
 
 // Scheduler is the policy of sched_setattr(2).
@@ -74,13 +73,6 @@ type Scheduler struct {
 	Flags                     uint64
 	Nice                      int32
 	Runtime, Deadline, Period uint64
-}
-
-// SockFilter is one BPF instruction, struct sock_filter of the kernel.
-type SockFilter struct {
-	Code   uint16
-	JT, JF uint8
-	K      uint32
 }
 
 // Mount is one mount of the container, in order.

@@ -1,6 +1,7 @@
 // Command gen writes the table of system calls, ../table.go, from the numbers that
-// golang.org/x/sys/unix carries for each architecture, and, for x32, from the
-// kernel's header on the machine it runs on.
+// golang.org/x/sys/unix carries for each architecture that Go knows, and for the
+// others from the kernel's headers as Debian packages them: linux-libc-dev on
+// amd64, and linux-libc-dev-{hppa,m68k,mips64,s390x,sh4}-cross.
 //
 //	go generate ./internal/oci/seccomp
 package main
@@ -11,61 +12,97 @@ import (
 	"fmt"
 	"go/format"
 	"log"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// columns are the architectures of the table; GOARCH of the file the numbers are in.
-var columns = []struct{ field, goarch string }{
-	{"archX86", "386"}, {"archX8664", "amd64"}, {"archX32", ""}, {"archARM", "arm"}, {"archARM64", "arm64"},
-	{"archMIPS", "mips"}, {"archMIPS64", "mips64"}, {"archPPC64", "ppc64"}, {"archPPC", "ppc"},
-	{"archRISCV64", "riscv64"}, {"archS390X", "s390x"}, {"archLoong64", "loong64"},
+// columns are the architectures of the table.
+var columns = []struct {
+	field  string
+	goarch string // of the file in golang.org/x/sys/unix, or ""
+	header string // of the kernel, in its place
+	base   int    // what the header adds to its numbers
+}{
+	{"archX86", "386", "", 0},
+	{"archX8664", "amd64", "", 0},
+	{"archX32", "", "/usr/include/x86_64-linux-gnu/asm/unistd_x32.h", 0},
+	{"archARM", "arm", "", 0},
+	{"archARM64", "arm64", "", 0},
+	{"archMIPS", "mips", "", 0},
+	{"archMIPS64", "mips64", "", 0},
+	{"archMIPSN32", "", "/usr/mips64-linux-gnuabi64/include/asm/unistd_n32.h", 6000},
+	{"archPPC", "ppc", "", 0},
+	{"archPPC64", "ppc64", "", 0},
+	{"archRISCV64", "riscv64", "", 0},
+	{"archS390", "", "/usr/s390x-linux-gnu/include/asm/unistd_32.h", 0},
+	{"archS390X", "s390x", "", 0},
+	{"archLoong64", "loong64", "", 0},
+	{"archPARISC", "", "/usr/hppa-linux-gnu/include/asm/unistd_32.h", 0},
+	{"archPARISC64", "", "/usr/hppa-linux-gnu/include/asm/unistd_64.h", 0},
+	{"archM68K", "", "/usr/m68k-linux-gnu/include/asm/unistd_32.h", 0},
+	{"archSH", "", "/usr/sh4-linux-gnu/include/asm/unistd_32.h", 0},
 }
 
-const x32Header = "/usr/include/x86_64-linux-gnu/asm/unistd_x32.h"
-
-// firstCommon is the first number that all architectures share (Linux 5.1); x32
-// differs from x86-64 in none of them.
+// firstCommon is the first number that all architectures share (Linux 5.1): what a
+// header is too old to know from there on is the same as on amd64.
 const firstCommon = 424
+
+// calls has the number of each call: name → field → number.
+type calls map[string]map[string]int
+
+func (c calls) add(name, field string, nr int) {
+	if placeholder.MatchString(name) {
+		return
+	}
+	if c[name] == nil {
+		c[name] = map[string]int{}
+	}
+	c[name][field] = nr
+}
+
+var (
+	// placeholder matches names in lists that are no calls.
+	placeholder = regexp.MustCompile(`^(unused|reserved)\d+$|^arch_specific_syscall$|^syscalls?$`)
+
+	goNumber     = regexp.MustCompile(`^\s*SYS_([A-Z0-9_]+)\s*=\s*(\d+)$`)
+	headerNumber = regexp.MustCompile(`^#define __NR_(\w+) \(?(?:__\w+ \+ )?(\d+)\)?$`)
+)
 
 func main() {
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/sys").Output()
 	if err != nil {
 		log.Fatal(err)
 	}
-	table := map[string]map[string]int{} // name → field → number
-	add := func(name, field string, nr int) {
-		if table[name] == nil {
-			table[name] = map[string]int{}
-		}
-		table[name][field] = nr
+	of := func(goarch string) [][]string {
+		return grep(filepath.Join(strings.TrimSpace(string(dir)), "unix", "zsysnum_linux_"+goarch+".go"), goNumber)
 	}
-	sysnum := regexp.MustCompile(`^\s*SYS_([A-Z0-9_]+)\s*=\s*(\d+)$`)
+	common := of("amd64")
+	table := calls{}
 	for _, c := range columns {
-		if c.goarch == "" {
+		if c.goarch != "" {
+			for _, m := range of(c.goarch) {
+				table.add(strings.ToLower(m[1]), c.field, number(m[2]))
+			}
 			continue
 		}
-		path := filepath.Join(strings.TrimSpace(string(dir)), "unix", "zsysnum_linux_"+c.goarch+".go")
-		for _, m := range grep(path, sysnum) {
-			nr, name := number(m[2]), strings.ToLower(m[1])
-			add(name, c.field, nr)
-			if c.goarch == "amd64" && nr >= firstCommon {
-				add(name, "archX32", nr)
+		for _, m := range common {
+			if nr := number(m[2]); nr >= firstCommon {
+				table.add(strings.ToLower(m[1]), c.field, c.base+nr)
 			}
 		}
-	}
-	x32 := regexp.MustCompile(`^#define __NR_(\w+) \(__X32_SYSCALL_BIT \+ (\d+)\)$`)
-	for _, m := range grep(x32Header, x32) {
-		add(m[1], "archX32", number(m[2]))
+		for _, m := range grep(c.header, headerNumber) {
+			table.add(m[1], c.field, c.base+number(m[2]))
+		}
 	}
 	// The private calls of ARM (asm/unistd.h: __ARM_NR_BASE), which lists leave out.
-	for i, name := range []string{"breakpoint", "cacheflush", "usr26", "usr32", "set_tls"} {
-		add(name, "archARM", 0x0f0000+1+i)
+	for i, name := range []string{"breakpoint", "cacheflush", "usr26", "usr32", "set_tls", "get_tls"} {
+		table.add(name, "archARM", 0x0f0000+1+i)
 	}
 	write(table)
 }
@@ -93,12 +130,8 @@ func number(s string) int {
 	return n
 }
 
-func write(table map[string]map[string]int) {
-	names := make([]string, 0, len(table))
-	for n := range table {
-		names = append(names, n)
-	}
-	sort.Strings(names)
+func write(table calls) {
+	names := slices.Sorted(maps.Keys(table))
 	var b bytes.Buffer
 	fmt.Fprint(&b, "// Code generated by gen; DO NOT EDIT.\n\npackage seccomp\n\n// The columns of the table.\nconst (\n")
 	for i, c := range columns {
@@ -122,6 +155,24 @@ func write(table map[string]map[string]int) {
 			}
 		}
 		b.WriteString("}},\n")
+	}
+	b.WriteString("}\n\n// order has the rows of the table that an architecture has, by number.\nvar order = [columns][]uint16{\n")
+	for _, c := range columns {
+		var rows []int
+		for row, n := range names {
+			if _, ok := table[n][c.field]; ok {
+				rows = append(rows, row)
+			}
+		}
+		slices.SortStableFunc(rows, func(x, y int) int { return table[names[x]][c.field] - table[names[y]][c.field] })
+		fmt.Fprintf(&b, "%s: {", c.field)
+		for i, row := range rows {
+			if i%64 == 0 {
+				b.WriteString("\n")
+			}
+			fmt.Fprintf(&b, "%d, ", row)
+		}
+		b.WriteString("\n},\n")
 	}
 	b.WriteString("}\n")
 	src, err := format.Source(b.Bytes())
