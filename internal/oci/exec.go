@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 
@@ -110,7 +109,7 @@ func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
 	if o.Console >= 0 && o.Process.Terminal {
 		process.ConsoleFile = send(o.Console)
 	}
-	if err := execConverse(c.rt, conn, child, wire.Exec{Process: process}, files); err != nil {
+	if err := c.execConverse(conn, child, s, status, wire.Exec{Process: process}, files); err != nil {
 		return 0, err
 	}
 	return child.Pid, writePidFile(o.PidFile, child.Pid)
@@ -203,7 +202,7 @@ func (c *Container) namespaces() (joins []spawn.Join, closeAll func(), err error
 }
 
 // execConverse tells the stage what to run and follows it to its execve.
-func execConverse(rt *Runtime, conn wire.Conn, child *spawn.Child, plan wire.Exec, files []int) error {
+func (c *Container) execConverse(conn wire.Conn, child *spawn.Child, s *specs.Spec, status Status, plan wire.Exec, files []int) error {
 	err := conn.Send(plan, files...)
 	for err == nil {
 		var rep wire.Report
@@ -211,20 +210,13 @@ func execConverse(rt *Runtime, conn wire.Conn, child *spawn.Child, plan wire.Exe
 			break
 		}
 		for _, w := range rep.Warnings {
-			rt.warn("%s", w)
+			c.rt.warn("%s", w)
 		}
 		switch rep.Phase {
 		case wire.Failed:
 			return rep.Failure
 		case wire.Ready:
-			// The next word is a failure, or end of file from execve.
-			_, err = conn.Receive(&rep)
-			if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
-				return nil
-			}
-			if err == nil && rep.Phase == wire.Failed {
-				return rep.Failure
-			}
+			return awaitExec(conn, func() error { return c.handListener(s, status, conn, child.Pid, child.Pidfd) })
 		}
 	}
 	if werr := child.Wait(); werr != nil {

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 
@@ -51,9 +50,6 @@ func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec) (wire.Process, er
 		}
 	}
 	if p := s.Linux.Seccomp; p != nil {
-		if seccomp.Notifies(p) {
-			return w, errors.New("linux.seccomp: SCMP_ACT_NOTIFY: this runtime does not hand a listener to an agent yet")
-		}
 		program, err := seccomp.Compile(p)
 		if err != nil {
 			return w, fmt.Errorf("linux.seccomp: %w", err)

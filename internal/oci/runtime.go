@@ -26,7 +26,7 @@
 //
 // bundle reads config.json; spawn enters namespaces; mount and cgroup prepare from
 // outside; stage is what happens inside; wire is their conversation; seccomp
-// compiles filters.
+// compiles filters; listener hands what a filter asks about to an agent.
 package oci
 
 import (

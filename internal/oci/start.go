@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci/hook"
+	"github.com/berthcloud/berth/internal/oci/listener"
 	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
@@ -52,18 +53,33 @@ func (c *Container) start(d *dir) error {
 	if err := conn.Send(wire.Go{State: state}); err != nil {
 		return err
 	}
-	var rep wire.Report
-	switch _, err := conn.Receive(&rep); {
-	case err == nil && rep.Phase == wire.Failed:
-		return rep.Failure
-	case err == nil:
-		return fmt.Errorf("the stage says %q", rep.Phase)
-	case !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET):
+	if err := awaitExec(conn, func() error { return c.startListener(conn) }); err != nil {
 		return err
 	}
-	// End of file: closed by execve. Now nobody waits at the socket any more.
+	// Now nobody waits at the socket any more.
 	_ = os.Remove(d.file(startFile))
 	return c.poststart()
+}
+
+// awaitExec follows a stage that is ready to its execve, which closes the socket.
+// listening is called when its filter's listener is to be handed to the agent.
+func awaitExec(conn wire.Conn, listening func() error) error {
+	for {
+		var rep wire.Report
+		switch _, err := conn.Receive(&rep); {
+		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+			return nil
+		case err != nil:
+			return err
+		case rep.Phase == wire.Failed:
+			return rep.Failure
+		case rep.Phase != wire.Listening:
+			return fmt.Errorf("the stage says %q", rep.Phase)
+		}
+		if err := listening(); err != nil {
+			return err
+		}
+	}
 }
 
 // poststart runs the hooks after the workload has begun. Their failure ends the
@@ -82,6 +98,30 @@ func (c *Container) poststart() error {
 		return err
 	}
 	return nil
+}
+
+// startListener hands the listener of the first process's filter to the agent.
+func (c *Container) startListener(conn wire.Conn) error {
+	spec, err := c.spec()
+	if err != nil {
+		return err
+	}
+	pidfd, err := c.pidfd()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(pidfd)
+	return c.handListener(spec, specs.StateCreated, conn, c.rec.Pid, pidfd)
+}
+
+// handListener hands the listener of a process's filter to the profile's agent.
+func (c *Container) handListener(s *specs.Spec, status Status, conn wire.Conn, pid, pidfd int) error {
+	state := &specs.ContainerProcessState{
+		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid,
+		Metadata: s.Linux.Seccomp.ListenerMetadata, State: c.ociState(status),
+	}
+	ready := func() error { return conn.Send(wire.Go{}) }
+	return listener.Hand(listener.Process{Pid: pid, Pidfd: pidfd, Go: ready}, s.Linux.Seccomp.ListenerPath, state)
 }
 
 // waiting reports whether the first process still waits for start. The file alone

@@ -196,9 +196,13 @@ func (c *Child) Wait() error {
 
 // Kill ends and reaps a child that is not wanted any more.
 func (c *Child) Kill() {
-	if c.Pid > 0 {
+	if c.Pidfd >= 0 {
+		_ = unix.PidfdSendSignal(c.Pidfd, unix.SIGKILL, nil, 0)
+	} else if c.Pid > 0 {
 		_ = unix.Kill(c.Pid, unix.SIGKILL) // our own unreaped child: the pid cannot be another's
-		_, _ = wait4(c.Pid)
+	}
+	if c.Pid > 0 {
+		_, _ = wait4(c.Pid) // ECHILD where package listener has reaped it
 	}
 	c.Close()
 }

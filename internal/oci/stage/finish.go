@@ -205,6 +205,14 @@ func (s *stage) filter(now bool) error {
 	if !now || len(p.Seccomp) == 0 {
 		return nil
 	}
+	if p.SeccompFlags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+		if err := s.conn.Send(wire.Report{Phase: wire.Listening}); err != nil {
+			return err
+		}
+		if _, err := s.conn.Receive(&wire.Go{}); err != nil {
+			return err
+		}
+	}
 	if err := installFilter(p.Seccomp, p.SeccompFlags); err != nil {
 		return fmt.Errorf("linux.seccomp: the kernel refuses the filter: %w", err)
 	}

@@ -9,6 +9,10 @@
 //	Go ───────────────────────────────────▶
 //	                                        createContainer hooks, pivot_root, sysctl, …
 //	◀──────────────────────────── Report{Ready} or Report{Failure}
+//	◀──────────────────────────── Report{Listening} (only with SCMP_ACT_NOTIFY)
+//	watches the stage (see package listener)
+//	Go ───────────────────────────────────▶
+//	                                        seccomp, execve
 //
 // An exec ends the conversation by closing the socket in execve: end of file after
 // Ready means success, a Report{Failure} the reason. A container's init instead
@@ -38,9 +42,10 @@ type Phase string
 
 // The phases a Report may carry.
 const (
-	Prepared Phase = "prepared" // mounts are in place, the root is not yet switched
-	Ready    Phase = "ready"    // only execve is left
-	Failed   Phase = "failed"
+	Prepared  Phase = "prepared"  // mounts are in place, the root is not yet switched
+	Ready     Phase = "ready"     // only execve is left
+	Listening Phase = "listening" // only the filter is left, whose listener is wanted
+	Failed    Phase = "failed"
 )
 
 // Report is a message of the stage.
@@ -50,7 +55,7 @@ type Report struct {
 	Warnings []string `json:",omitempty"` // what was asked for and could not be had, harmlessly
 }
 
-// Go is the runtime's answer to Prepared.
+// Go is the runtime's answer to Prepared and to Listening.
 type Go struct{ State json.RawMessage }
 
 // Failure is an error with the exit status that berth-oci shall end with.
