@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci"
+	"github.com/berthcloud/berth/internal/oci/bundle"
 )
 
 // createFlags are the options that create and run share.
@@ -35,7 +36,7 @@ func (f *createFlags) add(fs *flags) {
 // options turns them into those of the library. The caller closes the console.
 func (f *createFlags) options(id string) (oci.CreateOptions, error) {
 	o := oci.CreateOptions{
-		ID: id, Bundle: f.bundle, PidFile: f.pidFile, Console: -1, PreserveFDs: f.preserve,
+		ID: id, PidFile: f.pidFile, Console: -1, PreserveFDs: f.preserve,
 		NoPivot: f.noPivot, NoNewKeyring: f.noKeyring, Stdio: [3]int{0, 1, 2},
 	}
 	if f.preserve < 0 || f.preserve > 1024 {
@@ -48,6 +49,10 @@ func (f *createFlags) options(id string) (oci.CreateOptions, error) {
 	}
 	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && f.preserve == 0 {
 		o.PreserveFDs = n // socket activation, as runc does
+	}
+	var err error
+	if o.Bundle, err = bundle.Load(f.bundle); err != nil {
+		return o, err
 	}
 	if f.console != "" {
 		fd, err := dial(f.console)
@@ -111,17 +116,11 @@ func (c *cli) run(fs *flags, args []string) (int, error) {
 		return 0, err
 	}
 	var term *terminal
-	if !*detach && f.console == "" {
-		terminalWanted, err := oci.WantsTerminal(f.bundle)
-		if err != nil {
+	if !*detach && f.console == "" && o.Bundle.Spec.Process.Terminal {
+		if term, o.Console, err = newTerminal(); err != nil {
 			return 0, err
 		}
-		if terminalWanted {
-			if term, o.Console, err = newTerminal(); err != nil {
-				return 0, err
-			}
-			defer term.close()
-		}
+		defer term.close()
 	}
 	return c.runCreated(o, term, *detach, *keep)
 }

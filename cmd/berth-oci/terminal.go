@@ -94,10 +94,22 @@ func (t *terminal) close() {
 // forwarder passes signals on to a container in the foreground.
 type forwarder struct{ signals chan os.Signal }
 
+// forwarded are the signals that terminals, shells, service managers and people
+// send. Not all there are: catching one costs the Go runtime two switches between
+// threads, and with all 64 that was a tenth of the time of a short run.
+func forwarded() []os.Signal {
+	const sigrtmin = syscall.Signal(34)
+	return []os.Signal{
+		syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2,
+		syscall.SIGALRM, syscall.SIGCONT, syscall.SIGTSTP, syscall.SIGWINCH, syscall.SIGPWR,
+		sigrtmin + 3, // how systemd is asked to halt
+	}
+}
+
 // catchSignals begins to collect signals.
 func catchSignals() *forwarder {
 	f := &forwarder{make(chan os.Signal, 64)}
-	signal.Notify(f.signals)
+	signal.Notify(f.signals, forwarded()...)
 	return f
 }
 
@@ -105,15 +117,13 @@ func catchSignals() *forwarder {
 func (f *forwarder) forward(pid int, t *terminal) {
 	go func() {
 		for s := range f.signals {
-			switch s {
-			case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE: // ours; SIGURG is the Go scheduler's
-			case syscall.SIGWINCH:
+			if s == syscall.SIGWINCH {
 				if t != nil {
 					t.resize()
 				}
-			default:
-				_ = unix.Kill(pid, s.(syscall.Signal)) // an unreaped child: the pid is its own
+				continue
 			}
+			_ = unix.Kill(pid, s.(syscall.Signal)) // an unreaped child: the pid is its own
 		}
 	}()
 }

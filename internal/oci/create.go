@@ -27,7 +27,7 @@ import (
 // CreateOptions says how a container is made.
 type CreateOptions struct {
 	ID           string
-	Bundle       string // directory
+	Bundle       *bundle.Bundle
 	PidFile      string // written last, so that whoever sees it may go on; or ""
 	Console      int    // connected unix socket that gets the terminal's master, or -1
 	PreserveFDs  int    // the caller's descriptors 3… that the workload inherits
@@ -40,10 +40,7 @@ type CreateOptions struct {
 // Create makes a container and leaves it waiting for Start. When it fails, nothing
 // is left behind.
 func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, err error) {
-	b, err := bundle.Load(o.Bundle)
-	if err != nil {
-		return nil, err
-	}
+	b := o.Bundle
 	if b.Spec.Process.Terminal != (o.Console >= 0) {
 		if o.Console < 0 {
 			return nil, errors.New("process.terminal: is set, so a --console-socket is needed to send the terminal to")

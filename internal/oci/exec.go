@@ -225,15 +225,6 @@ func (c *Container) execConverse(conn wire.Conn, child *spawn.Child, s *specs.Sp
 	return fmt.Errorf("the new process died while it was set up: %w", err)
 }
 
-// WantsTerminal reports whether the process of a bundle has a terminal.
-func WantsTerminal(dir string) (bool, error) {
-	b, err := bundle.Load(dir)
-	if err != nil {
-		return false, err
-	}
-	return b.Spec.Process.Terminal, nil
-}
-
 // ReadProcess reads the process.json of exec --process.
 func ReadProcess(path string) (*specs.Process, error) {
 	raw, err := os.ReadFile(path)
