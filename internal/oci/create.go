@@ -2,7 +2,6 @@ package oci
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -312,7 +311,7 @@ func (k *creator) converse() error {
 func (k *creator) hooks() error {
 	k.rec.Pid = k.child.Pid
 	c := Container{rec: k.rec}
-	state, err := json.Marshal(c.ociState(specs.StateCreating))
+	state, err := c.document(specs.StateCreating)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package oci
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -178,7 +177,7 @@ func (c *Container) poststop() {
 		return
 	}
 	c.rec.Pid = 0
-	state, err := json.Marshal(c.ociState(specs.StateStopped))
+	state, err := c.document(specs.StateStopped)
 	if err != nil {
 		return
 	}

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -46,7 +45,7 @@ func (c *Container) start(d *dir) error {
 		return fmt.Errorf("%w but %s", ErrNotCreated, status)
 	}
 	defer conn.Close()
-	state, err := json.Marshal(c.ociState(specs.StateCreated))
+	state, err := c.document(specs.StateCreated)
 	if err != nil {
 		return err
 	}
@@ -89,7 +88,7 @@ func (c *Container) poststart() error {
 	if err != nil || spec.Hooks == nil || len(spec.Hooks.Poststart) == 0 {
 		return err
 	}
-	state, err := json.Marshal(c.ociState(specs.StateRunning))
+	state, err := c.document(specs.StateRunning)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/berthcloud/berth/internal/oci/bundle"
 	"github.com/berthcloud/berth/internal/oci/cgroup"
+	"github.com/berthcloud/berth/internal/oci/fastjson"
 )
 
 const (
@@ -40,7 +40,11 @@ type State struct {
 	Owner   string    `json:"owner"`
 }
 
+//go:generate ../../scripts/easyjson $GOFILE
+
 // record is state.json.
+//
+//easyjson:json
 type record struct {
 	Version     string            `json:"ociVersion"`
 	ID          string            `json:"id"`
@@ -57,7 +61,7 @@ type record struct {
 
 // writeRecord writes state.json in one step.
 func (d *dir) writeRecord(rec *record) error {
-	b, err := json.Marshal(rec)
+	b, err := fastjson.Marshal(rec)
 	if err != nil {
 		return err
 	}
@@ -85,7 +89,7 @@ func (r *Runtime) Load(id string) (*Container, error) {
 	c := &Container{rt: r, path: path}
 	b, err := os.ReadFile(filepath.Join(path, stateFile))
 	if err == nil {
-		err = json.Unmarshal(b, &c.rec)
+		err = fastjson.Unmarshal(b, &c.rec)
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		if _, serr := os.Stat(path); serr != nil {
@@ -158,7 +162,17 @@ func (c *Container) State() (*State, error) {
 	return s, nil
 }
 
-// ociState is the state as hooks get it.
+// stateDocument is the state as hooks read it.
+//
+//easyjson:json
+type stateDocument specs.State
+
+// document returns the state as hooks get it.
+func (c *Container) document(status Status) ([]byte, error) {
+	s := stateDocument(c.ociState(status))
+	return fastjson.Marshal(&s)
+}
+
 func (c *Container) ociState(status Status) specs.State {
 	return specs.State{
 		Version: c.rec.Version, ID: c.rec.ID, Status: status, Pid: c.rec.Pid,

@@ -83,9 +83,9 @@ func read(path string) ([]byte, error) {
 
 // Parse decodes and checks a config.json.
 func Parse(raw []byte) (*specs.Spec, error) {
-	spec := &specs.Spec{}
-	if err := json.Unmarshal(raw, spec); err != nil {
-		return nil, decodeError(err)
+	spec, err := decodeSpec(raw)
+	if err != nil {
+		return nil, err
 	}
 	if err := check(spec); err != nil {
 		return nil, err
@@ -98,9 +98,9 @@ func ParseProcess(raw []byte) (*specs.Process, error) {
 	if len(raw) > MaxSize {
 		return nil, fmt.Errorf("process: more than %d bytes are refused", MaxSize)
 	}
-	p := &specs.Process{}
-	if err := json.Unmarshal(raw, p); err != nil {
-		return nil, decodeError(err)
+	p, err := decodeProcess(raw)
+	if err != nil {
+		return nil, err
 	}
 	return p, CheckProcess(p)
 }

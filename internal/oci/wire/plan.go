@@ -2,11 +2,15 @@ package wire
 
 import "github.com/opencontainers/runtime-spec/specs-go"
 
+//go:generate ../../../scripts/easyjson -pkg .
+
 // None marks an index of a descriptor that was not sent.
 const None = -1
 
 // Init tells the stage what to make of its fresh namespaces. Fields ending in File
 // are indices into the descriptors sent along, or None.
+//
+//easyjson:json
 type Init struct {
 	Process    Process
 	RootFile   int  // detached mount of the root filesystem
@@ -36,6 +40,8 @@ type Hooks struct {
 }
 
 // Exec tells the stage, which already is in the container's namespaces, what to run.
+//
+//easyjson:json
 type Exec struct{ Process Process }
 
 // Process is what both have in common: everything that execve needs.

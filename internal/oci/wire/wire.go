@@ -28,6 +28,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/oci/fastjson"
 )
 
 // maxMessage bounds what is read from the other side, in bytes. The stage runs
@@ -49,6 +51,8 @@ const (
 )
 
 // Report is a message of the stage.
+//
+//easyjson:json
 type Report struct {
 	Phase    Phase
 	Failure  *Failure `json:",omitempty"`
@@ -56,6 +60,8 @@ type Report struct {
 }
 
 // Go is the runtime's answer to Prepared and to Listening.
+//
+//easyjson:json
 type Go struct{ State json.RawMessage }
 
 // Failure is an error with the exit status that berth-oci shall end with.
@@ -90,8 +96,8 @@ func Pair() (runtime, stage Conn, err error) {
 func (c Conn) Close() { unix.Close(c.FD) }
 
 // Send writes one message, with descriptors that the receiver gets copies of.
-func (c Conn) Send(v any, files ...int) error {
-	body, err := json.Marshal(v)
+func (c Conn) Send(v fastjson.Encoder, files ...int) error {
+	body, err := fastjson.Marshal(v)
 	if err != nil {
 		return err
 	}
@@ -128,7 +134,7 @@ func (c Conn) write(b []byte) error {
 
 // Receive reads one message into v and returns the descriptors that came with it,
 // closed on exec. It returns io.EOF when the other side has gone.
-func (c Conn) Receive(v any) ([]int, error) {
+func (c Conn) Receive(v fastjson.Decoder) ([]int, error) {
 	var head [8]byte
 	if err := c.readFull(head[:]); err != nil {
 		return nil, err
@@ -149,7 +155,7 @@ func (c Conn) Receive(v any) ([]int, error) {
 	body := make([]byte, size)
 	err := c.readFull(body)
 	if err == nil {
-		err = json.Unmarshal(body, v)
+		err = fastjson.Unmarshal(body, v)
 	}
 	if err != nil {
 		CloseAll(files)
