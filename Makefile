@@ -85,6 +85,10 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 bench: packages build ## speed and memory beside peers measured in the same run: a table, and bench.json
 	$(AS_ROOT) $(GO) run ./bench -json bench.json
 
+attacks: packages build ## attack Berth, and runc, crun and dockerd where installed, in the same way: docs/attacks.md
+	$(AS_ROOT) BERTH_TEST_PROGRAMS=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -run '^TestTable$$' ./internal/attack -table $(CURDIR)/docs/attacks.md
+	@cat docs/attacks.md
+
 ##@ Housekeeping
 packages: ## install the Debian packages of packages.txt that are missing
 	@scripts/install-packages
@@ -97,4 +101,4 @@ help: ## this list
 	@echo
 	@echo "Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME) VERSION=$(VERSION)"
 
-.PHONY: build docs openapi install uninstall quickstart test test-fast lint fuzz bench packages clean help
+.PHONY: build docs openapi install uninstall quickstart test test-fast lint fuzz bench attacks packages clean help

@@ -16,7 +16,7 @@ var layers = []struct {
 	name     string
 	packages []string
 }{
-	{"tests of the whole", []string{"internal/testenv", "internal/e2e", "internal/archtest", "bench"}},
+	{"tests of the whole", []string{"internal/testenv", "internal/e2e", "internal/attack", "internal/archtest", "bench"}},
 	{"programs", []string{"cmd", "internal/daemon"}},
 	{"front ends", []string{"internal/rest", "internal/docker", "internal/registry"}},
 	{"use cases", []string{"internal/engine", "internal/build"}},

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -223,14 +222,4 @@ func (b *box) nothing() {
 	if left, _ := filepath.Glob("/sys/fs/cgroup/*/" + b.id); len(left) > 0 {
 		b.t.Errorf("cgroups left behind: %v", left)
 	}
-}
-
-// field returns the value of a line "Name: value" of /proc/PID/status and its like.
-func field(text, name string) string {
-	for line := range strings.SplitSeq(text, "\n") {
-		if v, ok := strings.CutPrefix(line, name+":"); ok {
-			return strings.TrimSpace(v)
-		}
-	}
-	return fmt.Sprintf("no %s in %q", name, text)
 }

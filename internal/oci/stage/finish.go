@@ -170,20 +170,26 @@ func (p *process) checkCwd() error {
 }
 
 // ownStreams gives the standard streams to the user, so that a program can open
-// /dev/stderr. /dev/null and what belongs to nobody here stays.
+// /dev/stderr. Only pipes and terminals: a file of the caller's is not ours to give
+// away, and a device such as /dev/null is everybody's, whose owner could lock out
+// the whole host.
 func (p *process) ownStreams() error {
 	for fd := range 3 {
 		var st unix.Stat_t
-		if unix.Fstat(fd, &st) != nil || st.Uid == p.UID || st.Rdev == unix.Mkdev(1, 3) {
+		if unix.Fstat(fd, &st) != nil || st.Uid == p.UID {
 			continue
 		}
-		kind := st.Mode & unix.S_IFMT
-		if kind != unix.S_IFIFO && kind != unix.S_IFCHR {
-			continue // a regular file or socket of the caller's is not ours to give away
+		if st.Mode&unix.S_IFMT != unix.S_IFIFO && !isTerminal(fd) {
+			continue
 		}
 		_ = unix.Fchown(fd, int(p.UID), -1) // EPERM, EINVAL: owned by an id not mapped here
 	}
 	return nil
+}
+
+func isTerminal(fd int) bool {
+	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	return err == nil
 }
 
 func (p *process) noNewPrivileges() error {
