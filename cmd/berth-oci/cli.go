@@ -23,6 +23,7 @@ type cli struct {
 	logFormat     string
 	debug         bool
 	systemdCgroup bool
+	entered       bool // root of the container's user namespace: see oci.Enter
 }
 
 // command is one verb of the command line.
@@ -60,8 +61,15 @@ var version = "unknown"
 // run carries out a command line and returns the exit status.
 func run(args []string) int {
 	c := &cli{}
+	if len(args) > 0 && args[0] == oci.EnteredArg {
+		c.entered, args = true, args[1:]
+	}
 	global := newFlags("berth-oci")
-	global.StringVar(&c.root, "root", oci.DefaultRoot, "directory that keeps the state of containers")
+	root := oci.DefaultRoot
+	if os.Geteuid() != 0 {
+		root = oci.UserRoot()
+	}
+	global.StringVar(&c.root, "root", root, "directory that keeps the state of containers")
 	global.StringVar(&c.logPath, "log", "", "file to write errors and warnings to, instead of standard error")
 	global.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	global.BoolVar(&c.debug, "debug", false, "accepted for compatibility")
@@ -161,7 +169,7 @@ func usage(w io.Writer) {
 
 // runtime returns the library, with its warnings going to the log.
 func (c *cli) runtime() *oci.Runtime {
-	return &oci.Runtime{Root: c.root, Warn: func(text string) { c.log("warning", text) }}
+	return &oci.Runtime{Root: c.root, Entered: c.entered, Warn: func(text string) { c.log("warning", text) }}
 }
 
 // fail reports an error and returns its exit status: that of the workload where it

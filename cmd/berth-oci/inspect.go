@@ -27,10 +27,15 @@ func (c *cli) features(fs *flags, args []string) (int, error) {
 func (c *cli) spec(fs *flags, args []string) (int, error) {
 	dir := fs.String("bundle", ".", "directory to write config.json to")
 	fs.StringVar(dir, "b", ".", "same as --bundle")
+	rootless := fs.Bool("rootless", false, "of a container that an ordinary user, the one who asks, can run")
 	if _, err := fs.parse(args, 0, 0); err != nil {
 		return 0, err
 	}
-	b, err := json.MarshalIndent(oci.ExampleSpec(), "", "\t")
+	s := oci.ExampleSpec()
+	if *rootless {
+		s = oci.ExampleUserSpec(os.Geteuid(), os.Getegid())
+	}
+	b, err := json.MarshalIndent(s, "", "\t")
 	if err != nil {
 		return 0, err
 	}

@@ -88,6 +88,9 @@ func (c *cli) create(fs *flags, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if os.Geteuid() != 0 {
+		return c.enter(o)
+	}
 	_, err = c.runtime().Create(context.Background(), o)
 	return 0, err
 }
@@ -114,6 +117,9 @@ func (c *cli) run(fs *flags, args []string) (int, error) {
 	o, err := f.options(args[0])
 	if err != nil {
 		return 0, err
+	}
+	if os.Geteuid() != 0 {
+		return c.enter(o)
 	}
 	var term *terminal
 	if !*detach && f.console == "" && o.Bundle.Spec.Process.Terminal {

@@ -40,6 +40,9 @@ type CreateOptions struct {
 // is left behind.
 func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, err error) {
 	b := o.Bundle
+	if r.Entered {
+		forgetUser(b.Spec)
+	}
 	if b.Spec.Process.Terminal != (o.Console >= 0) {
 		if o.Console < 0 {
 			return nil, errors.New("process.terminal: is set, so a --console-socket is needed to send the terminal to")
@@ -54,7 +57,7 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, er
 	defer u.Run(ctx, &err)
 	u.Add(func(context.Context) error { return d.remove() })
 
-	k := &creator{rt: r, o: o, b: b, dir: d, undo: &u}
+	k := &creator{rt: r, o: o, b: b, dir: d, undo: &u, boxed: r.isBoxed(b.Spec)}
 	if err := k.create(); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.ID, err)
 	}
@@ -70,6 +73,8 @@ type creator struct {
 	b    *bundle.Bundle
 	dir  *dir
 	undo *undo.Stack
+
+	boxed bool // see isBoxed
 
 	rec    record
 	group  *cgroup.Group
@@ -110,6 +115,15 @@ func (k *creator) prepareCgroups() error {
 	if err != nil {
 		return err
 	}
+	if k.boxed {
+		if !g.Delegated() {
+			if wantsLimits(k.b.Spec.Linux.Resources) {
+				k.rt.warn("linux.resources: the limits are left out, for no cgroup is delegated to this user; systemd-run --user --scope --property=Delegate=yes gives one on a host with cgroup v2")
+			}
+			return nil
+		}
+		g.SkipDevices()
+	}
 	// Before anything of it is ours to undo: it may be another container's.
 	if err := g.Vacant(); err != nil {
 		return err
@@ -138,7 +152,7 @@ func (k *creator) makeRecord() error {
 	}
 	k.rec = record{
 		Version: k.b.Spec.Version, ID: k.o.ID, Bundle: k.b.Dir, Rootfs: rootPath(k.b),
-		Created: time.Now().UTC(), Annotations: k.b.Spec.Annotations, UID: os.Getuid(),
+		Created: time.Now().UTC(), Annotations: k.b.Spec.Annotations,
 		OwnPids: bundle.Namespace(k.b.Spec, specs.PIDNamespace) != nil && bundle.Namespace(k.b.Spec, specs.PIDNamespace).Path == "",
 	}
 	if k.group != nil {
@@ -241,11 +255,11 @@ func timeOffsets(offsets map[string]specs.LinuxTimeOffset) string {
 // instruct tells the stage what to do.
 func (k *creator) instruct() error {
 	s := k.b.Spec
-	process, err := k.rt.planProcess(s.Process, s)
+	process, err := k.rt.planProcess(s.Process, s, k.child.Pid)
 	if err != nil {
 		return err
 	}
-	p := &planner{b: k.b, exe: k.exe, userns: k.userns, group: k.group}
+	p := &planner{b: k.b, exe: k.exe, userns: k.userns, group: k.group, boxed: k.boxed}
 	defer p.close()
 	plan := wire.Init{
 		Process: process, NoPivot: k.o.NoPivot,

@@ -82,7 +82,7 @@ func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	process, err := c.rt.planProcess(o.Process, s)
+	process, err := c.rt.planProcess(o.Process, s, c.rec.Pid)
 	if err != nil {
 		return 0, err
 	}

@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 	}
 	dir, err := os.MkdirTemp("", "berth-oci")
 	if err == nil {
+		err = os.Chmod(dir, 0o755) // for ordinary users
+	}
+	if err == nil {
 		binary = filepath.Join(dir, "berth-oci")
 		var out []byte
 		build := exec.Command("go", "build", "-o", binary, "../../cmd/berth-oci")

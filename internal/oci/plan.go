@@ -21,6 +21,7 @@ type planner struct {
 	exe    int
 	userns int // the container's user namespace, or -1
 	group  *cgroup.Group
+	boxed  bool // see isBoxed
 
 	files []int // what is sent along, by index
 }
@@ -134,6 +135,8 @@ func (p *planner) mounts(plan *wire.Init) error {
 		switch {
 		case o.Bind || m.Type == "bind":
 			err = p.bind(plan, field, m, o)
+		case m.Type == "sysfs" && p.foreignNetwork():
+			err = p.hostSysfs(plan, field, m, o)
 		case m.Type == "cgroup" || m.Type == "cgroup2":
 			err = p.cgroups(plan, field, m, o)
 		default:
@@ -171,6 +174,25 @@ func (p *planner) bind(plan *wire.Init, field string, m *specs.Mount, o mount.Op
 	return nil
 }
 
+// foreignNetwork reports whether the container's network namespace belongs to another
+// user namespace than its own: the kernel then refuses it a sysfs (sysfs_init_fs_context).
+func (p *planner) foreignNetwork() bool {
+	net := bundle.Namespace(p.b.Spec, specs.NetworkNamespace)
+	return (net == nil || net.Path != "") && (p.boxed || hasUserNamespace(p.b.Spec))
+}
+
+// hostSysfs plans the host's sysfs, read-only, in place of one of the container's own.
+func (p *planner) hostSysfs(plan *wire.Init, field string, m *specs.Mount, o mount.Options) error {
+	o.Recursive, o.Data = true, nil
+	o.RecSet |= o.Set | unix.MOUNT_ATTR_RDONLY
+	fd, dir, err := mount.Bind("/sys", o, -1)
+	if err != nil {
+		return err
+	}
+	plan.Mounts = append(plan.Mounts, wire.Mount{Dest: m.Destination, Field: field, File: p.send(fd), Dir: dir, Type: "bind"})
+	return nil
+}
+
 // filesystemMount plans a filesystem that the stage makes in its namespaces.
 func (p *planner) filesystemMount(plan *wire.Init, field string, m *specs.Mount, o mount.Options) {
 	w := wire.Mount{
@@ -195,6 +217,14 @@ func (p *planner) filesystemMount(plan *wire.Init, field string, m *specs.Mount,
 // v1 a tmpfs with its own directory of each hierarchy. Bind mounts do that with a
 // cgroup namespace and without.
 func (p *planner) cgroups(plan *wire.Init, field string, m *specs.Mount, o mount.Options) error {
+	if p.group == nil && p.boxed {
+		// Nothing there is the container's: an empty directory says so.
+		plan.Mounts = append(plan.Mounts, wire.Mount{
+			Dest: m.Destination, Field: field, File: wire.None, Dir: true, Type: "tmpfs", Source: "tmpfs",
+			Attr: o.Set | unix.MOUNT_ATTR_RDONLY, Data: []string{"mode=755", "nr_inodes=1"},
+		})
+		return nil
+	}
 	if p.group == nil {
 		return fmt.Errorf("the container has no cgroups")
 	}
@@ -311,7 +341,7 @@ func (p *planner) device(plan *wire.Init, field string, d specs.LinuxDevice) err
 	if w.Path == "/dev/ptmx" {
 		return nil // a link into the container's own devpts, see Links
 	}
-	if hasUserNamespace(p.b.Spec) && d.Type != "p" {
+	if (p.boxed || hasUserNamespace(p.b.Spec)) && d.Type != "p" {
 		fd, err := hostDevice(d)
 		if err != nil {
 			return fmt.Errorf("%s: %s: %w", field, d.Path, err)

@@ -13,11 +13,12 @@ import (
 )
 
 // planProcess translates a process of the specification for the stage. s gives
-// what belongs to the container: seccomp and personality.
-func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec) (wire.Process, error) {
+// what belongs to the container: seccomp and personality; pid is a process in its
+// user namespace.
+func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec, pid int) (wire.Process, error) {
 	w := wire.Process{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd,
-		UID: p.User.UID, GID: p.User.GID, Username: p.User.Username, Groups: p.User.AdditionalGids, SetGroups: true, Umask: -1,
+		UID: p.User.UID, GID: p.User.GID, Username: p.User.Username, Groups: p.User.AdditionalGids, SetGroups: !mayNotSetGroups(pid), Umask: -1,
 		NoNewPrivs: p.NoNewPrivileges, Rlimits: p.Rlimits, AppArmor: p.ApparmorProfile, SELinux: p.SelinuxLabel,
 		Terminal: p.Terminal, ConsoleFile: wire.None,
 	}

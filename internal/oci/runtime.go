@@ -55,6 +55,10 @@ type Runtime struct {
 	// oom_score_adj without the privilege, a capability the kernel does not have.
 	// May be nil.
 	Warn func(string)
+
+	// Entered says that this process is root of the user namespace that the bundle asks
+	// for: see Enter.
+	Entered bool
 }
 
 // Errors that callers tell apart. They are wrapped with the container's id.

@@ -56,7 +56,6 @@ type record struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Cgroups     map[string]string `json:"cgroups,omitempty"`
 	OwnPids     bool              `json:"ownPids"` // has its own pid namespace: the first process takes all with it
-	UID         int               `json:"uid"`     // of the caller
 }
 
 // writeRecord writes state.json in one step.
@@ -155,7 +154,7 @@ func (c *Container) State() (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &State{State: c.ociState(status), Rootfs: c.rec.Rootfs, Created: c.rec.Created, Owner: owner(c.rec.UID)}
+	s := &State{State: c.ociState(status), Rootfs: c.rec.Rootfs, Created: c.rec.Created, Owner: c.owner()}
 	if status == specs.StateStopped {
 		s.Pid = 0
 	}
@@ -180,11 +179,14 @@ func (c *Container) ociState(status Status) specs.State {
 	}
 }
 
-func owner(uid int) string {
-	if uid == 0 {
+// owner names the user whose container it is: the one whose directory holds its
+// state.
+func (c *Container) owner() string {
+	var st unix.Stat_t
+	if err := unix.Stat(c.path, &st); err != nil || st.Uid == 0 {
 		return "root"
 	}
-	return strconv.Itoa(uid)
+	return strconv.FormatUint(uint64(st.Uid), 10)
 }
 
 // spec returns the specification that the container was made of.

@@ -266,12 +266,6 @@ func easyjsonBd887cf1DecodeGithubComBerthcloudBerthInternalOci1(in *jlexer.Lexer
 			} else {
 				out.OwnPids = bool(in.Bool())
 			}
-		case "uid":
-			if in.IsNull() {
-				in.Skip()
-			} else {
-				out.UID = int(in.Int())
-			}
 		default:
 			in.SkipRecursive()
 		}
@@ -363,11 +357,6 @@ func easyjsonBd887cf1EncodeGithubComBerthcloudBerthInternalOci1(out *jwriter.Wri
 		const prefix string = ",\"ownPids\":"
 		out.RawString(prefix)
 		out.Bool(bool(in.OwnPids))
-	}
-	{
-		const prefix string = ",\"uid\":"
-		out.RawString(prefix)
-		out.Int(int(in.UID))
 	}
 	out.RawByte('}')
 }

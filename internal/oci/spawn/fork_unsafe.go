@@ -63,6 +63,8 @@ func fork(args *cloneArgs, steps []step, status int) (int, syscall.Errno) {
 		switch s.kind {
 		case kindCall:
 			r1, _, errno = syscall.RawSyscall6(s.nr, s.args[0], s.args[1], s.args[2], s.args[3], s.args[4], s.args[5])
+		case kindTry:
+			_, _, _ = syscall.RawSyscall6(s.nr, s.args[0], s.args[1], s.args[2], s.args[3], s.args[4], s.args[5])
 		case kindLast:
 			r1, _, errno = syscall.RawSyscall6(s.nr, r1, s.args[1], s.args[2], s.args[3], s.args[4], s.args[5])
 		case kindRead:

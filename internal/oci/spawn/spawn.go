@@ -51,7 +51,7 @@ type Cmd struct {
 	TimeOffsets string // its offsets, as time_namespaces(7) has them, or ""
 
 	// Root makes the process uid and gid 0 of its user namespace, without
-	// supplementary groups, before execveat: an unmapped identity would lose
+	// supplementary groups where it may give them up, before execveat: an unmapped identity would lose
 	// every capability there (capabilities(7)).
 	Root bool
 }

@@ -20,6 +20,7 @@ type kind uint8
 
 const (
 	kindCall  kind = iota // fail on errno
+	kindTry               // go on whatever comes
 	kindRead              // fail unless one byte was read: the parent gave up
 	kindLast              // like kindCall, with the previous step's result as first argument
 	kindClone             // the child of the clone goes on; the caller reports its pid and exits
@@ -116,7 +117,8 @@ func (p *program) identity(cmd *Cmd) {
 	if !cmd.Root {
 		return
 	}
-	p.call("setgroups", unix.SYS_SETGROUPS, 0, 0)
+	// Denied where an ordinary user has mapped only himself; he keeps his groups then.
+	p.steps = append(p.steps, step{name: "setgroups", kind: kindTry, nr: unix.SYS_SETGROUPS})
 	p.call("setresgid", unix.SYS_SETRESGID, 0, 0, 0)
 	p.call("setresuid", unix.SYS_SETRESUID, 0, 0, 0)
 }
