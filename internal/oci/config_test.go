@@ -312,3 +312,27 @@ func TestPreserveDescriptors(t *testing.T) {
 	}
 	b.nothing()
 }
+
+// TestTmpfsMode: a tmpfs has the mode asked for, else that of the directory it
+// hides, else the kernel's default, as with runc.
+func TestTmpfsMode(t *testing.T) {
+	b := newBox(t, "stat -c %a /etc /copied /moded /fresh")
+	must(t, os.Mkdir(filepath.Join(b.rootfs(), "copied"), 0o750))
+	for dest, options := range map[string][]string{"/etc": nil, "/copied": {"tmpcopyup"}, "/moded": {"tmpcopyup", "mode=700"}, "/fresh": nil} {
+		b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs", Options: options})
+	}
+	if out := b.run(); out.stdout != "755\n750\n700\n1777\n" {
+		t.Errorf("%+v", out)
+	}
+}
+
+// TestDeviceRenamed: in a user namespace, where nodes are those of the host, the
+// container may know one by another name.
+func TestDeviceRenamed(t *testing.T) {
+	b := newBox(t, "echo text > /dev/other && stat -c %t:%T /dev/other")
+	b.userNamespace()
+	b.spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/other", Type: "c", Major: 1, Minor: 3}}
+	if out := b.run(); out.stdout != "1:3\n" {
+		t.Errorf("%+v", out)
+	}
+}

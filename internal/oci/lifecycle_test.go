@@ -21,7 +21,7 @@ func TestRunExitStatus(t *testing.T) {
 		{"zero", []string{"true"}, 0, ""},
 		{"seven", []string{"sh", "-c", "exit 7"}, 7, ""},
 		{"signal", []string{"sh", "-c", "sh -c 'kill -9 $$'; exit $?"}, 137, ""},
-		{"missing", []string{"no-such-command"}, 127, `"no-such-command": command not found`},
+		{"missing", []string{"no-such-command"}, 127, `"no-such-command": executable file not found`},
 		{"missing path", []string{"/no/such"}, 127, `"/no/such": no such file`},
 		{"not executable", []string{"/etc/passwd"}, 126, `"/etc/passwd": cannot be executed`},
 		{"directory", []string{"/etc"}, 126, "is a directory"},

@@ -2,8 +2,10 @@ package oci
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -353,24 +355,55 @@ func (p *planner) device(plan *wire.Init, field string, d specs.LinuxDevice) err
 }
 
 // hostDevice returns a detached bind mount of the host's node of a device, which
-// stands in where a user namespace forbids mknod. The node is verified by its
-// number, not trusted by its name.
+// stands in where a user namespace forbids mknod.
 func hostDevice(d specs.LinuxDevice) (int, error) {
-	kind, class := uint32(unix.S_IFCHR), "char"
+	class := "char"
 	if d.Type == "b" {
-		kind, class = unix.S_IFBLK, "block"
+		class = "block"
 	}
-	want := unix.Mkdev(uint32(d.Major), uint32(d.Minor))
-	for _, path := range []string{d.Path, fmt.Sprintf("/dev/%s/%d:%d", class, d.Major, d.Minor)} {
-		fd, _, err := mount.Bind(path, mount.Options{}, -1)
-		if err != nil {
-			continue
-		}
-		var st unix.Stat_t
-		if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == kind && st.Rdev == want {
+	number := fmt.Sprintf("%s/%d:%d", class, d.Major, d.Minor)
+	for _, path := range []string{d.Path, "/dev/" + number} {
+		if fd := bindNode(path, d); fd >= 0 {
 			return fd, nil
 		}
-		unix.Close(fd)
+	}
+	// The container's name for it may be another, as with docker run --device A:B.
+	if fd := bindNode(kernelName(number), d); fd >= 0 {
+		return fd, nil
 	}
 	return -1, fmt.Errorf("a container in a user namespace can only have device nodes of the host, and the host has none for %s %d:%d", class, d.Major, d.Minor)
+}
+
+// bindNode returns a detached bind mount of the node at a path, or -1 if there is
+// none of the device: its number counts, not its name.
+func bindNode(path string, d specs.LinuxDevice) int {
+	fd, _, err := mount.Bind(path, mount.Options{}, -1)
+	if err != nil {
+		return -1
+	}
+	kind := uint32(unix.S_IFCHR)
+	if d.Type == "b" {
+		kind = unix.S_IFBLK
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == kind && st.Rdev == unix.Mkdev(uint32(d.Major), uint32(d.Minor)) {
+		return fd
+	}
+	unix.Close(fd)
+	return -1
+}
+
+// kernelName returns the path of a device's node as the kernel names it, or "".
+// number is of the form "char/1:3".
+func kernelName(number string) string {
+	b, err := os.ReadFile("/sys/dev/" + number + "/uevent")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.SplitSeq(string(b), "\n") {
+		if name, ok := strings.CutPrefix(line, "DEVNAME="); ok {
+			return "/dev/" + name
+		}
+	}
+	return ""
 }

@@ -326,7 +326,8 @@ func checkResources(s *specs.Spec) error {
 			return fmt.Errorf("linux.resources.devices[%d].access: %q has more than r, w, m", i, d.Access)
 		}
 	}
-	if r.BlockIO != nil && r.BlockIO.Weight != nil && (*r.BlockIO.Weight < 10 || *r.BlockIO.Weight > 1000) {
+	// 0 stands for "not set": dockerd always sends the field, and runc takes it so.
+	if b := r.BlockIO; b != nil && b.Weight != nil && *b.Weight != 0 && (*b.Weight < 10 || *b.Weight > 1000) {
 		return errors.New("linux.resources.blockIO.weight: must be between 10 and 1000")
 	}
 	if r.Memory != nil && r.Memory.Swappiness != nil && *r.Memory.Swappiness > 100 {

@@ -9,8 +9,9 @@ import (
 )
 
 // CopyUp copies what a directory holds into a new, detached tmpfs that is about to
-// hide it (option tmpcopyup). Every step goes through descriptors and follows no
-// symbolic link.
+// hide it (option tmpcopyup), and gives it that directory's owner. The mode of the
+// tmpfs is a matter of its own option. Every step goes through descriptors and
+// follows no symbolic link.
 func CopyUp(dir, mnt int) error {
 	src, err := reopenDir(dir, ".")
 	if err != nil {
@@ -28,7 +29,7 @@ func CopyUp(dir, mnt int) error {
 	return nil
 }
 
-// copyDir copies the entries and the attributes of src to dst, and closes src.
+// copyDir copies the entries and the owner of src to dst, and closes src.
 func copyDir(src, dst *os.File) error {
 	defer src.Close()
 	names, err := src.Readdirnames(-1)
@@ -44,10 +45,7 @@ func copyDir(src, dst *os.File) error {
 	if err := unix.Fstat(int(src.Fd()), &st); err != nil {
 		return err
 	}
-	if err := unix.Fchown(int(dst.Fd()), int(st.Uid), int(st.Gid)); err != nil {
-		return err
-	}
-	return unix.Fchmod(int(dst.Fd()), st.Mode&0o7777)
+	return unix.Fchown(int(dst.Fd()), int(st.Uid), int(st.Gid))
 }
 
 func copyEntry(src, dst *os.File, name string) error {
@@ -71,7 +69,10 @@ func copyEntry(src, dst *os.File, name string) error {
 			return err
 		}
 		defer subDst.Close()
-		return copyDir(sub, subDst)
+		if err := copyDir(sub, subDst); err != nil {
+			return err
+		}
+		return unix.Fchmod(int(subDst.Fd()), st.Mode&0o7777)
 	case unix.S_IFREG:
 		return copyFile(from, to, name, &st)
 	case unix.S_IFLNK:

@@ -66,7 +66,7 @@ func (p *process) execError(err error) error {
 	text := err.Error()
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		code, text = 127, "no such file, or its interpreter is missing"
+		code, text = 127, "no such file or directory, or its interpreter is missing"
 	case errors.Is(err, unix.ENOEXEC):
 		text = "not a program for this machine, and no #! line"
 	}
@@ -74,6 +74,10 @@ func (p *process) execError(err error) error {
 }
 
 // lookPath finds the program now, while create can still report its absence.
+//
+// dockerd and podman tell exit statuses 127 and 126 by words of runc's messages, so
+// these contain "executable file not found in $PATH", "no such file or directory"
+// and "permission denied".
 func (s *stage) lookPath() error {
 	p := &s.proc
 	if err := unix.Chdir(p.Cwd); err == nil {
@@ -107,7 +111,7 @@ func (s *stage) lookPath() error {
 	if denied != nil {
 		return p.checkProgram(p.path, denied)
 	}
-	return &wire.Failure{Code: 127, Text: fmt.Sprintf("process.args[0]: %q: command not found in PATH of the container", name)}
+	return &wire.Failure{Code: 127, Text: fmt.Sprintf("process.args[0]: %q: executable file not found in $PATH of the container", name)}
 }
 
 func (p *process) checkProgram(path string, err error) error {
@@ -115,7 +119,7 @@ func (p *process) checkProgram(path string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return &wire.Failure{Code: 127, Text: fmt.Sprintf("process.args[0]: %q: no such file in the container", path)}
+		return &wire.Failure{Code: 127, Text: fmt.Sprintf("process.args[0]: %q: no such file or directory in the container", path)}
 	}
 	return &wire.Failure{Code: 126, Text: fmt.Sprintf("process.args[0]: %q: cannot be executed: %v", path, err)}
 }

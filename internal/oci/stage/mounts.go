@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,7 @@ func (i *initStage) placeMounts() error {
 
 func (i *initStage) placeMount(m *wire.Mount) error {
 	dest := filepath.Clean("/" + m.Dest)
+	i.inheritMode(m, dest)
 	target, err := i.mountTarget(m, dest)
 	if err != nil {
 		return err
@@ -50,6 +52,25 @@ func (i *initStage) placeMount(m *wire.Mount) error {
 		unix.Close(mnt)
 	}
 	return nil
+}
+
+// inheritMode gives a tmpfs that names no mode that of the directory it hides, as
+// runc does and "docker run --tmpfs /etc" relies on. Where there is none yet, the
+// kernel's own default stands: 1777.
+func (i *initStage) inheritMode(m *wire.Mount, dest string) {
+	named := func(option string) bool { return strings.HasPrefix(option, "mode=") }
+	if m.Type != "tmpfs" || slices.ContainsFunc(m.Data, named) {
+		return
+	}
+	fd, err := i.root.Open(dest, unix.O_PATH, 0)
+	if err != nil {
+		return // mountTarget has the last word
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil {
+		m.Data = append(m.Data, fmt.Sprintf("mode=%o", st.Mode&0o7777))
+	}
 }
 
 // mountTarget finds or makes the directory or file that the mount goes onto.
