@@ -154,9 +154,10 @@ func (c *cli) runCreated(o oci.CreateOptions, term *terminal, detach, keep bool)
 		}
 	}
 	if err := rt.Start(o.ID); err != nil {
-		// A child of ours that failed to start is a zombie by now.
+		// It may still wait to be started, but is a zombie once it has been removed.
+		err = remove(err)
 		_ = reap(ctr.Pid())
-		return 0, remove(err)
+		return 0, err
 	}
 	if detach {
 		return 0, nil

@@ -55,9 +55,10 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, er
 	}
 	var u undo.Stack
 	defer u.Run(ctx, &err)
+	k := &creator{rt: r, o: o, b: b, dir: d, undo: &u, boxed: r.isBoxed(b.Spec)}
+	u.Add(func(context.Context) error { k.poststop(); return nil })
 	u.Add(func(context.Context) error { return d.remove() })
 
-	k := &creator{rt: r, o: o, b: b, dir: d, undo: &u, boxed: r.isBoxed(b.Spec)}
 	if err := k.create(); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.ID, err)
 	}
@@ -84,6 +85,7 @@ type creator struct {
 	conn   wire.Conn
 	userns int
 	listen int
+	hooked bool // hooks have been called, so that what they made may be to undo
 }
 
 // create makes one thing after another. What each made is undone in reverse order
@@ -259,7 +261,7 @@ func (k *creator) instruct() error {
 	if err != nil {
 		return err
 	}
-	p := &planner{b: k.b, exe: k.exe, userns: k.userns, group: k.group, boxed: k.boxed}
+	p := &planner{b: k.b, exe: k.exe, userns: k.userns, group: k.group, label: k.mountLabel(), boxed: k.boxed}
 	defer p.close()
 	plan := wire.Init{
 		Process: process, NoPivot: k.o.NoPivot,
@@ -296,6 +298,17 @@ func (k *creator) instruct() error {
 	return k.conn.Send(plan, p.files...)
 }
 
+// mountLabel returns linux.mountLabel, or "" where the kernel has no SELinux: then no
+// filesystem takes a context and nobody asks for one.
+func (k *creator) mountLabel() string {
+	label := k.b.Spec.Linux.MountLabel
+	if label != "" && unix.Access("/sys/fs/selinux", unix.F_OK) != nil {
+		k.rt.warn("linux.mountLabel: this kernel has no SELinux, so the mounts stay without the label %q", label)
+		return ""
+	}
+	return label
+}
+
 // converse follows the stage's reports until it is ready.
 func (k *creator) converse() error {
 	for {
@@ -322,10 +335,13 @@ func (k *creator) converse() error {
 }
 
 // hooks runs those that belong into the runtime's namespaces while the stage waits.
+// They see the status "created", which begins after step 2 of the lifecycle, and they
+// are steps 3 to 5 (runtime.md, State and Lifecycle).
 func (k *creator) hooks() error {
 	k.rec.Pid = k.child.Pid
+	k.hooked = true
 	c := Container{rec: k.rec}
-	state, err := c.document(specs.StateCreating)
+	state, err := c.document(specs.StateCreated)
 	if err != nil {
 		return err
 	}
@@ -336,6 +352,15 @@ func (k *creator) hooks() error {
 		return err
 	}
 	return k.conn.Send(wire.Go{State: state})
+}
+
+// poststop runs the last hooks of a container whose creation has failed once its
+// first hooks had been called: the lifecycle goes on at step 12 (runtime.md).
+func (k *creator) poststop() {
+	if k.hooked {
+		c := Container{rt: k.rt, rec: k.rec}
+		c.runPoststop(k.b.Spec.Hooks.Poststop)
+	}
 }
 
 // explain replaces "the other side has gone" by why it has.

@@ -173,7 +173,14 @@ func (c *Container) killInit(ctx context.Context) error {
 // but otherwise ignored" (runtime.md, Lifecycle).
 func (c *Container) poststop() {
 	spec, err := c.spec()
-	if err != nil || spec.Hooks == nil || len(spec.Hooks.Poststop) == 0 {
+	if err != nil || spec.Hooks == nil {
+		return
+	}
+	c.runPoststop(spec.Hooks.Poststop)
+}
+
+func (c *Container) runPoststop(hooks []specs.Hook) {
+	if len(hooks) == 0 {
 		return
 	}
 	c.rec.Pid = 0
@@ -181,7 +188,7 @@ func (c *Container) poststop() {
 	if err != nil {
 		return
 	}
-	for _, h := range spec.Hooks.Poststop {
+	for _, h := range hooks {
 		if err := hook.Run("poststop", []specs.Hook{h}, state); err != nil {
 			c.rt.warn("%v", err)
 		}

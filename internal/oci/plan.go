@@ -23,7 +23,8 @@ type planner struct {
 	exe    int
 	userns int // the container's user namespace, or -1
 	group  *cgroup.Group
-	boxed  bool // see isBoxed
+	boxed  bool   // see isBoxed
+	label  string // SELinux context of the mounts, "" where the kernel has no SELinux
 
 	files []int // what is sent along, by index
 }
@@ -159,20 +160,37 @@ func (p *planner) bind(plan *wire.Init, field string, m *specs.Mount, o mount.Op
 	if !filepath.IsAbs(source) {
 		source = filepath.Join(p.b.Dir, source)
 	}
-	userns := p.userns
-	if len(m.UIDMappings) > 0 {
-		fd, err := mapsNamespace(p.exe, m.UIDMappings, m.GIDMappings)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		userns, o.IDMap = fd, true
+	w := wire.Mount{Dest: m.Destination, Field: field, Type: "bind", Source: source}
+	if len(m.UIDMappings) == 0 {
+		return p.clone(plan, w, o, p.userns)
 	}
-	fd, dir, err := mount.Bind(source, o, userns)
+	fd, err := mapsNamespace(p.exe, m.UIDMappings, m.GIDMappings)
 	if err != nil {
 		return err
 	}
-	plan.Mounts = append(plan.Mounts, wire.Mount{Dest: m.Destination, Field: field, File: p.send(fd), Dir: dir, Type: "bind"})
+	defer unix.Close(fd)
+	o.IDMap = true
+	return p.clone(plan, w, o, fd)
+}
+
+// clone plans a bind mount of w.Source. The stage clones it when its turn comes,
+// because /proc/self/mountinfo lists mounts in the order in which they were made (Linux
+// 6.8), and that should be the order of the specification. The runtime does it where
+// the stage cannot: to map ids, and where the stage, in a user namespace or in a mount
+// namespace that existed before, may not reach the source or would find another.
+func (p *planner) clone(plan *wire.Init, w wire.Mount, o mount.Options, userns int) error {
+	w.File = wire.None
+	if !hasUserNamespace(p.b.Spec) && !o.IDMap && bundle.Namespace(p.b.Spec, specs.MountNamespace).Path == "" {
+		w.Bind = &o
+		plan.Mounts = append(plan.Mounts, w)
+		return nil
+	}
+	fd, dir, err := mount.Bind(w.Source, o, userns)
+	if err != nil {
+		return err
+	}
+	w.File, w.Dir = p.send(fd), dir
+	plan.Mounts = append(plan.Mounts, w)
 	return nil
 }
 
@@ -209,7 +227,7 @@ func (p *planner) filesystemMount(plan *wire.Init, field string, m *specs.Mount,
 		w.Attr &^= unix.MOUNT_ATTR_RDONLY
 		w.LateRO = true
 	}
-	if label := p.b.Spec.Linux.MountLabel; label != "" && m.Type != "proc" && m.Type != "sysfs" {
+	if label := p.label; label != "" && m.Type != "proc" && m.Type != "sysfs" {
 		w.Data = append(append([]string(nil), w.Data...), `context="`+label+`"`)
 	}
 	plan.Mounts = append(plan.Mounts, w)
@@ -233,24 +251,17 @@ func (p *planner) cgroups(plan *wire.Init, field string, m *specs.Mount, o mount
 	o.Data, o.Recursive = nil, false
 	paths := p.group.Paths()
 	if cgroup.Unified() {
-		fd, _, err := mount.Bind(paths[""], o, -1)
-		if err != nil {
-			return err
-		}
-		plan.Mounts = append(plan.Mounts, wire.Mount{Dest: m.Destination, Field: field, File: p.send(fd), Dir: true, Type: "cgroup"})
-		return nil
+		return p.clone(plan, wire.Mount{Dest: m.Destination, Field: field, Type: "cgroup", Source: paths[""]}, o, -1)
 	}
 	plan.Mounts = append(plan.Mounts, wire.Mount{
 		Dest: m.Destination, Field: field, File: wire.None, Dir: true, Type: "tmpfs", Source: "tmpfs",
 		Attr: o.Set &^ unix.MOUNT_ATTR_RDONLY, Data: []string{"mode=755", "size=64k"}, LateRO: o.Set&unix.MOUNT_ATTR_RDONLY != 0,
 	})
 	for _, h := range hierarchies(paths) {
-		fd, _, err := mount.Bind(h.dir, o, -1)
-		if err != nil {
+		w := wire.Mount{Dest: filepath.Join(m.Destination, h.name), Field: field, Type: "cgroup", Source: h.dir}
+		if err := p.clone(plan, w, o, -1); err != nil {
 			return err
 		}
-		dest := filepath.Join(m.Destination, h.name)
-		plan.Mounts = append(plan.Mounts, wire.Mount{Dest: dest, Field: field, File: p.send(fd), Dir: true, Type: "cgroup"})
 		for _, alias := range h.aliases {
 			plan.Links = append(plan.Links, wire.Link{Path: filepath.Join(m.Destination, alias), Target: h.name})
 		}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
@@ -28,6 +29,8 @@ type Group struct {
 	manager cgroups.Manager
 	v2      bool
 	config  *cgroups.Cgroup
+
+	kernelTCP *int64 // linux.resources.memory.kernelTCP
 }
 
 // Unified reports whether this host has cgroup v2 alone.
@@ -50,7 +53,11 @@ func New(id, path string, r *specs.LinuxResources) (*Group, error) {
 	} else {
 		config.Path = path
 	}
-	return open(config, nil)
+	g, err := open(config, nil)
+	if err == nil && r != nil && r.Memory != nil {
+		g.kernelTCP = r.Memory.KernelTCP
+	}
+	return g, err
 }
 
 // Open finds the cgroups of a container again by the paths that Paths returned.
@@ -119,8 +126,32 @@ func (g *Group) Complete() error {
 			return err
 		}
 	}
+	if dir := g.Paths()["devices"]; !g.v2 && dir != "" && !g.config.SkipDevices {
+		if err := writeDevices(dir, g.config.Devices); err != nil {
+			return err
+		}
+		g.config.SkipDevices = true
+	}
 	if err := g.manager.Set(g.config.Resources); err != nil {
 		return fmt.Errorf("linux.resources: %w", err)
+	}
+	return g.setKernelTCP()
+}
+
+// setKernelTCP limits the buffers of TCP, which v1 alone can do and the library does
+// not.
+func (g *Group) setKernelTCP() error {
+	dir := g.Paths()["memory"]
+	if g.kernelTCP == nil || g.v2 || dir == "" {
+		return nil
+	}
+	fd, err := openControl(dir, "memory.kmem.tcp.limit_in_bytes")
+	if err != nil {
+		return fmt.Errorf("linux.resources.memory.kernelTCP: %w", err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(strconv.FormatInt(*g.kernelTCP, 10))); err != nil {
+		return fmt.Errorf("linux.resources.memory.kernelTCP: %d: %w", *g.kernelTCP, err)
 	}
 	return nil
 }

@@ -23,11 +23,7 @@ func resources(r *specs.LinuxResources) (*cgroups.Resources, error) {
 	cpu(out, r.CPU)
 	blockIO(out, r.BlockIO)
 	if r.Pids != nil && r.Pids.Limit != nil {
-		limit := *r.Pids.Limit
-		if limit <= 0 { // config-linux.md: "no limit"
-			limit = -1
-		}
-		out.PidsLimit = &limit
+		out.PidsLimit = r.Pids.Limit // 0 "is a valid limit value" (config-linux.md, PIDs)
 	}
 	for _, l := range r.HugepageLimits {
 		out.HugetlbLimit = append(out.HugetlbLimit, &cgroups.HugepageLimit{Pagesize: l.Pagesize, Limit: l.Limit})

@@ -50,7 +50,6 @@ func (s *stage) finish() error {
 		func() error { return s.filter(early) },
 		p.becomeUser,
 		p.enterCwd,
-		p.checkCwd,
 		func() error { return s.filter(!early) },
 	} {
 		if err := step(); err != nil {
@@ -80,6 +79,9 @@ func (p *process) execError(err error) error {
 // and "permission denied".
 func (s *stage) lookPath() error {
 	p := &s.proc
+	if len(p.Args) == 0 {
+		return nil // awaitStart refuses to start it
+	}
 	if err := unix.Chdir(p.Cwd); err == nil {
 		p.inCwd = true
 		if err := p.checkCwd(); err != nil {
@@ -152,7 +154,8 @@ func pathVariable(env []string) string {
 	return defaultPath
 }
 
-// enterCwd changes to the working directory where root could not.
+// enterCwd changes to the working directory where root could not. Where root could,
+// no system call is left to make: the filter may be in force and forbid getcwd.
 func (p *process) enterCwd() error {
 	if p.inCwd {
 		return nil
@@ -160,7 +163,7 @@ func (p *process) enterCwd() error {
 	if err := unix.Chdir(p.Cwd); err != nil {
 		return fmt.Errorf("process.cwd: %s: %w", p.Cwd, err)
 	}
-	return nil
+	return p.checkCwd()
 }
 
 // checkCwd refuses a working directory outside the root filesystem: an image may

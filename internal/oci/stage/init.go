@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci/bundle"
-	"github.com/berthcloud/berth/internal/oci/hook"
 	"github.com/berthcloud/berth/internal/oci/mount"
 	"github.com/berthcloud/berth/internal/oci/wire"
 )
@@ -131,10 +131,13 @@ func (i *initStage) attachRoot() error {
 	if i.plan.Chroot {
 		return nil
 	}
-	// Nothing mounted from here on may reach the host; what the host mounts may
-	// still arrive where a bind mount is a slave.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return os.NewSyscallError("make the host's mounts slaves", err)
+	// Nothing that a hook mounts may reach the host; what the host mounts may still
+	// arrive where a bind mount is a slave. A bind mount that is to be shared must find
+	// its source shared.
+	if !slices.ContainsFunc(i.plan.Mounts, sharesMounts) {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+			return os.NewSyscallError("make the host's mounts slaves", err)
+		}
 	}
 	// pivot_root wants the parents of both roots not shared.
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE, ""); err != nil {
@@ -145,6 +148,8 @@ func (i *initStage) attachRoot() error {
 	}
 	return nil
 }
+
+func sharesMounts(m wire.Mount) bool { return m.Bind != nil && m.Bind.Prop&unix.MS_SHARED != 0 }
 
 // switchRoot leaves the host's tree for good.
 func (i *initStage) switchRoot() error {
@@ -158,9 +163,18 @@ func (i *initStage) switchRoot() error {
 		return os.NewSyscallError("chdir", unix.Chdir("/"))
 	}
 	// The old root ends up mounted on the new one and is detached from there: no
-	// directory is needed for it.
+	// directory is needed for it. "." then still is the new one, whose mounts keep the
+	// propagation they were given.
+	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("the old root: %w", err)
+	}
+	defer unix.Close(old)
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return os.NewSyscallError("pivot_root", err)
+	}
+	if err := unix.Fchdir(old); err != nil {
+		return fmt.Errorf("the old root: %w", err)
 	}
 	if err := unix.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return os.NewSyscallError("make the old root a slave", err)
@@ -262,5 +276,5 @@ func (i *initStage) hookRound() error {
 }
 
 func (i *initStage) createContainerHooks() error {
-	return hook.Run("createContainer", i.plan.Hooks.CreateContainer, i.state)
+	return i.runHooks("createContainer", i.plan.Hooks.CreateContainer)
 }

@@ -27,14 +27,19 @@ func (i *initStage) placeMounts() error {
 func (i *initStage) placeMount(m *wire.Mount) error {
 	dest := filepath.Clean("/" + m.Dest)
 	i.inheritMode(m, dest)
+	mnt, err := i.take(m.File), error(nil)
+	if m.Bind != nil {
+		if mnt, m.Dir, err = mount.Bind(m.Source, *m.Bind, -1); err != nil {
+			return err
+		}
+	}
 	target, err := i.mountTarget(m, dest)
 	if err != nil {
+		wire.CloseAll([]int{mnt})
 		return err
 	}
 	defer unix.Close(target)
-
-	mnt := i.take(m.File)
-	if m.File == wire.None {
+	if mnt < 0 {
 		if mnt, err = i.newFilesystem(m, target); err != nil {
 			return err
 		}

@@ -1,8 +1,11 @@
 package stage
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci/hook"
@@ -27,14 +30,37 @@ func (i *initStage) awaitStart() error {
 			caller.Close() // only looked whether we are here, or was killed
 			continue
 		}
-		i.conn, i.warnings = caller, nil
-		if len(g.State) > 0 {
-			i.state = g.State
+		if len(i.proc.Args) == 0 {
+			// "This operation MUST generate an error if process was not set", and an error
+			// leaves the container as it was (runtime.md, Start and Errors).
+			_ = caller.Send(wire.Report{Phase: wire.Failed, Failure: &wire.Failure{Code: 1, Text: "process: missing, but required to start the container"}})
+			caller.Close()
+			continue
 		}
+		i.conn, i.warnings = caller, nil
+		i.state = g.State
 		break
 	}
-	if err := hook.Run("startContainer", i.plan.Hooks.StartContainer, i.state); err != nil {
+	if err := i.runHooks("startContainer", i.plan.Hooks.StartContainer); err != nil {
 		return err
 	}
 	return i.finish()
+}
+
+// runHooks runs hooks of the container's namespaces. They get its state with "the pid
+// as seen by the container" (runtime.md, State).
+func (i *initStage) runHooks(point string, hooks []specs.Hook) error {
+	if len(hooks) == 0 {
+		return nil
+	}
+	var state specs.State
+	if err := json.Unmarshal(i.state, &state); err != nil {
+		return fmt.Errorf("the state for %s hooks: %w", point, err)
+	}
+	state.Pid = os.Getpid()
+	text, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	return hook.Run(point, hooks, text)
 }

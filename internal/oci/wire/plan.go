@@ -1,6 +1,10 @@
 package wire
 
-import "github.com/opencontainers/runtime-spec/specs-go"
+import (
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthcloud/berth/internal/oci/mount"
+)
 
 //go:generate ../../../scripts/easyjson -pkg .
 
@@ -83,11 +87,12 @@ type Scheduler struct {
 
 // Mount is one mount of the container, in order.
 type Mount struct {
-	Dest   string // absolute, as the container sees it
-	Field  string // "mounts[3]", for errors
-	File   int    // detached mount made by the runtime (bind mounts), or None
-	Dir    bool   // whether the target is a directory
-	Type   string // filesystem type to create when File is None
+	Dest   string         // absolute, as the container sees it
+	Field  string         // "mounts[3]", for errors
+	File   int            // detached mount made by the runtime (bind mounts), or None
+	Dir    bool           // whether the target is a directory
+	Bind   *mount.Options // a bind mount of Source for the stage to make, else nil; Dir is then unknown
+	Type   string         // filesystem type to create when File is None and Bind nil
 	Source string
 	Attr   uint64   // MOUNT_ATTR_* to set
 	Data   []string // filesystem options

@@ -4,6 +4,7 @@ package wire
 
 import (
 	json "encoding/json"
+	mount "github.com/berthcloud/berth/internal/oci/mount"
 	jlexer "github.com/mailru/easyjson/jlexer"
 	jwriter "github.com/mailru/easyjson/jwriter"
 	specs_go "github.com/opencontainers/runtime-spec/specs-go"
@@ -1065,6 +1066,16 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire4(in *jlexer.L
 			} else {
 				out.Dir = bool(in.Bool())
 			}
+		case "Bind":
+			if in.IsNull() {
+				in.Skip()
+				out.Bind = nil
+			} else {
+				if out.Bind == nil {
+					out.Bind = new(mount.Options)
+				}
+				easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciMount(in, out.Bind)
+			}
 		case "Type":
 			if in.IsNull() {
 				in.Skip()
@@ -1163,6 +1174,15 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire4(out *jwriter
 		out.Bool(bool(in.Dir))
 	}
 	{
+		const prefix string = ",\"Bind\":"
+		out.RawString(prefix)
+		if in.Bind == nil {
+			out.RawString("null")
+		} else {
+			easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciMount(out, *in.Bind)
+		}
+	}
+	{
 		const prefix string = ",\"Type\":"
 		out.RawString(prefix)
 		out.String(string(in.Type))
@@ -1210,6 +1230,200 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire4(out *jwriter
 	}
 	out.RawByte('}')
 }
+func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciMount(in *jlexer.Lexer, out *mount.Options) {
+	isTopLevel := in.IsStart()
+	if in.IsNull() {
+		if isTopLevel {
+			in.Consumed()
+		}
+		in.Skip()
+		return
+	}
+	in.Delim('{')
+	for !in.IsDelim('}') {
+		key := in.UnsafeFieldName(false)
+		in.WantColon()
+		switch key {
+		case "Set":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.Set = uint64(in.Uint64())
+			}
+		case "Clear":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.Clear = uint64(in.Uint64())
+			}
+		case "RecSet":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.RecSet = uint64(in.Uint64())
+			}
+		case "RecClear":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.RecClear = uint64(in.Uint64())
+			}
+		case "Prop":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.Prop = uint64(in.Uint64())
+			}
+		case "Bind":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.Bind = bool(in.Bool())
+			}
+		case "Recursive":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.Recursive = bool(in.Bool())
+			}
+		case "CopyUp":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.CopyUp = bool(in.Bool())
+			}
+		case "IDMap":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.IDMap = bool(in.Bool())
+			}
+		case "RecIDMap":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.RecIDMap = bool(in.Bool())
+			}
+		case "TryIDMap":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.TryIDMap = bool(in.Bool())
+			}
+		case "Data":
+			if in.IsNull() {
+				in.Skip()
+				out.Data = nil
+			} else {
+				in.Delim('[')
+				if out.Data == nil {
+					if !in.IsDelim(']') {
+						out.Data = make([]string, 0, 4)
+					} else {
+						out.Data = []string{}
+					}
+				} else {
+					out.Data = (out.Data)[:0]
+				}
+				for !in.IsDelim(']') {
+					var v36 string
+					if in.IsNull() {
+						in.Skip()
+					} else {
+						v36 = string(in.String())
+					}
+					out.Data = append(out.Data, v36)
+					in.WantComma()
+				}
+				in.Delim(']')
+			}
+		default:
+			in.SkipRecursive()
+		}
+		in.WantComma()
+	}
+	in.Delim('}')
+	if isTopLevel {
+		in.Consumed()
+	}
+}
+func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciMount(out *jwriter.Writer, in mount.Options) {
+	out.RawByte('{')
+	first := true
+	_ = first
+	{
+		const prefix string = ",\"Set\":"
+		out.RawString(prefix[1:])
+		out.Uint64(uint64(in.Set))
+	}
+	{
+		const prefix string = ",\"Clear\":"
+		out.RawString(prefix)
+		out.Uint64(uint64(in.Clear))
+	}
+	{
+		const prefix string = ",\"RecSet\":"
+		out.RawString(prefix)
+		out.Uint64(uint64(in.RecSet))
+	}
+	{
+		const prefix string = ",\"RecClear\":"
+		out.RawString(prefix)
+		out.Uint64(uint64(in.RecClear))
+	}
+	{
+		const prefix string = ",\"Prop\":"
+		out.RawString(prefix)
+		out.Uint64(uint64(in.Prop))
+	}
+	{
+		const prefix string = ",\"Bind\":"
+		out.RawString(prefix)
+		out.Bool(bool(in.Bind))
+	}
+	{
+		const prefix string = ",\"Recursive\":"
+		out.RawString(prefix)
+		out.Bool(bool(in.Recursive))
+	}
+	{
+		const prefix string = ",\"CopyUp\":"
+		out.RawString(prefix)
+		out.Bool(bool(in.CopyUp))
+	}
+	{
+		const prefix string = ",\"IDMap\":"
+		out.RawString(prefix)
+		out.Bool(bool(in.IDMap))
+	}
+	{
+		const prefix string = ",\"RecIDMap\":"
+		out.RawString(prefix)
+		out.Bool(bool(in.RecIDMap))
+	}
+	{
+		const prefix string = ",\"TryIDMap\":"
+		out.RawString(prefix)
+		out.Bool(bool(in.TryIDMap))
+	}
+	{
+		const prefix string = ",\"Data\":"
+		out.RawString(prefix)
+		if in.Data == nil && (out.Flags&jwriter.NilSliceAsEmpty) == 0 {
+			out.RawString("null")
+		} else {
+			out.RawByte('[')
+			for v37, v38 := range in.Data {
+				if v37 > 0 {
+					out.RawByte(',')
+				}
+				out.String(string(v38))
+			}
+			out.RawByte(']')
+		}
+	}
+	out.RawByte('}')
+}
 func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire3(in *jlexer.Lexer, out *Process) {
 	isTopLevel := in.IsStart()
 	if in.IsNull() {
@@ -1240,13 +1454,13 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire3(in *jlexer.L
 					out.Args = (out.Args)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v36 string
+					var v39 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v36 = string(in.String())
+						v39 = string(in.String())
 					}
-					out.Args = append(out.Args, v36)
+					out.Args = append(out.Args, v39)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -1267,13 +1481,13 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire3(in *jlexer.L
 					out.Env = (out.Env)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v37 string
+					var v40 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v37 = string(in.String())
+						v40 = string(in.String())
 					}
-					out.Env = append(out.Env, v37)
+					out.Env = append(out.Env, v40)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -1318,13 +1532,13 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire3(in *jlexer.L
 					out.Groups = (out.Groups)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v38 uint32
+					var v41 uint32
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v38 = uint32(in.Uint32())
+						v41 = uint32(in.Uint32())
 					}
-					out.Groups = append(out.Groups, v38)
+					out.Groups = append(out.Groups, v41)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -1365,9 +1579,9 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire3(in *jlexer.L
 					out.Rlimits = (out.Rlimits)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v39 specs_go.POSIXRlimit
-					easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo2(in, &v39)
-					out.Rlimits = append(out.Rlimits, v39)
+					var v42 specs_go.POSIXRlimit
+					easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo2(in, &v42)
+					out.Rlimits = append(out.Rlimits, v42)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -1482,13 +1696,13 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire3(in *jlexer.L
 					out.CgroupFiles = (out.CgroupFiles)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v40 int
+					var v43 int
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v40 = int(in.Int())
+						v43 = int(in.Int())
 					}
-					out.CgroupFiles = append(out.CgroupFiles, v40)
+					out.CgroupFiles = append(out.CgroupFiles, v43)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -1527,11 +1741,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 			out.RawString("null")
 		} else {
 			out.RawByte('[')
-			for v42, v43 := range in.Args {
-				if v42 > 0 {
+			for v45, v46 := range in.Args {
+				if v45 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v43))
+				out.String(string(v46))
 			}
 			out.RawByte(']')
 		}
@@ -1543,11 +1757,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 			out.RawString("null")
 		} else {
 			out.RawByte('[')
-			for v44, v45 := range in.Env {
-				if v44 > 0 {
+			for v47, v48 := range in.Env {
+				if v47 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v45))
+				out.String(string(v48))
 			}
 			out.RawByte(']')
 		}
@@ -1579,11 +1793,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 			out.RawString("null")
 		} else {
 			out.RawByte('[')
-			for v46, v47 := range in.Groups {
-				if v46 > 0 {
+			for v49, v50 := range in.Groups {
+				if v49 > 0 {
 					out.RawByte(',')
 				}
-				out.Uint32(uint32(v47))
+				out.Uint32(uint32(v50))
 			}
 			out.RawByte(']')
 		}
@@ -1615,11 +1829,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 			out.RawString("null")
 		} else {
 			out.RawByte('[')
-			for v48, v49 := range in.Rlimits {
-				if v48 > 0 {
+			for v51, v52 := range in.Rlimits {
+				if v51 > 0 {
 					out.RawByte(',')
 				}
-				easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo2(out, v49)
+				easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo2(out, v52)
 			}
 			out.RawByte(']')
 		}
@@ -1702,11 +1916,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 			out.RawString("null")
 		} else {
 			out.RawByte('[')
-			for v50, v51 := range in.CgroupFiles {
-				if v50 > 0 {
+			for v53, v54 := range in.CgroupFiles {
+				if v53 > 0 {
 					out.RawByte(',')
 				}
-				out.Int(int(v51))
+				out.Int(int(v54))
 			}
 			out.RawByte(']')
 		}
@@ -1923,13 +2137,13 @@ func easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo1(in *jlexer
 					out.Bounding = (out.Bounding)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v54 string
+					var v57 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v54 = string(in.String())
+						v57 = string(in.String())
 					}
-					out.Bounding = append(out.Bounding, v54)
+					out.Bounding = append(out.Bounding, v57)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -1950,13 +2164,13 @@ func easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo1(in *jlexer
 					out.Effective = (out.Effective)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v55 string
+					var v58 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v55 = string(in.String())
+						v58 = string(in.String())
 					}
-					out.Effective = append(out.Effective, v55)
+					out.Effective = append(out.Effective, v58)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -1977,13 +2191,13 @@ func easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo1(in *jlexer
 					out.Inheritable = (out.Inheritable)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v56 string
+					var v59 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v56 = string(in.String())
+						v59 = string(in.String())
 					}
-					out.Inheritable = append(out.Inheritable, v56)
+					out.Inheritable = append(out.Inheritable, v59)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -2004,13 +2218,13 @@ func easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo1(in *jlexer
 					out.Permitted = (out.Permitted)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v57 string
+					var v60 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v57 = string(in.String())
+						v60 = string(in.String())
 					}
-					out.Permitted = append(out.Permitted, v57)
+					out.Permitted = append(out.Permitted, v60)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -2031,13 +2245,13 @@ func easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo1(in *jlexer
 					out.Ambient = (out.Ambient)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v58 string
+					var v61 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v58 = string(in.String())
+						v61 = string(in.String())
 					}
-					out.Ambient = append(out.Ambient, v58)
+					out.Ambient = append(out.Ambient, v61)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -2062,11 +2276,11 @@ func easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo1(out *jwrit
 		out.RawString(prefix[1:])
 		{
 			out.RawByte('[')
-			for v59, v60 := range in.Bounding {
-				if v59 > 0 {
+			for v62, v63 := range in.Bounding {
+				if v62 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v60))
+				out.String(string(v63))
 			}
 			out.RawByte(']')
 		}
@@ -2081,11 +2295,11 @@ func easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo1(out *jwrit
 		}
 		{
 			out.RawByte('[')
-			for v61, v62 := range in.Effective {
-				if v61 > 0 {
+			for v64, v65 := range in.Effective {
+				if v64 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v62))
+				out.String(string(v65))
 			}
 			out.RawByte(']')
 		}
@@ -2100,11 +2314,11 @@ func easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo1(out *jwrit
 		}
 		{
 			out.RawByte('[')
-			for v63, v64 := range in.Inheritable {
-				if v63 > 0 {
+			for v66, v67 := range in.Inheritable {
+				if v66 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v64))
+				out.String(string(v67))
 			}
 			out.RawByte(']')
 		}
@@ -2119,11 +2333,11 @@ func easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo1(out *jwrit
 		}
 		{
 			out.RawByte('[')
-			for v65, v66 := range in.Permitted {
-				if v65 > 0 {
+			for v68, v69 := range in.Permitted {
+				if v68 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v66))
+				out.String(string(v69))
 			}
 			out.RawByte(']')
 		}
@@ -2138,11 +2352,11 @@ func easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo1(out *jwrit
 		}
 		{
 			out.RawByte('[')
-			for v67, v68 := range in.Ambient {
-				if v67 > 0 {
+			for v70, v71 := range in.Ambient {
+				if v70 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v68))
+				out.String(string(v71))
 			}
 			out.RawByte(']')
 		}
