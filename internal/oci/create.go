@@ -63,6 +63,7 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, er
 		return nil, fmt.Errorf("%s: %w", o.ID, err)
 	}
 	u.Release()
+	wire.CloseAll([]int{k.netns})
 	d.unlock()
 	return &Container{rt: r, path: d.path, rec: k.rec, group: k.group}, nil
 }
@@ -85,6 +86,7 @@ type creator struct {
 	conn   wire.Conn
 	userns int
 	listen int
+	netns  int  // the container's network namespace where devices were moved there, else -1
 	hooked bool // hooks have been called, so that what they made may be to undo
 }
 
@@ -92,7 +94,7 @@ type creator struct {
 // if a later step fails. The stage is started as soon as it can be: it loads while
 // the rest is made.
 func (k *creator) create() error {
-	k.exe, k.userns, k.listen = -1, -1, -1
+	k.exe, k.userns, k.listen, k.netns = -1, -1, -1, -1
 	defer func() { wire.CloseAll([]int{k.exe, k.userns, k.listen}) }()
 	for _, step := range []func() error{k.prepareCgroups, k.makeRecord, k.makeStartSocket, k.spawn} {
 		if err := step(); err != nil {
@@ -220,6 +222,11 @@ func (k *creator) spawn() error {
 	k.undo.Add(func(context.Context) error { child.Kill(); return nil })
 	if k.ns.create&unix.CLONE_NEWUSER != 0 {
 		if err := writeIDMaps(child.Pid, k.b.Spec.Linux.UIDMappings, k.b.Spec.Linux.GIDMappings); err != nil {
+			return err
+		}
+	}
+	for _, step := range []func() error{k.moveDevices, k.joinResctrl} {
+		if err := step(); err != nil {
 			return err
 		}
 	}

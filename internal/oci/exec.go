@@ -87,6 +87,15 @@ func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
 		return 0, err
 	}
 	process.Keyring = true
+	cpus := o.Process.ExecCPUAffinity
+	if cpus == nil {
+		cpus = s.Process.ExecCPUAffinity
+	}
+	initial, final, err := affinity(cpus)
+	if err != nil {
+		return 0, err
+	}
+	process.CPUs = final
 
 	birth, tasks, err := c.openCgroups()
 	if err != nil {
@@ -94,7 +103,7 @@ func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
 	}
 	defer wire.CloseAll(append(tasks, birth))
 
-	child, conn, err := c.enter(o, s, birth, u)
+	child, conn, err := c.enter(o, s, initial, birth, u)
 	if err != nil {
 		return 0, err
 	}
@@ -130,8 +139,8 @@ func (c *Container) openCgroups() (birth int, tasks []int, err error) {
 	return birth, tasks, err
 }
 
-// enter starts the stage in the container's namespaces.
-func (c *Container) enter(o ExecOptions, s *specs.Spec, birth int, u *undo.Stack) (*spawn.Child, wire.Conn, error) {
+// enter starts the stage in the container's namespaces, on the given processors.
+func (c *Container) enter(o ExecOptions, s *specs.Spec, cpus []int, birth int, u *undo.Stack) (*spawn.Child, wire.Conn, error) {
 	none := wire.Conn{FD: -1}
 	joins, closeJoins, err := c.namespaces()
 	if err != nil {
@@ -149,13 +158,13 @@ func (c *Container) enter(o ExecOptions, s *specs.Spec, birth int, u *undo.Stack
 	}
 	defer end.Close()
 	inherit, socket := inherited(o.Stdio, o.PreserveFDs, end.FD)
-	child, err := spawn.Start(&spawn.Cmd{
+	child, err := startOn(cpus, &spawn.Cmd{
 		Exe: exe, Args: []string{"berth-oci", stage.ExecArg, strconv.Itoa(socket)}, Env: stage.Env(), Files: inherit,
 		Join: joins, Cgroup: birth, Root: hasUserNamespace(s),
 	})
 	if err == nil {
 		u.Add(func(context.Context) error { child.Kill(); return nil })
-		if err = c.rt.prepareProcess(child.Pid, o.Process); err == nil {
+		if err = c.prepareExec(child.Pid, o.Process); err == nil {
 			err = child.Release()
 		}
 	}
@@ -164,6 +173,16 @@ func (c *Container) enter(o ExecOptions, s *specs.Spec, birth int, u *undo.Stack
 		return nil, none, err
 	}
 	return child, conn, nil
+}
+
+// prepareExec does from outside what a command may not do itself.
+func (c *Container) prepareExec(pid int, p *specs.Process) error {
+	if c.rec.Resctrl != nil {
+		if err := c.rec.Resctrl.Join(pid); err != nil {
+			return fmt.Errorf("linux.intelRdt: %w", err)
+		}
+	}
+	return c.rt.prepareProcess(pid, p)
 }
 
 // namespaces returns those of the first process that are not ours: all of them in

@@ -114,6 +114,11 @@ func (c *Container) end(ctx context.Context, force bool) error {
 	if err := c.killInit(ctx); err != nil {
 		return err
 	}
+	if c.rec.Resctrl != nil {
+		if err := c.rec.Resctrl.Delete(); err != nil {
+			return fmt.Errorf("%s: resctrl: %w", c.rec.ID, err)
+		}
+	}
 	g, err := c.cgroups()
 	if err != nil || g == nil {
 		return err

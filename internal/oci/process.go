@@ -13,7 +13,7 @@ import (
 )
 
 // planProcess translates a process of the specification for the stage. s gives
-// what belongs to the container: seccomp and personality; pid is a process in its
+// what belongs to the container: seccomp, personality, memory policy; pid is a process in its
 // user namespace.
 func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec, pid int) (wire.Process, error) {
 	w := wire.Process{
@@ -49,6 +49,9 @@ func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec, pid int) (wire.Pr
 		if w.Personality, err = personality(pers); err != nil {
 			return w, err
 		}
+	}
+	if w.MemoryPolicy, err = memoryPolicy(s.Linux.MemoryPolicy); err != nil {
+		return w, err
 	}
 	if p := s.Linux.Seccomp; p != nil {
 		program, err := seccomp.Compile(p)

@@ -16,6 +16,7 @@ import (
 	"github.com/berthcloud/berth/internal/oci/bundle"
 	"github.com/berthcloud/berth/internal/oci/cgroup"
 	"github.com/berthcloud/berth/internal/oci/fastjson"
+	"github.com/berthcloud/berth/internal/oci/rdt"
 )
 
 const (
@@ -56,6 +57,7 @@ type record struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Cgroups     map[string]string `json:"cgroups,omitempty"`
 	OwnPids     bool              `json:"ownPids"` // has its own pid namespace: the first process takes all with it
+	Resctrl     *rdt.Group        `json:"resctrl,omitempty"`
 }
 
 // writeRecord writes state.json in one step.

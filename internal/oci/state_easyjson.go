@@ -4,6 +4,7 @@ package oci
 
 import (
 	json "encoding/json"
+	rdt "github.com/berthcloud/berth/internal/oci/rdt"
 	jlexer "github.com/mailru/easyjson/jlexer"
 	jwriter "github.com/mailru/easyjson/jwriter"
 	specs_go "github.com/opencontainers/runtime-spec/specs-go"
@@ -266,6 +267,16 @@ func easyjsonBd887cf1DecodeGithubComBerthcloudBerthInternalOci1(in *jlexer.Lexer
 			} else {
 				out.OwnPids = bool(in.Bool())
 			}
+		case "resctrl":
+			if in.IsNull() {
+				in.Skip()
+				out.Resctrl = nil
+			} else {
+				if out.Resctrl == nil {
+					out.Resctrl = new(rdt.Group)
+				}
+				easyjsonBd887cf1DecodeGithubComBerthcloudBerthInternalOciRdt(in, out.Resctrl)
+			}
 		default:
 			in.SkipRecursive()
 		}
@@ -358,6 +369,11 @@ func easyjsonBd887cf1EncodeGithubComBerthcloudBerthInternalOci1(out *jwriter.Wri
 		out.RawString(prefix)
 		out.Bool(bool(in.OwnPids))
 	}
+	if in.Resctrl != nil {
+		const prefix string = ",\"resctrl\":"
+		out.RawString(prefix)
+		easyjsonBd887cf1EncodeGithubComBerthcloudBerthInternalOciRdt(out, *in.Resctrl)
+	}
 	out.RawByte('}')
 }
 
@@ -369,4 +385,118 @@ func (v record) MarshalEasyJSON(w *jwriter.Writer) {
 // UnmarshalEasyJSON supports easyjson.Unmarshaler interface
 func (v *record) UnmarshalEasyJSON(l *jlexer.Lexer) {
 	easyjsonBd887cf1DecodeGithubComBerthcloudBerthInternalOci1(l, v)
+}
+func easyjsonBd887cf1DecodeGithubComBerthcloudBerthInternalOciRdt(in *jlexer.Lexer, out *rdt.Group) {
+	isTopLevel := in.IsStart()
+	if in.IsNull() {
+		if isTopLevel {
+			in.Consumed()
+		}
+		in.Skip()
+		return
+	}
+	in.Delim('{')
+	for !in.IsDelim('}') {
+		key := in.UnsafeFieldName(false)
+		in.WantColon()
+		switch key {
+		case "tasks":
+			if in.IsNull() {
+				in.Skip()
+				out.Tasks = nil
+			} else {
+				in.Delim('[')
+				if out.Tasks == nil {
+					if !in.IsDelim(']') {
+						out.Tasks = make([]string, 0, 4)
+					} else {
+						out.Tasks = []string{}
+					}
+				} else {
+					out.Tasks = (out.Tasks)[:0]
+				}
+				for !in.IsDelim(']') {
+					var v7 string
+					if in.IsNull() {
+						in.Skip()
+					} else {
+						v7 = string(in.String())
+					}
+					out.Tasks = append(out.Tasks, v7)
+					in.WantComma()
+				}
+				in.Delim(']')
+			}
+		case "remove":
+			if in.IsNull() {
+				in.Skip()
+				out.Remove = nil
+			} else {
+				in.Delim('[')
+				if out.Remove == nil {
+					if !in.IsDelim(']') {
+						out.Remove = make([]string, 0, 4)
+					} else {
+						out.Remove = []string{}
+					}
+				} else {
+					out.Remove = (out.Remove)[:0]
+				}
+				for !in.IsDelim(']') {
+					var v8 string
+					if in.IsNull() {
+						in.Skip()
+					} else {
+						v8 = string(in.String())
+					}
+					out.Remove = append(out.Remove, v8)
+					in.WantComma()
+				}
+				in.Delim(']')
+			}
+		default:
+			in.SkipRecursive()
+		}
+		in.WantComma()
+	}
+	in.Delim('}')
+	if isTopLevel {
+		in.Consumed()
+	}
+}
+func easyjsonBd887cf1EncodeGithubComBerthcloudBerthInternalOciRdt(out *jwriter.Writer, in rdt.Group) {
+	out.RawByte('{')
+	first := true
+	_ = first
+	{
+		const prefix string = ",\"tasks\":"
+		out.RawString(prefix[1:])
+		if in.Tasks == nil && (out.Flags&jwriter.NilSliceAsEmpty) == 0 {
+			out.RawString("null")
+		} else {
+			out.RawByte('[')
+			for v9, v10 := range in.Tasks {
+				if v9 > 0 {
+					out.RawByte(',')
+				}
+				out.String(string(v10))
+			}
+			out.RawByte(']')
+		}
+	}
+	if len(in.Remove) != 0 {
+		const prefix string = ",\"remove\":"
+		out.RawString(prefix)
+		{
+			out.RawByte('[')
+			for v11, v12 := range in.Remove {
+				if v11 > 0 {
+					out.RawByte(',')
+				}
+				out.String(string(v12))
+			}
+			out.RawByte(']')
+		}
+	}
+	out.RawByte('}')
 }

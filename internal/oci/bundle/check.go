@@ -24,7 +24,7 @@ func check(s *specs.Spec) error {
 	}
 	for _, c := range []func(*specs.Spec) error{
 		checkPlatform, checkRoot, checkNamespaces, checkIDs, checkNames, checkMounts,
-		checkLinuxPaths, checkDevices, checkSysctl, checkHooks, checkResources,
+		checkLinuxPaths, checkDevices, checkNetDevices, checkIntelRdt, checkSysctl, checkHooks, checkResources,
 	} {
 		if err := c(s); err != nil {
 			return err
@@ -252,15 +252,6 @@ func checkLinuxPaths(s *specs.Spec) error {
 	case "", "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable":
 	default:
 		return fmt.Errorf("linux.rootfsPropagation: unknown value %q", s.Linux.RootfsPropagation)
-	}
-	if s.Linux.IntelRdt != nil {
-		return errors.New("linux.intelRdt: not supported")
-	}
-	if s.Linux.MemoryPolicy != nil {
-		return errors.New("linux.memoryPolicy: not supported")
-	}
-	if len(s.Linux.NetDevices) > 0 {
-		return errors.New("linux.netDevices: not supported")
 	}
 	return nil
 }

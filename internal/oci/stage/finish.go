@@ -43,6 +43,7 @@ func (s *stage) finish() error {
 	for _, step := range []func() error{
 		p.setRlimits,
 		p.setScheduling,
+		p.setPlacement,
 		p.setPersonality,
 		s.applyLSM,
 		p.ownStreams,

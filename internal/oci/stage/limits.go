@@ -49,6 +49,26 @@ func (p *process) setScheduling() error {
 	return nil
 }
 
+// setPlacement says on which processors and memory nodes the workload runs, within what
+// its cgroups leave.
+func (p *process) setPlacement() error {
+	if len(p.CPUs) > 0 {
+		var set unix.CPUSet
+		for _, c := range p.CPUs {
+			set.Set(c)
+		}
+		if err := unix.SchedSetaffinity(0, &set); err != nil {
+			return fmt.Errorf("process.execCPUAffinity.final: processors %v: %w", p.CPUs, err)
+		}
+	}
+	if m := p.MemoryPolicy; m != nil {
+		if err := setMemoryPolicy(m.Mode, m.Nodes); err != nil {
+			return fmt.Errorf("linux.memoryPolicy: %w", err)
+		}
+	}
+	return nil
+}
+
 func (p *process) setPersonality() error {
 	if p.Personality == nil {
 		return nil

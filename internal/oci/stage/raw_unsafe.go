@@ -26,6 +26,16 @@ func installFilter(filter []byte, flags uint) error {
 	return nil
 }
 
+// setMemoryPolicy is set_mempolicy(2), which belongs to the thread and outlives execve.
+func setMemoryPolicy(mode int, nodes []uint64) error {
+	// The kernel takes one from the number of bits (get_nodes in mm/mempolicy.c).
+	_, _, errno := unix.RawSyscall(unix.SYS_SET_MEMPOLICY, uintptr(mode), uintptr(unsafe.Pointer(unsafe.SliceData(nodes))), uintptr(len(nodes)*64+1))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // image is a program to execute with everything allocated beforehand.
 type image struct {
 	fd         int // the program itself where path is empty

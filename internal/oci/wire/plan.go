@@ -69,6 +69,9 @@ type Process struct {
 	IOPriority  *int // class and level as ioprio_set wants them
 	Keyring     bool // join a new session keyring
 
+	MemoryPolicy *MemoryPolicy
+	CPUs         []int // processors to run on; none to leave them as they are
+
 	Terminal     bool
 	Rows, Cols   uint16
 	ConsoleFile  int    // connected socket that gets the master side, or None
@@ -83,6 +86,13 @@ type Scheduler struct {
 	Flags                     uint64
 	Nice                      int32
 	Runtime, Deadline, Period uint64
+}
+
+// MemoryPolicy is that of set_mempolicy(2): the mode with its flags, and a bit for each
+// node.
+type MemoryPolicy struct {
+	Mode  int
+	Nodes []uint64
 }
 
 // Mount is one mount of the container, in order.

@@ -1656,6 +1656,43 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire3(in *jlexer.L
 			} else {
 				out.Keyring = bool(in.Bool())
 			}
+		case "MemoryPolicy":
+			if in.IsNull() {
+				in.Skip()
+				out.MemoryPolicy = nil
+			} else {
+				if out.MemoryPolicy == nil {
+					out.MemoryPolicy = new(MemoryPolicy)
+				}
+				easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire9(in, out.MemoryPolicy)
+			}
+		case "CPUs":
+			if in.IsNull() {
+				in.Skip()
+				out.CPUs = nil
+			} else {
+				in.Delim('[')
+				if out.CPUs == nil {
+					if !in.IsDelim(']') {
+						out.CPUs = make([]int, 0, 8)
+					} else {
+						out.CPUs = []int{}
+					}
+				} else {
+					out.CPUs = (out.CPUs)[:0]
+				}
+				for !in.IsDelim(']') {
+					var v43 int
+					if in.IsNull() {
+						in.Skip()
+					} else {
+						v43 = int(in.Int())
+					}
+					out.CPUs = append(out.CPUs, v43)
+					in.WantComma()
+				}
+				in.Delim(']')
+			}
 		case "Terminal":
 			if in.IsNull() {
 				in.Skip()
@@ -1696,13 +1733,13 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire3(in *jlexer.L
 					out.CgroupFiles = (out.CgroupFiles)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v43 int
+					var v44 int
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v43 = int(in.Int())
+						v44 = int(in.Int())
 					}
-					out.CgroupFiles = append(out.CgroupFiles, v43)
+					out.CgroupFiles = append(out.CgroupFiles, v44)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -1741,11 +1778,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 			out.RawString("null")
 		} else {
 			out.RawByte('[')
-			for v45, v46 := range in.Args {
-				if v45 > 0 {
+			for v46, v47 := range in.Args {
+				if v46 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v46))
+				out.String(string(v47))
 			}
 			out.RawByte(']')
 		}
@@ -1757,11 +1794,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 			out.RawString("null")
 		} else {
 			out.RawByte('[')
-			for v47, v48 := range in.Env {
-				if v47 > 0 {
+			for v48, v49 := range in.Env {
+				if v48 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v48))
+				out.String(string(v49))
 			}
 			out.RawByte(']')
 		}
@@ -1793,11 +1830,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 			out.RawString("null")
 		} else {
 			out.RawByte('[')
-			for v49, v50 := range in.Groups {
-				if v49 > 0 {
+			for v50, v51 := range in.Groups {
+				if v50 > 0 {
 					out.RawByte(',')
 				}
-				out.Uint32(uint32(v50))
+				out.Uint32(uint32(v51))
 			}
 			out.RawByte(']')
 		}
@@ -1829,11 +1866,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 			out.RawString("null")
 		} else {
 			out.RawByte('[')
-			for v51, v52 := range in.Rlimits {
-				if v51 > 0 {
+			for v52, v53 := range in.Rlimits {
+				if v52 > 0 {
 					out.RawByte(',')
 				}
-				easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo2(out, v52)
+				easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo2(out, v53)
 			}
 			out.RawByte(']')
 		}
@@ -1890,6 +1927,31 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 		out.Bool(bool(in.Keyring))
 	}
 	{
+		const prefix string = ",\"MemoryPolicy\":"
+		out.RawString(prefix)
+		if in.MemoryPolicy == nil {
+			out.RawString("null")
+		} else {
+			easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire9(out, *in.MemoryPolicy)
+		}
+	}
+	{
+		const prefix string = ",\"CPUs\":"
+		out.RawString(prefix)
+		if in.CPUs == nil && (out.Flags&jwriter.NilSliceAsEmpty) == 0 {
+			out.RawString("null")
+		} else {
+			out.RawByte('[')
+			for v54, v55 := range in.CPUs {
+				if v54 > 0 {
+					out.RawByte(',')
+				}
+				out.Int(int(v55))
+			}
+			out.RawByte(']')
+		}
+	}
+	{
 		const prefix string = ",\"Terminal\":"
 		out.RawString(prefix)
 		out.Bool(bool(in.Terminal))
@@ -1916,11 +1978,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 			out.RawString("null")
 		} else {
 			out.RawByte('[')
-			for v53, v54 := range in.CgroupFiles {
-				if v53 > 0 {
+			for v56, v57 := range in.CgroupFiles {
+				if v56 > 0 {
 					out.RawByte(',')
 				}
-				out.Int(int(v54))
+				out.Int(int(v57))
 			}
 			out.RawByte(']')
 		}
@@ -1934,6 +1996,90 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 		const prefix string = ",\"SeccompFlags\":"
 		out.RawString(prefix)
 		out.Uint(uint(in.SeccompFlags))
+	}
+	out.RawByte('}')
+}
+func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire9(in *jlexer.Lexer, out *MemoryPolicy) {
+	isTopLevel := in.IsStart()
+	if in.IsNull() {
+		if isTopLevel {
+			in.Consumed()
+		}
+		in.Skip()
+		return
+	}
+	in.Delim('{')
+	for !in.IsDelim('}') {
+		key := in.UnsafeFieldName(false)
+		in.WantColon()
+		switch key {
+		case "Mode":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.Mode = int(in.Int())
+			}
+		case "Nodes":
+			if in.IsNull() {
+				in.Skip()
+				out.Nodes = nil
+			} else {
+				in.Delim('[')
+				if out.Nodes == nil {
+					if !in.IsDelim(']') {
+						out.Nodes = make([]uint64, 0, 8)
+					} else {
+						out.Nodes = []uint64{}
+					}
+				} else {
+					out.Nodes = (out.Nodes)[:0]
+				}
+				for !in.IsDelim(']') {
+					var v60 uint64
+					if in.IsNull() {
+						in.Skip()
+					} else {
+						v60 = uint64(in.Uint64())
+					}
+					out.Nodes = append(out.Nodes, v60)
+					in.WantComma()
+				}
+				in.Delim(']')
+			}
+		default:
+			in.SkipRecursive()
+		}
+		in.WantComma()
+	}
+	in.Delim('}')
+	if isTopLevel {
+		in.Consumed()
+	}
+}
+func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire9(out *jwriter.Writer, in MemoryPolicy) {
+	out.RawByte('{')
+	first := true
+	_ = first
+	{
+		const prefix string = ",\"Mode\":"
+		out.RawString(prefix[1:])
+		out.Int(int(in.Mode))
+	}
+	{
+		const prefix string = ",\"Nodes\":"
+		out.RawString(prefix)
+		if in.Nodes == nil && (out.Flags&jwriter.NilSliceAsEmpty) == 0 {
+			out.RawString("null")
+		} else {
+			out.RawByte('[')
+			for v61, v62 := range in.Nodes {
+				if v61 > 0 {
+					out.RawByte(',')
+				}
+				out.Uint64(uint64(v62))
+			}
+			out.RawByte(']')
+		}
 	}
 	out.RawByte('}')
 }
@@ -2137,13 +2283,13 @@ func easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo1(in *jlexer
 					out.Bounding = (out.Bounding)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v57 string
+					var v63 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v57 = string(in.String())
+						v63 = string(in.String())
 					}
-					out.Bounding = append(out.Bounding, v57)
+					out.Bounding = append(out.Bounding, v63)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -2164,13 +2310,13 @@ func easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo1(in *jlexer
 					out.Effective = (out.Effective)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v58 string
+					var v64 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v58 = string(in.String())
+						v64 = string(in.String())
 					}
-					out.Effective = append(out.Effective, v58)
+					out.Effective = append(out.Effective, v64)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -2191,13 +2337,13 @@ func easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo1(in *jlexer
 					out.Inheritable = (out.Inheritable)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v59 string
+					var v65 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v59 = string(in.String())
+						v65 = string(in.String())
 					}
-					out.Inheritable = append(out.Inheritable, v59)
+					out.Inheritable = append(out.Inheritable, v65)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -2218,13 +2364,13 @@ func easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo1(in *jlexer
 					out.Permitted = (out.Permitted)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v60 string
+					var v66 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v60 = string(in.String())
+						v66 = string(in.String())
 					}
-					out.Permitted = append(out.Permitted, v60)
+					out.Permitted = append(out.Permitted, v66)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -2245,13 +2391,13 @@ func easyjsonF4688553DecodeGithubComOpencontainersRuntimeSpecSpecsGo1(in *jlexer
 					out.Ambient = (out.Ambient)[:0]
 				}
 				for !in.IsDelim(']') {
-					var v61 string
+					var v67 string
 					if in.IsNull() {
 						in.Skip()
 					} else {
-						v61 = string(in.String())
+						v67 = string(in.String())
 					}
-					out.Ambient = append(out.Ambient, v61)
+					out.Ambient = append(out.Ambient, v67)
 					in.WantComma()
 				}
 				in.Delim(']')
@@ -2276,11 +2422,11 @@ func easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo1(out *jwrit
 		out.RawString(prefix[1:])
 		{
 			out.RawByte('[')
-			for v62, v63 := range in.Bounding {
-				if v62 > 0 {
+			for v68, v69 := range in.Bounding {
+				if v68 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v63))
+				out.String(string(v69))
 			}
 			out.RawByte(']')
 		}
@@ -2295,11 +2441,11 @@ func easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo1(out *jwrit
 		}
 		{
 			out.RawByte('[')
-			for v64, v65 := range in.Effective {
-				if v64 > 0 {
+			for v70, v71 := range in.Effective {
+				if v70 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v65))
+				out.String(string(v71))
 			}
 			out.RawByte(']')
 		}
@@ -2314,11 +2460,11 @@ func easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo1(out *jwrit
 		}
 		{
 			out.RawByte('[')
-			for v66, v67 := range in.Inheritable {
-				if v66 > 0 {
+			for v72, v73 := range in.Inheritable {
+				if v72 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v67))
+				out.String(string(v73))
 			}
 			out.RawByte(']')
 		}
@@ -2333,11 +2479,11 @@ func easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo1(out *jwrit
 		}
 		{
 			out.RawByte('[')
-			for v68, v69 := range in.Permitted {
-				if v68 > 0 {
+			for v74, v75 := range in.Permitted {
+				if v74 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v69))
+				out.String(string(v75))
 			}
 			out.RawByte(']')
 		}
@@ -2352,18 +2498,18 @@ func easyjsonF4688553EncodeGithubComOpencontainersRuntimeSpecSpecsGo1(out *jwrit
 		}
 		{
 			out.RawByte('[')
-			for v70, v71 := range in.Ambient {
-				if v70 > 0 {
+			for v76, v77 := range in.Ambient {
+				if v76 > 0 {
 					out.RawByte(',')
 				}
-				out.String(string(v71))
+				out.String(string(v77))
 			}
 			out.RawByte(']')
 		}
 	}
 	out.RawByte('}')
 }
-func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire9(in *jlexer.Lexer, out *Go) {
+func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire10(in *jlexer.Lexer, out *Go) {
 	isTopLevel := in.IsStart()
 	if in.IsNull() {
 		if isTopLevel {
@@ -2395,7 +2541,7 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire9(in *jlexer.L
 		in.Consumed()
 	}
 }
-func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire9(out *jwriter.Writer, in Go) {
+func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire10(out *jwriter.Writer, in Go) {
 	out.RawByte('{')
 	first := true
 	_ = first
@@ -2409,14 +2555,14 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire9(out *jwriter
 
 // MarshalEasyJSON supports easyjson.Marshaler interface
 func (v Go) MarshalEasyJSON(w *jwriter.Writer) {
-	easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire9(w, v)
+	easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire10(w, v)
 }
 
 // UnmarshalEasyJSON supports easyjson.Unmarshaler interface
 func (v *Go) UnmarshalEasyJSON(l *jlexer.Lexer) {
-	easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire9(l, v)
+	easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire10(l, v)
 }
-func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire10(in *jlexer.Lexer, out *Exec) {
+func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire11(in *jlexer.Lexer, out *Exec) {
 	isTopLevel := in.IsStart()
 	if in.IsNull() {
 		if isTopLevel {
@@ -2442,7 +2588,7 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire10(in *jlexer.
 		in.Consumed()
 	}
 }
-func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire10(out *jwriter.Writer, in Exec) {
+func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire11(out *jwriter.Writer, in Exec) {
 	out.RawByte('{')
 	first := true
 	_ = first
@@ -2456,10 +2602,10 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire10(out *jwrite
 
 // MarshalEasyJSON supports easyjson.Marshaler interface
 func (v Exec) MarshalEasyJSON(w *jwriter.Writer) {
-	easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire10(w, v)
+	easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire11(w, v)
 }
 
 // UnmarshalEasyJSON supports easyjson.Unmarshaler interface
 func (v *Exec) UnmarshalEasyJSON(l *jlexer.Lexer) {
-	easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire10(l, v)
+	easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire11(l, v)
 }
