@@ -7,13 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/containerd/continuity/fs"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/oci/mount"
 	"github.com/berthcloud/berth/internal/undo"
 )
 
@@ -102,40 +102,12 @@ func merge(dirs []string) (*os.File, error) {
 	if len(dirs) == 1 {
 		return os.Open(dirs[0])
 	}
-	fail := func(err error) (*os.File, error) {
+	lower := slices.Clone(dirs)
+	slices.Reverse(lower)
+	stack := mount.Overlay{Lower: lower, Options: mount.Options{Set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID}}
+	root, err := stack.Mount(-1, 0, 0)
+	if err != nil {
 		return nil, fmt.Errorf("stack %d layers: %w", len(dirs), err)
 	}
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return fail(err)
-	}
-	defer unix.Close(fs)
-	if err := setLowers(fs, dirs); err != nil {
-		return fail(err)
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return fail(err)
-	}
-	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
-	if err != nil {
-		return fail(err)
-	}
 	return os.NewFile(uintptr(root), "layers"), nil
-}
-
-// setLowers names the layers to overlayfs, one by one where it knows that
-// (Linux 6.5), else in one option, which has no more than 256 bytes there.
-func setLowers(fs int, dirs []string) error {
-	for _, dir := range slices.Backward(dirs) {
-		err := unix.FsconfigSetString(fs, "lowerdir+", dir)
-		if errors.Is(err, unix.EINVAL) {
-			lower := slices.Clone(dirs)
-			slices.Reverse(lower)
-			return unix.FsconfigSetString(fs, "lowerdir", strings.Join(lower, ":"))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
