@@ -28,6 +28,7 @@ type proc struct {
 	streams []*stream
 	stdin   *stdin   // nil where there is none
 	console *os.File // the master of a PTY, also a stream's file; or nil
+	peer    *os.File // its slave, so that the output goes on after a moment in which nobody has it open, as an init leaves its console; or nil
 
 	stdinClosed bool // for good, so that the next keeper does not open it again
 
@@ -146,6 +147,16 @@ func (p *proc) finish() {
 	}
 }
 
+// closeConsole closes the terminal. It may be called more than once.
+func (p *proc) closeConsole() {
+	if p.peer != nil {
+		p.peer.Close()
+	}
+	if p.console != nil {
+		p.console.Close()
+	}
+}
+
 // release closes everything the process has open here.
 func (p *proc) release() {
 	if p.stdin != nil {
@@ -154,9 +165,7 @@ func (p *proc) release() {
 	for _, s := range p.streams {
 		s.close()
 	}
-	if p.console != nil {
-		p.console.Close()
-	}
+	p.closeConsole()
 	if p.pidfd != nil {
 		p.pidfd.Close()
 	}

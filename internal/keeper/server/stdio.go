@@ -294,6 +294,12 @@ func (p *proc) receiveConsole(ln *keeper.Conn) error {
 		unix.Close(fd)
 		return err
 	}
+	peer, err := openPeer(fd)
+	if err != nil {
+		unix.Close(fd)
+		return os.NewSyscallError("open terminal", err)
+	}
+	p.peer = os.NewFile(uintptr(peer), "tty")
 	p.useConsole(os.NewFile(uintptr(fd), "ptmx"))
 	return nil
 }

@@ -26,6 +26,9 @@ func (p *proc) await(base string) {
 	// The record comes first: a keeper that is killed from here on has not
 	// lost the exit code.
 	p.record(base, exit)
+	if p.peer != nil {
+		p.peer.Close() // the stream ends with the last one who has the terminal open
+	}
 	p.drain()
 	for _, s := range p.streams {
 		if s.tail != nil {
@@ -37,9 +40,7 @@ func (p *proc) await(base string) {
 	p.exit = &exit
 	p.mu.Unlock()
 	p.finish()
-	if p.console != nil {
-		p.console.Close()
-	}
+	p.closeConsole()
 }
 
 // record writes exit.json. A full RUN directory is no reason to lose the exit:
