@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,7 +147,32 @@ func (k *creator) completeCgroups() error {
 	if k.group == nil {
 		return nil
 	}
-	return k.group.Complete()
+	if err := k.group.Complete(); err != nil {
+		return err
+	}
+	if uid, ok := delegate(k.b.Spec); ok {
+		return k.group.Delegate(uid)
+	}
+	return nil
+}
+
+// delegate returns to whom on the host the container's cgroup belongs: to its own
+// user, where that is another one than the host's, and sees the cgroup as the root
+// of a cgroup namespace and writable (config-linux.md, Cgroup ownership).
+func delegate(s *specs.Spec) (uid int, ok bool) {
+	if bundle.Namespace(s, specs.UserNamespace) == nil || bundle.Namespace(s, specs.CgroupNamespace) == nil {
+		return 0, false
+	}
+	for _, m := range s.Mounts {
+		if (m.Type == "cgroup" || m.Type == "cgroup2") && !slices.Contains(m.Options, "ro") {
+			for _, ids := range s.Linux.UIDMappings {
+				if id := s.Process.User.UID; id >= ids.ContainerID && id-ids.ContainerID < ids.Size {
+					return int(ids.HostID + id - ids.ContainerID), true
+				}
+			}
+		}
+	}
+	return 0, false
 }
 
 // makeRecord writes the first state.json, without a pid, and config.json.

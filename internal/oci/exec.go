@@ -130,7 +130,7 @@ func (c *Container) openCgroups() (birth int, tasks []int, err error) {
 	if err != nil || g == nil {
 		return -1, nil, err
 	}
-	if birth, err = g.OpenBirth(); err != nil {
+	if birth, err = g.OpenBirthOf(c.rec.Pid); err != nil {
 		return -1, nil, err
 	}
 	if tasks, err = g.OpenTasks(); err != nil {

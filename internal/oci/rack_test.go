@@ -33,7 +33,7 @@ func TestRack(t *testing.T) {
 	// Its /tmp may be memory, and not on every kernel can that be id-mapped.
 	r := host.Do(ctx, testenv.Command{Argv: []string{"sh", "-c",
 		"uname -r; mkdir -p " + host.Temp() + " && cd / && export " + prebuilt + "=" + programs + "/berth-oci TMPDIR=" + host.Temp() + " && " +
-			programs + "/oci.test -test.v -test.timeout 280s -test.run 'Overlay|Config|Exec|Join|Terminal|Pause|User(Runs|Delegated)' && " +
+			programs + "/oci.test -test.v -test.timeout 280s -test.run 'Overlay|Config|Exec|Join|Terminal|Cgroup|Pause|User(Runs|Delegated)' && " +
 			programs + "/attack.test -test.v -test.short -test.timeout 280s -test.run 'TestRuntime/(capab|desc|_dev)'"}})
 	t.Logf("%s", r.Stdout)
 	if r.Exit != 0 || r.Err != nil {
