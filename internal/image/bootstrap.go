@@ -23,13 +23,28 @@ var suites = map[string]string{
 
 var suiteName = regexp.MustCompile(`^[a-z]{3,20}$`)
 
-// Bootstrap makes the standard image that name means, as debian:12, from the
-// distribution's packages, with mmdebstrap and the mirror, keys and proxy that
+// extras returns the packages that an image has beyond a minimal Debian, by its
+// name: debian-init and debian-sysvinit boot as machines, with systemd or sysvinit.
+func extras(name string) ([]string, bool) {
+	machine := []string{"dbus", "iproute2", "login", "procps"}
+	switch name {
+	case "debian":
+		return nil, true
+	case "debian-init":
+		return append(machine, "systemd-sysv"), true
+	case "debian-sysvinit":
+		return append(machine, "sysvinit-core"), true
+	}
+	return nil, false
+}
+
+// Bootstrap makes the standard image that name means, as debian:12 or debian-init,
+// from the distribution's packages, with mmdebstrap and the mirror, keys and proxy that
 // the host's apt is configured for. Nothing of that configuration stays in the
 // image. It returns the image's name.
 func (s *Store) Bootstrap(ctx context.Context, name string, progress Progress) (string, error) {
 	const op = "bootstrap"
-	suite, err := suiteOf(name)
+	suite, packages, err := suiteOf(name)
 	if err != nil {
 		return "", api.E(op, "", name, err)
 	}
@@ -50,7 +65,7 @@ func (s *Store) Bootstrap(ctx context.Context, name string, progress Progress) (
 	if err := os.WriteFile(list, []byte(sources), 0o600); err != nil {
 		return "", api.E(op, "", name, diskFull(err))
 	}
-	c := newCommand(ctx, progress, dir, "mmdebstrap", bootstrapArgs(suite, list, aptopts)...)
+	c := newCommand(ctx, progress, dir, "mmdebstrap", bootstrapArgs(suite, packages, list, aptopts)...)
 	c.Env = append(c.Env, "TMPDIR="+dir)
 	// Its mounts of /proc and /dev go when it goes, however it ends.
 	c.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
@@ -65,34 +80,44 @@ func (s *Store) Bootstrap(ctx context.Context, name string, progress Progress) (
 	return names[0], nil
 }
 
-// suiteOf returns the suite that an image's name means.
-func suiteOf(name string) (string, error) {
+// suiteOf returns the suite that an image's name means, and the packages beyond a
+// minimal one.
+func suiteOf(name string) (suite string, packages []string, err error) {
 	full, err := tagName(name)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	tag, ok := strings.CutPrefix(Familiar(full), "debian:")
+	repository, tag, _ := strings.Cut(Familiar(full), ":")
+	packages, ok := extras(repository)
 	if !ok {
-		return "", api.E("", api.Unsupported, "", errors.New("only Debian can be bootstrapped, as in debian:12; get other images with berth pull or berth image import"))
+		return "", nil, api.E("", api.Unsupported, "", errors.New("only Debian can be bootstrapped, as in debian:12, debian-init or debian-sysvinit; get other images with berth pull or berth image import"))
 	}
 	tag = strings.TrimSuffix(tag, "-slim")
 	if suite, ok := suites[tag]; ok {
-		return suite, nil
+		return suite, packages, nil
 	}
 	if !suiteName.MatchString(tag) {
-		return "", api.E("", api.Invalid, "", fmt.Errorf("no Debian has the version %q; name one as in debian:12 or debian:bookworm", tag))
+		return "", nil, api.E("", api.Invalid, "", fmt.Errorf("no Debian has the version %q; name one as in debian:12 or debian:bookworm", tag))
 	}
-	return tag, nil
+	return tag, packages, nil
 }
+
+// consoleLogin has sysvinit ask for a login on the console: its own configuration
+// does so on six virtual terminals, which a container has not.
+const consoleLogin = `--customize-hook=if [ -f "$1/etc/inittab" ]; then ` +
+	`sed -i "/getty/d" "$1/etc/inittab"; echo "co:2345:respawn:/sbin/getty --noclear console" >>"$1/etc/inittab"; fi`
 
 // bootstrapArgs are mmdebstrap's arguments. What it copies from the host is
 // taken out again.
-func bootstrapArgs(suite, list string, aptopts []string) []string {
+func bootstrapArgs(suite string, packages []string, list string, aptopts []string) []string {
 	args := []string{
 		"--variant=minbase", "--mode=root", "--format=tar",
 		`--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1"/etc/apt/sources.list.d/*`,
 		`--customize-hook=echo "# Add sources here: see sources.list(5)." > "$1/etc/apt/sources.list"`,
 		`--customize-hook=: > "$1/etc/hostname"; : > "$1/etc/resolv.conf"`,
+	}
+	if len(packages) > 0 {
+		args = append(args, "--include="+strings.Join(packages, ","), consoleLogin)
 	}
 	for _, o := range aptopts {
 		args = append(args, "--aptopt="+o)

@@ -90,13 +90,20 @@ func TestProxyOptions(t *testing.T) {
 }
 
 func TestSuites(t *testing.T) {
-	for name, want := range map[string]string{"debian:12": "bookworm", "debian": "trixie", "debian:trixie": "trixie", "debian:13-slim": "trixie"} {
-		if got, err := suiteOf(name); err != nil || got != want {
+	for name, want := range map[string]string{
+		"debian:12": "bookworm", "debian": "trixie", "debian:trixie": "trixie", "debian:13-slim": "trixie",
+		"debian-init": "trixie systemd-sysv", "debian-sysvinit:12": "bookworm sysvinit-core",
+	} {
+		got, packages, err := suiteOf(name)
+		if n := len(packages); n > 0 {
+			got += " " + packages[n-1]
+		}
+		if err != nil || got != want {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
 	for name, kind := range map[string]api.ErrorKind{"ubuntu:24.04": api.Unsupported, "debian:99": api.Invalid, "debian:$(x)": api.Invalid} {
-		if _, err := suiteOf(name); !api.IsKind(err, kind) {
+		if _, _, err := suiteOf(name); !api.IsKind(err, kind) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -116,7 +116,7 @@ func TestBootstrap(t *testing.T) {
 	}
 	root := t.TempDir()
 	s := openAt(t, root, image.Options{})
-	name, err := s.Bootstrap(t.Context(), "debian:12", func(p api.Progress) {
+	name, err := s.Bootstrap(t.Context(), "debian-init:12", func(p api.Progress) {
 		if p.Text != "" {
 			t.Log(p.Text)
 		}
@@ -140,6 +140,9 @@ func TestBootstrap(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			t.Errorf("%s is in the image", name)
 		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "usr/lib/systemd/systemd")); err != nil {
+		t.Errorf("an image that boots: %v", err)
 	}
 	sources, err := os.ReadFile(filepath.Join(dir, "etc/apt/sources.list"))
 	if err != nil || strings.Contains(string(sources), "://") {

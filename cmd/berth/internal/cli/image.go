@@ -266,7 +266,9 @@ func newImageBootstrapCommand(g *global) *cobra.Command {
 		Use:   "bootstrap [OPTIONS] NAME",
 		Short: "Make a standard image from a distribution's packages",
 		Long: exits(`Make a standard image, as debian:12, with mmdebstrap from the mirror that the
-host's apt uses. The name 'base' makes a tiny image of the host's static busybox.`),
+host's apt uses. The names debian-init and debian-sysvinit make ones that boot as
+machines (run --init=system), with systemd and sysvinit; base makes a tiny image
+of the host's static busybox, which has an init too.`),
 		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runImageBootstrap(cmd.Context(), g, quiet, args[0])
