@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Kind says by what an instance is virtualized.
 type Kind string
@@ -78,11 +81,11 @@ type Spec struct {
 	TTY        bool              `json:"tty,omitempty"`
 	OpenStdin  bool              `json:"open_stdin,omitempty" doc:"keep standard input open while nobody is attached"`
 	StdinOnce  bool              `json:"stdin_once,omitempty" doc:"close standard input when the first attached client leaves"`
-	Init       bool              `json:"init,omitempty" doc:"run a reaping init as process 1 of a container"`
+	Init       InitMode          `json:"init,omitempty" enum:"none,reap,system" doc:"what process 1 is: the entrypoint, a reaping init above it, or the image's own init; default none"`
 	AutoRemove bool              `json:"auto_remove,omitempty" doc:"remove the instance when it has exited"`
 
-	StopSignal  string   `json:"stop_signal,omitempty" doc:"default: the image's, else SIGTERM"`
-	StopTimeout Duration `json:"stop_timeout,omitempty" doc:"grace between the stop signal and SIGKILL; default 10s"`
+	StopSignal  string   `json:"stop_signal,omitempty" doc:"default: the image's, else the one that the image's init shuts down at (init system), else SIGTERM"`
+	StopTimeout Duration `json:"stop_timeout,omitempty" doc:"grace between the stop signal and SIGKILL; default 10s, with init system 60s"`
 
 	Limits   Limits        `json:"limits,omitzero"`
 	Ulimits  []Ulimit      `json:"ulimits,omitempty"`
@@ -92,6 +95,30 @@ type Spec struct {
 	Network  NetworkSpec   `json:"network,omitzero"`
 	Security Security      `json:"security,omitzero"`
 	VM       VMSpec        `json:"vm,omitzero"`
+}
+
+// InitMode says what process 1 of an instance is.
+type InitMode string
+
+// The init modes.
+const (
+	InitNone   InitMode = "none"   // the entrypoint itself
+	InitReap   InitMode = "reap"   // a tiny init that reaps orphans and passes signals on to the entrypoint
+	InitSystem InitMode = "system" // the image's own init: it boots the container as a machine
+)
+
+// UnmarshalJSON reads a mode. The true and false of records that were written
+// before there were modes meant reap and none.
+func (m *InitMode) UnmarshalJSON(text []byte) error {
+	switch string(text) {
+	case "true":
+		*m = InitReap
+		return nil
+	case "false":
+		*m = InitNone
+		return nil
+	}
+	return json.Unmarshal(text, (*string)(m))
 }
 
 // Limits bound what an instance may use of its host. Zero means the kind's
@@ -246,8 +273,9 @@ type Interface struct {
 
 // Exit is how a run of an instance or a command in it ended.
 type Exit struct {
-	Code  int       `json:"code" doc:"the exit code; 128 + N after signal N"`
-	OOM   bool      `json:"oom,omitempty"`
-	Error string    `json:"error,omitempty" doc:"one line, when the end was a fault and not the command's own"`
-	Time  time.Time `json:"time"`
+	Code   int       `json:"code" doc:"the exit code; 128 + N after signal N"`
+	OOM    bool      `json:"oom,omitempty"`
+	Reboot bool      `json:"reboot,omitempty" doc:"the machine asked for its reboot: the instance is started again"`
+	Error  string    `json:"error,omitempty" doc:"one line, when the end was a fault and not the command's own"`
+	Time   time.Time `json:"time"`
 }

@@ -125,7 +125,7 @@ func (e *Engine) awaitExit(ctx context.Context, en *entry, r *run) (api.Exit, er
 	case <-e.ctx.Done():
 		return api.Exit{}, api.E("attach", api.Unavailable, en.name(), fmt.Errorf("berthd is shutting down; the instance goes on, attach again later"))
 	}
-	if en.instance().Spec.AutoRemove {
+	if en.instance().Spec.AutoRemove && !r.exit.Reboot {
 		if err := en.await(ctx, func() bool { return en.removed }); err != nil {
 			return api.Exit{}, api.E("attach", "", en.name(), err)
 		}

@@ -86,7 +86,7 @@ func (e *Engine) planned(ctx context.Context, d instance.Driver, rec record, lay
 
 // outline is what of a Prepared follows from the record and its image alone.
 func (e *Engine) outline(rec record, layers []storage.Layer) (*instance.Prepared, error) {
-	proc, err := process(rec.Spec, rec.Config)
+	proc, err := process(rec.Spec, rec.Config, rec.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -307,6 +307,11 @@ func TestCreateRefuses(t *testing.T) {
 		"restart":    {with(func(s *api.Spec) { s.AutoRemove = true; s.Restart.Mode = api.RestartAlways }), api.Invalid, "--rm"},
 		"network":    {with(func(s *api.Spec) { s.Network.Name = "moon" }), api.Invalid, "moon"},
 		"vm on host": {with(func(s *api.Spec) { s.Kind = api.VM; s.Network.Name = api.NetworkHost }), api.Invalid, "cannot share"},
+		"init":       {with(func(s *api.Spec) { s.Init = "launchd" }), api.Invalid, "launchd"},
+		"init in VM": {with(func(s *api.Spec) { s.Init, s.Kind = api.InitSystem, api.VM }), api.Invalid, "leave out --vm"},
+		"init, host": {with(func(s *api.Spec) { s.Init, s.Security.HostUsers = api.InitSystem, true }), api.Invalid, "--userns"},
+		"init, user": {with(func(s *api.Spec) { s.Init, s.User = api.InitSystem, "bob" }), api.Invalid, "--user"},
+		"init path":  {with(func(s *api.Spec) { s.Init, s.Entrypoint = api.InitSystem, []string{"init"} }), api.Invalid, "--entrypoint"},
 		"env":        {with(func(s *api.Spec) { s.Env = []string{"NOPE"} }), api.Invalid, "NAME=VALUE"},
 	}
 	for name, c := range cases {

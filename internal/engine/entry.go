@@ -27,10 +27,11 @@ type entry struct {
 // record is what the store keeps of an instance.
 type record struct {
 	api.Instance
-	Config     api.ImageConfig  `json:"config"`      // of the image, as it was at creation
-	Users      instance.IDRange `json:"users"`       // 0 for none
-	MAC        string           `json:"mac"`         // stays the same over restarts
-	FailedRuns int              `json:"failed_runs"` // in a row, for the back-off of restarts
+	Config     api.ImageConfig  `json:"config"`              // of the image, as it was at creation
+	Users      instance.IDRange `json:"users"`               // 0 for none
+	MAC        string           `json:"mac"`                 // stays the same over restarts
+	FailedRuns int              `json:"failed_runs"`         // in a row, for the back-off of restarts
+	Rebooting  bool             `json:"rebooting,omitempty"` // it is restarting by its own wish, which no policy counts
 }
 
 // run is one life of an instance's processes.

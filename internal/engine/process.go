@@ -15,8 +15,9 @@ const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 
 // process merges what the image says of its entrypoint with what the user
 // wants, by the rules of the OCI image specification's config and of docker:
-// a new entrypoint drops the image's command too.
-func process(s api.Spec, c api.ImageConfig) (instance.Process, error) {
+// a new entrypoint drops the image's command too. A system container's is the
+// image's init instead.
+func process(s api.Spec, c api.ImageConfig, id string) (instance.Process, error) {
 	entrypoint, command := c.Entrypoint, c.Command
 	if len(s.Entrypoint) > 0 {
 		entrypoint, command = s.Entrypoint, nil
@@ -29,12 +30,15 @@ func process(s api.Spec, c api.ImageConfig) (instance.Process, error) {
 	}
 	p := instance.Process{
 		Args:       slices.Concat(entrypoint, command),
-		Env:        mergeEnv(s, c),
+		Env:        mergeEnv(s, c, id),
 		User:       first(s.User, c.User),
 		WorkingDir: first(s.WorkingDir, c.WorkingDir, "/"),
 		TTY:        s.TTY,
 		OpenStdin:  s.OpenStdin,
 		StdinOnce:  s.StdinOnce,
+	}
+	if s.Init == api.InitSystem {
+		bootInit(&p, s)
 	}
 	var err error
 	p.StopSignal, err = parseSignal(first(s.StopSignal, c.StopSignal, "SIGTERM"))
@@ -46,8 +50,8 @@ func process(s api.Spec, c api.ImageConfig) (instance.Process, error) {
 
 // mergeEnv lays the specification's variables over the image's. A TERM is set
 // with a terminal, HOSTNAME always, HOME is the runtime's to find.
-func mergeEnv(s api.Spec, c api.ImageConfig) []string {
-	env := []string{defaultPath, "HOSTNAME=" + s.Hostname}
+func mergeEnv(s api.Spec, c api.ImageConfig, id string) []string {
+	env := append([]string{defaultPath, "HOSTNAME=" + s.Hostname}, initEnv(s, id)...)
 	if s.TTY {
 		env = append(env, "TERM=xterm")
 	}

@@ -57,8 +57,14 @@ func (e *Engine) complete(s api.Spec, id string) (api.Spec, error) {
 	if s.Restart.Mode == "" {
 		s.Restart.Mode = api.RestartNo
 	}
+	if s.Init == "" {
+		s.Init = api.InitNone
+	}
 	if s.StopTimeout == 0 {
 		s.StopTimeout = api.Duration(defaultStopTimeout)
+		if s.Init == api.InitSystem {
+			s.StopTimeout = api.Duration(systemStopTimeout)
+		}
 	}
 	s.Limits = completeLimits(s.Kind, s.Limits)
 	if s.Kind == api.VM && s.VM.Virtualization == "" {
@@ -110,7 +116,7 @@ func (e *Engine) validate(s api.Spec) error {
 	case s.AutoRemove && s.Restart.Mode != api.RestartNo:
 		return errors.New("--rm and --restart contradict each other; choose one")
 	}
-	for _, check := range []func(api.Spec) error{e.validateLimits, validateEnv, validateMounts, validateNetwork, validateRestart, validateVM} {
+	for _, check := range []func(api.Spec) error{e.validateLimits, validateEnv, validateMounts, validateNetwork, validateRestart, validateInit, validateVM} {
 		if err := check(s); err != nil {
 			return err
 		}

@@ -161,6 +161,9 @@ func (e *Engine) prepare(ctx context.Context, en *entry, u *undo.Stack) (*instan
 	if err := e.prepareRootfs(ctx, p, layers, u); err != nil {
 		return nil, err
 	}
+	if err := e.prepareInit(rec, p); err != nil {
+		return nil, err
+	}
 	if err := e.prepareMounts(ctx, rec, p, layers); err != nil {
 		return nil, err
 	}

@@ -38,7 +38,11 @@ func (e *Engine) stop(ctx context.Context, en *entry, o StopOptions) error {
 	inst := en.instance()
 	if r == nil {
 		if inst.Status.State == api.Restarting {
-			return e.change(ctx, en, func(r *record) { r.Status.State, r.Status.Stopped = api.Exited, true })
+			err := e.change(ctx, en, func(r *record) { r.Status.State, r.Status.Stopped = api.Exited, true })
+			if err == nil && inst.Spec.AutoRemove { // it was rebooting
+				e.background(func(ctx context.Context) { e.autoRemove(ctx, en) })
+			}
+			return err
 		}
 		return nil
 	}

@@ -48,7 +48,10 @@ func (e *Engine) finish(ctx context.Context, en *entry, r *run, exit api.Exit) {
 		if exit.Error != "" {
 			st.State = api.Failed
 		}
-		if restart = wantsRestart(rec.Spec.Restart, *st); restart {
+		// A machine that was told to stop may end with a reboot: it stays down.
+		exit.Reboot = exit.Reboot && !st.Stopped
+		rec.Rebooting = exit.Reboot
+		if restart = exit.Reboot || wantsRestart(rec.Spec.Restart, *st); restart {
 			st.State = api.Restarting
 		} else if rec.Spec.AutoRemove {
 			st.State = api.Removing // one record less to write for what is going
@@ -133,7 +136,11 @@ func (e *Engine) restartLater(ctx context.Context, en *entry) {
 	if en.snapshot().State != api.Restarting {
 		return
 	}
-	err = e.change(ctx, en, func(r *record) { r.Status.Restarts++ })
+	err = e.change(ctx, en, func(r *record) {
+		if !r.Rebooting { // its own wish, not the policy's
+			r.Status.Restarts++
+		}
+	})
 	if err == nil {
 		err = e.start(ctx, en)
 	}
@@ -153,8 +160,12 @@ func (e *Engine) retryRestart(ctx context.Context, en *entry) {
 			r.Status.State = api.Restarting
 		}
 	})
-	if err == nil && again {
+	switch {
+	case err != nil:
+	case again:
 		e.background(func(ctx context.Context) { e.restartLater(ctx, en) })
+	case en.instance().Spec.AutoRemove: // it was rebooting
+		e.background(func(ctx context.Context) { e.autoRemove(ctx, en) })
 	}
 }
 

@@ -47,7 +47,7 @@ func unnamed(id string, m api.Mount) bool {
 // prepareMounts resolves the sources of an instance's mounts, and makes the
 // volumes that do not exist.
 func (e *Engine) prepareMounts(ctx context.Context, rec record, p *instance.Prepared, layers []storage.Layer) error {
-	for _, m := range rec.Spec.Mounts {
+	for _, m := range slices.Concat(initMounts(rec.Spec), rec.Spec.Mounts) {
 		out := instance.Mount{Type: m.Type, Source: m.Source, Target: path.Clean(m.Target), ReadOnly: m.ReadOnly, Size: m.Size, Mode: m.Mode}
 		var err error
 		switch m.Type {

@@ -1,6 +1,11 @@
 package instance
 
-import "github.com/berthcloud/berth/api"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+
+	"github.com/berthcloud/berth/api"
+)
 
 // Prepared is everything a driver needs for one run, finished by the engine.
 // It is plain data: the engine writes it to RunDir/prepared.json before
@@ -102,6 +107,13 @@ type Kernel struct {
 	Vmlinux string `json:"vmlinux"` // uncompressed ELF with the PVH note
 	Modules string `json:"modules"` // the directory that holds modules.dep
 	Config  string `json:"config"`  // the kernel's .config
+}
+
+// MachineID is the machine id (machine-id(5)) of the instance with an id: unique,
+// and the same in each of its runs.
+func MachineID(id string) string {
+	sum := sha256.Sum256([]byte("machine id of instance " + id))
+	return hex.EncodeToString(sum[:16])
 }
 
 // Host is what a driver's plan depends on beside the specification. It is

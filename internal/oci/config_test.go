@@ -267,7 +267,7 @@ func TestJSONLog(t *testing.T) {
 // returns the workload's status.
 func TestReapingInit(t *testing.T) {
 	b := newBox(t, "[ $$ != 1 ] || exit 9; (sh -c 'sleep 0.05 & exec true'); sleep 0.3; ps | grep -c '\\[sleep\\]'; trap 'exit 5' TERM; kill -TERM 1; while :; do sleep 0.05; done")
-	b.spec.Annotations = map[string]string{oci.InitAnnotation: "true"}
+	b.spec.Annotations = map[string]string{oci.InitAnnotation: oci.InitReap}
 	b.spec.Process.User.Username = "bob"
 	if out := b.run(); out.code != 5 || out.stdout != "0\n" {
 		t.Errorf("%+v", out)

@@ -299,7 +299,7 @@ func (k *creator) instruct() error {
 	plan := wire.Init{
 		Process: process, NoPivot: k.o.NoPivot,
 		Hostname: s.Hostname, Domainname: s.Domainname, Sysctl: s.Linux.Sysctl, NewCgroup: k.ns.newCgroup,
-		Reap: s.Annotations[InitAnnotation] == "true",
+		Reap: s.Annotations[InitAnnotation] == InitReap,
 	}
 	if h := s.Hooks; h != nil {
 		plan.Hooks = wire.Hooks{CreateContainer: h.CreateContainer, StartContainer: h.StartContainer}
@@ -309,6 +309,7 @@ func (k *creator) instruct() error {
 		return err
 	}
 	plan.Process.Keyring = !k.o.NoNewKeyring
+	plan.Process.Console = s.Annotations[InitAnnotation] == InitSystem
 	if k.group != nil {
 		tasks, err := k.group.OpenTasks()
 		if err != nil {

@@ -42,9 +42,15 @@ import (
 // DefaultRoot is where state is kept unless told otherwise.
 const DefaultRoot = "/run/berth-oci"
 
-// InitAnnotation asks, with the value "true", for a tiny first process that reaps
-// orphans and passes signals on to the workload, which becomes its child.
-const InitAnnotation = "cloud.berth.init"
+// InitAnnotation says what the first process is. With InitReap it is a tiny one
+// that reaps orphans and passes signals on to the workload, which becomes its
+// child. With InitSystem the workload is an init, and its terminal a console: it is
+// nobody's controlling terminal, so that a login on it can make it its own.
+const (
+	InitAnnotation = "cloud.berth.init"
+	InitReap       = "reap"
+	InitSystem     = "system"
+)
 
 // Runtime runs containers whose state is kept below Root. It may be used from many
 // goroutines and many processes at once.

@@ -20,9 +20,19 @@ func Defaults() []string {
 	}
 }
 
-// Bounding applies additions and removals to the default, removals last, and
-// returns the names of what is left. An unknown name is an error that names it.
-func Bounding(sec api.Security) ([]string, error) {
+// System are those of a container that boots its image's init, which hold in its
+// own user namespace only: it mounts file systems and makes namespaces for its
+// services (SYS_ADMIN), sets up the network it has to itself (NET_ADMIN), looks
+// after services of other users (SYS_PTRACE: start-stop-daemon reads their
+// /proc/PID/exe), and powers off its pid namespace (SYS_BOOT). LXC and Incus
+// leave an unprivileged container all capabilities there are.
+func System() []string {
+	return append(Defaults(), "CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_BOOT")
+}
+
+// Bounding applies additions and removals to defaults, removals last, and returns
+// the names of what is left. An unknown name is an error that names it.
+func Bounding(defaults []string, sec api.Security) ([]string, error) {
 	add, all, err := parse(sec.CapAdd)
 	if err != nil {
 		return nil, err
@@ -36,7 +46,7 @@ func Bounding(sec api.Security) ([]string, error) {
 	case all:
 		base = capability.Names()
 	case !none:
-		base = Defaults()
+		base = defaults
 	}
 	var list []string
 	for _, name := range append(base, add...) {

@@ -22,13 +22,13 @@ func TestBounding(t *testing.T) {
 		{"drop all, add one", api.Security{CapDrop: []string{"ALL"}, CapAdd: []string{"KILL"}}, "CAP_KILL", "CAP_CHOWN", 1},
 		{"all but one", api.Security{CapAdd: []string{"all"}, CapDrop: []string{"sys_module"}}, "CAP_SYS_ADMIN", "CAP_SYS_MODULE", len(capability.Names()) - 1},
 	} {
-		got, err := Bounding(c.sec)
+		got, err := Bounding(Defaults(), c.sec)
 		text := " " + strings.Join(got, " ") + " "
 		if err != nil || len(got) != c.number || !strings.Contains(text, " "+c.has+" ") || strings.Contains(text, " "+c.lacks+" ") {
 			t.Errorf("%s: %v, %v", c.name, got, err)
 		}
 	}
-	if _, err := Bounding(api.Security{CapAdd: []string{"fly"}}); err == nil || !strings.Contains(err.Error(), `"fly"`) {
+	if _, err := Bounding(Defaults(), api.Security{CapAdd: []string{"fly"}}); err == nil || !strings.Contains(err.Error(), `"fly"`) {
 		t.Errorf("an unknown capability: %v", err)
 	}
 }

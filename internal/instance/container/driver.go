@@ -9,7 +9,8 @@
 // What a run leaves in its run directory, which is the bundle:
 //
 //	config.json                 the plan
-//	hosts, hostname, resolv.conf  mounted into /etc
+//	hosts, hostname, resolv.conf  mounted into /etc; machine-id too, of a container
+//	                            that boots its image's init
 //	pid, console.sock           between runtime and keeper
 //	exec-*                      commands beside the entrypoint, while they start
 //
@@ -118,6 +119,9 @@ func (h *handle) process() keeper.Process {
 	return proc
 }
 
+// machineIDFile is mounted at /etc/machine-id.
+const machineIDFile = "machine-id"
+
 // memoryCgroup is the directory in which the kernel counts OOM kills.
 func memoryCgroup(v2 bool, path string) string {
 	if v2 {
@@ -129,9 +133,12 @@ func memoryCgroup(v2 bool, path string) string {
 // writeBundle writes config.json and the files that are mounted into /etc.
 func (h *handle) writeBundle(plan instance.Plan) error {
 	p := h.p
-	for _, f := range []struct{ name, text string }{
-		{"hostname", p.Hostname + "\n"}, {"hosts", hostsFile(p)}, {"resolv.conf", resolvConf(p)},
-	} {
+	type file struct{ name, text string }
+	files := []file{{"hostname", p.Hostname + "\n"}, {"hosts", hostsFile(p)}, {"resolv.conf", resolvConf(p)}}
+	if isSystem(p) {
+		files = append(files, file{machineIDFile, instance.MachineID(p.ID) + "\n"})
+	}
+	for _, f := range files {
 		path := h.inRun(f.name)
 		if err := os.WriteFile(path, []byte(f.text), 0o644); err != nil {
 			return err

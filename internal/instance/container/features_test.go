@@ -235,7 +235,7 @@ func TestVariants(t *testing.T) {
 		edit   func(*instance.Prepared)
 		want   string
 	}{
-		{"reaping init", "[ $$ != 1 ] && echo a child; exit 3", func(p *instance.Prepared) { p.Spec.Init = true }, "a child\n"},
+		{"reaping init", "[ $$ != 1 ] && echo a child; exit 3", func(p *instance.Prepared) { p.Spec.Init = api.InitReap }, "a child\n"},
 		{"host network", "ls -d /sys/class/net/lo; echo x > /sys/kernel/uevent_helper || echo refused", func(p *instance.Prepared) { p.HostNet = true },
 			"/sys/class/net/lo\nsh: can't create /sys/kernel/uevent_helper: Read-only file system\nrefused\n"},
 		{"no user namespace", "head -n1 /proc/self/uid_map", func(p *instance.Prepared) {

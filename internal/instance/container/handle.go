@@ -102,7 +102,21 @@ func (h *handle) Wait(ctx context.Context) (api.Exit, error) {
 		}
 		return api.Exit{}, h.fail("wait", err)
 	}
-	return exitOf(exit), nil
+	end := exitOf(exit)
+	if isSystem(h.p) {
+		end = shutdownOf(end, unix.Signal(exit.Signal))
+	}
+	return end, nil
+}
+
+// shutdownOf tells what the init of a system container asked for: reboot(2) in a
+// pid namespace ends its process 1 as if by SIGINT for halt and power off, by
+// SIGHUP for a restart, which no signal of anybody's can do to an init.
+func shutdownOf(e api.Exit, signal unix.Signal) api.Exit {
+	if signal == unix.SIGINT || signal == unix.SIGHUP {
+		e.Code, e.Reboot = 0, signal == unix.SIGHUP
+	}
+	return e
 }
 
 func exitOf(e keeper.Exit) api.Exit {
@@ -164,7 +178,7 @@ func (h *handle) Delete(ctx context.Context) error {
 	} else if err := h.forget(ctx); err != nil {
 		errs = append(errs, err)
 	}
-	for _, name := range []string{"config.json", "hosts", "hostname", "resolv.conf", "pid", "console.sock"} {
+	for _, name := range []string{"config.json", "hosts", "hostname", "resolv.conf", machineIDFile, "pid", "console.sock"} {
 		if err := os.Remove(h.inRun(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -41,7 +41,7 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 	if p.Users.Size > 0 && !host.UserNamespaces {
 		return nil, api.E("plan", api.Unsupported, p.Spec.Name, errors.New("this host's kernel does not allow user namespaces; --userns=host runs without, and with less isolation"))
 	}
-	caps, err := capabilities(p.Spec.Security)
+	caps, err := capabilities(p)
 	if err != nil {
 		return nil, invalid("%w", err)
 	}
@@ -77,9 +77,10 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: p.Users.First, Size: p.Users.Size}}
 		s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
 	}
-	if p.Spec.Init {
-		s.Annotations = map[string]string{oci.InitAnnotation: "true"}
+	if p.Spec.Init == api.InitReap {
+		s.Annotations = map[string]string{oci.InitAnnotation: oci.InitReap}
 	}
+	bootable(s, p, host.CgroupV2)
 	return s, confine(s, p)
 }
 
@@ -90,8 +91,14 @@ func confine(s *specs.Spec, p *instance.Prepared) error {
 	}
 	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = oci.MaskedPaths(), oci.ReadonlyPaths()
 	profile, err := seccomp.GetDefaultProfile(s)
+	if err != nil {
+		return api.E("plan", api.Internal, p.Spec.Name, err)
+	}
+	if isSystem(p) {
+		withoutHostCalls(profile)
+	}
 	s.Linux.Seccomp = profile
-	return api.E("plan", api.Internal, p.Spec.Name, err)
+	return nil
 }
 
 func namespaces(p *instance.Prepared) []specs.LinuxNamespace {
@@ -134,6 +141,11 @@ func mounts(p *instance.Prepared) []specs.Mount {
 			Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(p.RunDir, name), Options: []string{"bind", "nosuid", "nodev", "noexec"},
 		})
 	}
+	if isSystem(p) {
+		list = append(list, specs.Mount{
+			Destination: "/etc/machine-id", Type: "bind", Source: filepath.Join(p.RunDir, machineIDFile), Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"},
+		})
+	}
 	own := slices.Clone(p.Mounts)
 	// A mount below another one comes after it, whatever the order of the options.
 	slices.SortStableFunc(own, func(a, b instance.Mount) int {
@@ -172,7 +184,11 @@ func sysMount(p *instance.Prepared) specs.Mount {
 
 func ownMount(p *instance.Prepared, m instance.Mount) specs.Mount {
 	if m.Type == api.MountTmpfs {
-		options := []string{"nosuid", "nodev", "noexec", fmt.Sprintf("mode=%o", m.Mode), fmt.Sprintf("size=%d", m.Size)}
+		options := []string{"nosuid", "nodev"}
+		if !isSystem(p) { // programs run in a machine's /tmp
+			options = append(options, "noexec")
+		}
+		options = append(options, fmt.Sprintf("mode=%o", m.Mode), fmt.Sprintf("size=%d", m.Size))
 		if m.ReadOnly {
 			options = append(options, "ro")
 		}
@@ -192,8 +208,8 @@ func ownMount(p *instance.Prepared, m instance.Mount) specs.Mount {
 
 // capabilities gives the sets of a process. The inheritable one stays empty
 // (CVE-2022-27649).
-func capabilities(sec api.Security) (*specs.LinuxCapabilities, error) {
-	list, err := caps.Bounding(sec)
+func capabilities(p *instance.Prepared) (*specs.LinuxCapabilities, error) {
+	list, err := caps.Bounding(defaultCaps(p), p.Spec.Security)
 	if err != nil {
 		return nil, err
 	}

@@ -54,8 +54,10 @@ func TestPlanGolden(t *testing.T) {
 		{"open", host, func(p *instance.Prepared) {
 			p.Users, p.HostNet = instance.IDRange{}, true
 			p.Spec.Security = api.Security{HostUsers: true, NewPrivs: true, Unconfined: true, ReadOnly: true, CapAdd: []string{"net_admin"}, CapDrop: []string{"CAP_MKNOD"}}
-			p.Spec.Init = true
+			p.Spec.Init = api.InitReap
 		}},
+		{"system-v1", host, system},
+		{"system-v2", v2, system},
 		{"host-network", host, func(p *instance.Prepared) { p.HostNet = true }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -78,6 +80,12 @@ func TestPlanGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+func system(p *instance.Prepared) {
+	p.Spec.Init = api.InitSystem
+	p.Process = instance.Process{Args: []string{"/sbin/init"}, Env: []string{"container=berth"}, User: "0", WorkingDir: "/", TTY: true, StopSignal: 37}
+	p.Mounts = []instance.Mount{{Type: api.MountTmpfs, Target: "/run/lock", Size: 5 << 20, Mode: 0o1777}, {Type: api.MountTmpfs, Target: "/run", Size: 1 << 26, Mode: 0o755}}
 }
 
 func limits(p *instance.Prepared) {
@@ -126,6 +134,35 @@ func TestPlanNoWider(t *testing.T) {
 	}
 	if !s.Process.NoNewPrivileges || len(s.Linux.MaskedPaths) == 0 || len(s.Linux.ReadonlyPaths) == 0 {
 		t.Error("not confined")
+	}
+}
+
+// TestPlanSystemNoWider opens to an init of moby's system calls for its capabilities
+// only those that its namespaces confine.
+func TestPlanSystemNoWider(t *testing.T) {
+	p := sample()
+	system(p)
+	s, err := plan(p, instance.Host{UserNamespaces: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed := func(name string) bool {
+		return slices.ContainsFunc(s.Linux.Seccomp.Syscalls, func(c specs.LinuxSyscall) bool {
+			return c.Action == specs.ActAllow && slices.Contains(c.Names, name)
+		})
+	}
+	for _, name := range []string{"mount", "umount2", "unshare", "setns", "reboot", "sethostname"} {
+		if !allowed(name) {
+			t.Errorf("%s is not allowed", name)
+		}
+	}
+	for _, name := range []string{"bpf", "perf_event_open", "syslog", "quotactl", "fanotify_init", "lookup_dcookie", "init_module", "kexec_load", "settimeofday", "open_by_handle_at"} {
+		if allowed(name) {
+			t.Errorf("%s is allowed", name)
+		}
+	}
+	if len(s.Process.Capabilities.Bounding) != 18 || len(s.Linux.MaskedPaths) == 0 || len(s.Linux.ReadonlyPaths) == 0 {
+		t.Errorf("capabilities %v, %d masked paths", s.Process.Capabilities.Bounding, len(s.Linux.MaskedPaths))
 	}
 }
 

@@ -193,7 +193,7 @@ func guestConfig(p *instance.Prepared, mounts []agent.Mount) (*agent.Config, err
 		TTY:     p.Process.TTY, OpenStdin: p.Process.OpenStdin, Size: agent.Size(p.Process.InitialSize),
 		Hostname: p.Hostname, Hosts: hostsFile(p), Mounts: mounts, PIDs: p.Spec.Limits.PIDs,
 	}
-	names, err := caps.Bounding(p.Spec.Security)
+	names, err := caps.Bounding(caps.Defaults(), p.Spec.Security)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func (i *initStage) console() error {
 	if err := mount.Place(mnt, target); err != nil {
 		return fmt.Errorf("/dev/console: move_mount: %w", err)
 	}
-	return takeTerminal(peer)
+	return i.takeTerminal(peer)
 }
 
 // execTerminal gives a command a terminal of the running container, whose /dev may
@@ -74,7 +74,7 @@ func (s *stage) execTerminal() error {
 	if err != nil {
 		return err
 	}
-	return takeTerminal(peer)
+	return s.takeTerminal(peer)
 }
 
 // openTerminal makes a terminal of the devpts, sends its master to the caller of the
@@ -118,10 +118,13 @@ func (s *stage) openTerminal(devpts int) (int, error) {
 	return peer, nil
 }
 
-// takeTerminal makes the terminal the controlling one and the standard streams.
-func takeTerminal(peer int) error {
-	if err := unix.IoctlSetInt(peer, unix.TIOCSCTTY, 0); err != nil {
-		return os.NewSyscallError("TIOCSCTTY", err)
+// takeTerminal makes the terminal the standard streams and, unless it is the console
+// of an init, the controlling one.
+func (s *stage) takeTerminal(peer int) error {
+	if !s.proc.Console {
+		if err := unix.IoctlSetInt(peer, unix.TIOCSCTTY, 0); err != nil {
+			return os.NewSyscallError("TIOCSCTTY", err)
+		}
 	}
 	for fd := range 3 {
 		if err := unix.Dup3(peer, fd, 0); err != nil {

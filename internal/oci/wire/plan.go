@@ -73,6 +73,7 @@ type Process struct {
 	CPUs         []int // processors to run on; none to leave them as they are
 
 	Terminal     bool
+	Console      bool // the terminal is nobody's controlling terminal yet
 	Rows, Cols   uint16
 	ConsoleFile  int    // connected socket that gets the master side, or None
 	CgroupFiles  []int  // "tasks" files of v1 cgroups, opened for writing

@@ -1699,6 +1699,12 @@ func easyjsonF4688553DecodeGithubComBerthcloudBerthInternalOciWire3(in *jlexer.L
 			} else {
 				out.Terminal = bool(in.Bool())
 			}
+		case "Console":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.Console = bool(in.Bool())
+			}
 		case "Rows":
 			if in.IsNull() {
 				in.Skip()
@@ -1955,6 +1961,11 @@ func easyjsonF4688553EncodeGithubComBerthcloudBerthInternalOciWire3(out *jwriter
 		const prefix string = ",\"Terminal\":"
 		out.RawString(prefix)
 		out.Bool(bool(in.Terminal))
+	}
+	{
+		const prefix string = ",\"Console\":"
+		out.RawString(prefix)
+		out.Bool(bool(in.Console))
 	}
 	{
 		const prefix string = ",\"Rows\":"

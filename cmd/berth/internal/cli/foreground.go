@@ -124,6 +124,8 @@ func (f *foreground) run(ctx context.Context, g *global, c *client.Client, inst 
 		return fmt.Errorf("%w; %s goes on, and 'berth attach %s' follows it again", err, inst.Name, inst.Name)
 	case err != nil:
 		return err
+	case exit.Reboot:
+		g.warn(inst.Name + " reboots; 'berth attach " + inst.Name + "' follows it again")
 	}
 	return exitStatus(g, inst.Name, exit)
 }
@@ -145,13 +147,22 @@ func (f *foreground) forward(ctx context.Context, g *global, c *client.Client, i
 			}
 		}
 		go func() { // a hung agent must not hold up the next signal
-			err := c.Kill(ctx, inst.ID, unix.SignalName(s))
+			err := pass(ctx, c, inst, s)
 			if err != nil && ctx.Err() == nil && !api.IsKind(err, api.Conflict) && !api.IsKind(err, api.NotFound) {
 				g.warn(err.Error())
 			}
 		}()
 	}
 	g.signal.Store(&handle)
+}
+
+// pass passes a signal on to the instance. To the init of a machine the ones that
+// ask a program to end mean something else, as a reboot: it is shut down instead.
+func pass(ctx context.Context, c *client.Client, inst api.Instance, s unix.Signal) error {
+	if inst.Spec.Init == api.InitSystem && (s == unix.SIGINT || s == unix.SIGTERM) {
+		return c.Stop(ctx, inst.ID, client.StopOptions{})
+	}
+	return c.Kill(ctx, inst.ID, unix.SignalName(s))
 }
 
 // exitStatus returns a command's exit as the client's own.

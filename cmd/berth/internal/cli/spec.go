@@ -33,7 +33,6 @@ func (o *specOptions) spec(g *global, args []string) (api.Spec, error) {
 		WorkingDir: o.workdir,
 		Hostname:   o.hostname,
 		TTY:        o.tty,
-		Init:       o.init,
 		AutoRemove: o.rm,
 		StopSignal: o.stopSignal,
 	}
@@ -44,7 +43,7 @@ func (o *specOptions) spec(g *global, args []string) (api.Spec, error) {
 		spec.Entrypoint = []string{o.entrypoint}
 	}
 	for _, read := range []func(*global, *api.Spec) error{
-		o.readEnv, o.readLabels, o.readLife, o.readLimits, o.readMounts, o.readNetwork, o.readSecurity, o.readHealth, o.readVM,
+		o.readEnv, o.readLabels, o.readInit, o.readLife, o.readLimits, o.readMounts, o.readNetwork, o.readSecurity, o.readHealth, o.readVM,
 	} {
 		if err := read(g, &spec); err != nil {
 			return api.Spec{}, err
@@ -114,6 +113,10 @@ func readLines(flag, name string) ([]string, error) {
 		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	return lines, nil
+}
+
+func (o *specOptions) readInit(_ *global, spec *api.Spec) error {
+	return value("--init", o.init, &spec.Init, parse.Init)
 }
 
 // readLife reads when the instance ends and starts again.

@@ -5,6 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/berthcloud/berth/api"
 )
 
 // The policies of --pull.
@@ -19,8 +21,9 @@ const (
 type specOptions struct {
 	// The instance.
 	name, hostname, user, workdir, entrypoint string
+	init                                      string
 	env, envFiles, labels, labelFiles         []string
-	interactive, tty, init, rm                bool
+	interactive, tty, rm                      bool
 	stopSignal, stopTimeout, restart          string
 
 	// What it may use.
@@ -72,7 +75,8 @@ func (o *specOptions) addFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&o.labelFiles, "label-file", nil, "read labels from a file")
 	f.BoolVarP(&o.interactive, "interactive", "i", false, "keep standard input open")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give it a terminal")
-	f.BoolVar(&o.init, "init", false, "run a reaping init as process 1 of a container")
+	f.StringVar(&o.init, "init", "", "process 1: none for the entrypoint, reap for a reaping init above it, system for the image's own init, which boots it as a machine (default none; --init alone: reap)")
+	f.Lookup("init").NoOptDefVal = string(api.InitReap)
 	f.BoolVar(&o.rm, "rm", false, "remove it when it has exited")
 	f.StringVar(&o.stopSignal, "stop-signal", "", "signal of 'berth stop' (default: the image's, else SIGTERM)")
 	f.StringVar(&o.stopTimeout, "stop-timeout", "", "seconds of grace before SIGKILL (default 10)")

@@ -58,6 +58,9 @@ func TestScalars(t *testing.T) {
 		{"on-failure", "{Mode:on-failure MaxRetries:0}"}, {"on-failure:3", "{Mode:on-failure MaxRetries:3}"},
 		{"on-failure:", ""}, {"on-failure:-1", ""}, {"always:3", ""}, {"sometimes", ""}, {"", ""},
 	})
+	check(t, Init, []row{
+		{"none", "none"}, {"reap", "reap"}, {"system", "system"}, {"true", "reap"}, {"false", "none"}, {"1", ""}, {"", ""},
+	})
 	check(t, Ulimit, []row{
 		{"nofile=1024", "{Name:nofile Soft:1024 Hard:1024}"}, {"NPROC=1:2", "{Name:nproc Soft:1 Hard:2}"}, {"core=0:-1", "{Name:core Soft:0 Hard:-1}"},
 		{"memlock=-1", "{Name:memlock Soft:-1 Hard:-1}"}, {"nofile", ""}, {"=1", ""}, {"nofile=x", ""}, {"nofile=2:1", ""}, {"nofile=-1:5", ""}, {"nofile=-2", ""},

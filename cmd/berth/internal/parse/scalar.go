@@ -115,6 +115,20 @@ func Time(s string, now time.Time) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("%q is not a time; write it as in 2026-11-23T15:04:05Z, 1700000000 or 10m (ago)", s)
 }
 
+// Init reads what process 1 of an instance is to be. docker's flag is a switch:
+// true and false are taken too.
+func Init(s string) (api.InitMode, error) {
+	switch m := api.InitMode(s); m {
+	case api.InitNone, api.InitReap, api.InitSystem:
+		return m, nil
+	case "true":
+		return api.InitReap, nil
+	case "false":
+		return api.InitNone, nil
+	}
+	return "", fmt.Errorf("%q is not known; write none, reap or system", s)
+}
+
 // Restart reads a restart policy: no, always, unless-stopped, on-failure[:N].
 func Restart(s string) (api.RestartPolicy, error) {
 	name, bound, bounded := strings.Cut(s, ":")
