@@ -59,7 +59,7 @@ func TestRack(t *testing.T) {
 		t.Skip("boots VMs")
 	}
 	testenv.Check(t)
-	files := map[string]string{}
+	files := map[string]string{machineTar: testenv.MachineArchive(t, "systemd-sysv")}
 	names := map[string]string{}
 	for name, file := range archives(t) {
 		files[filepath.Base(file)] = file

@@ -59,7 +59,7 @@ var nested = map[string]bool{"streams and exit code": true, "hardware virtualiza
 // scenarios is the whole behavior, in the order of a user's first day.
 func scenarios() []scenario {
 	return slices.Concat(processScenarios, lifeScenarios, badInputScenarios, limitScenarios, storageScenarios,
-		networkScenarios, policyScenarios, survivalScenarios, rackScenarios)
+		networkScenarios, policyScenarios, systemScenarios, survivalScenarios, rackScenarios)
 }
 
 // play runs every scenario of the world's place.

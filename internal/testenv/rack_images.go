@@ -99,7 +99,7 @@ func fillHost(ctx context.Context, dir, kernelPackage string) error {
 		return err
 	}
 	root := filepath.Join(work, "root")
-	if err := debootstrap(ctx, root); err != nil {
+	if err := debootstrap(ctx, root, rackPackages); err != nil {
 		return err
 	}
 	modules, err := only(filepath.Join(work, "kernel/lib/modules/*"))
@@ -127,9 +127,10 @@ func fillHost(ctx context.Context, dir, kernelPackage string) error {
 	return mkfsErofs(ctx, filepath.Join(dir, "root.erofs"), root)
 }
 
-// debootstrap makes a minimal Debian with rackPackages in the directory root,
-// from the mirror that this machine's apt uses.
-func debootstrap(ctx context.Context, root string) error {
+// debootstrap makes a minimal Debian with further packages in the directory or tar
+// archive root, from the mirror that this machine's apt uses. Hooks of mmdebstrap
+// may come after.
+func debootstrap(ctx context.Context, root string, packages []string, hooks ...string) error {
 	targets, err := run(ctx, "/", "apt-get", "indextargets", "--format", "$(ORIGIN)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
 	if err != nil {
 		return err
@@ -146,11 +147,11 @@ func debootstrap(ctx context.Context, root string) error {
 	suite := strings.Fields(sources[0])[2]
 	argv := []string{
 		"mmdebstrap", "--quiet", "--mode=root", "--variant=minbase",
-		"--include=" + strings.Join(rackPackages, ","),
+		"--include=" + strings.Join(packages, ","),
 		`--aptopt=APT::Install-Recommends "false"`,
 		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-		suite, root,
 	}
+	argv = append(append(argv, hooks...), suite, root)
 	_, err = run(ctx, "/", append(argv, sources...)...)
 	return err
 }
