@@ -180,13 +180,14 @@ func (c *code) condition(a *arch, cond *specs.LinuxSeccompArg, yes, no label) la
 	return l
 }
 
-// masked adds the test of some bits of one half of an argument. Where no bit is
-// asked for there is nothing to load.
+// masked adds the test of some bits of one half of an argument, for what they are in
+// want (seccomp_rule_add(3): the masked argument equals the masked datum). Where no
+// bit is asked for there is nothing to load.
 func (c *code) masked(at, mask, want uint32, yes, no label) label {
-	if mask == 0 && want == 0 {
+	if mask == 0 {
 		return yes
 	}
-	c.jump(opEqual, want, yes, no)
+	c.jump(opEqual, want&mask, yes, no)
 	if mask != 0xffffffff {
 		c.and(mask)
 	}

@@ -68,7 +68,7 @@ func (c calls) add(name, field string, nr int) {
 
 var (
 	// placeholder matches names in lists that are no calls.
-	placeholder = regexp.MustCompile(`^(unused|reserved)\d+$|^arch_specific_syscall$|^syscalls?$`)
+	placeholder = regexp.MustCompile(`^(unused|reserved)\d+$|^arch_specific_syscall$|^syscall_mask$`)
 
 	goNumber     = regexp.MustCompile(`^\s*SYS_([A-Z0-9_]+)\s*=\s*(\d+)$`)
 	headerNumber = regexp.MustCompile(`^#define __NR_(\w+) \(?(?:__\w+ \+ )?(\d+)\)?$`)
@@ -104,6 +104,9 @@ func main() {
 	for i, name := range []string{"breakpoint", "cacheflush", "usr26", "usr32", "set_tls", "get_tls"} {
 		table.add(name, "archARM", 0x0f0000+1+i)
 	}
+	// The header of Debian 12 leaves it out; the kernel has it since 5.17.
+	table.add("cacheflush", "archPARISC", 356)
+	table.add("cacheflush", "archPARISC64", 356)
 	write(table)
 }
 
