@@ -108,7 +108,7 @@ func (d *Daemon) PIDs(t testing.TB, program string) []string {
 	t.Helper()
 	line := `for p in /proc/[0-9]*; do
 		a=$(tr '\0' ' ' <$p/cmdline 2>/dev/null) || continue
-		case "$a" in "` + program + ` "*|*"/` + program + ` "*) case "$a" in *"/` + path.Base(d.Dir) + `"*) echo ${p#/proc/};; esac;; esac
+		case "$a" in "` + program + ` "*|*"/` + program + ` "*) case "$a" in *"` + d.Dir + `/"*|*"` + d.RunDir() + `"*) echo ${p#/proc/};; esac;; esac
 	done`
 	return strings.Fields(Shell(t, d.Machine, line))
 }
