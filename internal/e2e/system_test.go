@@ -14,6 +14,7 @@ import (
 // systemScenarios boot containers as machines, with the init of their image.
 var systemScenarios = []scenario{
 	{"machine without an init", localOnly, nil, noInit},
+	{"rights of a machine", localOnly, nil, machineRights},
 	{"machine with busybox", localOnly, containers, busyboxMachine},
 	{"machine with sysvinit", localOnly, containers, sysvinitMachine},
 	{"machine with systemd", rackOnly, containers, systemdMachine},
@@ -31,6 +32,33 @@ func noInit(t *testing.T, w *world, _ api.Kind) {
 	refused(t, "no user namespace", boot("--userns=host", "base"), 125, "--userns=host")
 	refused(t, "another user", boot("-u", "1000", "base"), 125, "--user")
 	refused(t, "a wrong word", w.Try(t.Context(), "run", "--init=launchd", "base"), 125, "launchd", "system")
+}
+
+// machineRights tries with the rights of an init what only the host's root may. The
+// masks of /proc are the first to go: an init may unmount what is its own.
+func machineRights(t *testing.T, w *world, _ api.Kind) {
+	w.start(t, api.Container, "box", "--network", "none", "--init=system", "base")
+	try := func(line string) testenv.Result { return w.Try(t.Context(), "exec", "box", "sh", "-c", line) }
+	expect(t, "prepare", try("mkdir /tmp/a /tmp/b; umount /proc/sys /proc/kcore /proc/keys /proc/irq 2>/dev/null; true"), 0, "")
+	for _, line := range []string{
+		"mount -t tmpfs t /tmp/a && umount /tmp/a", "hostname inside", "unshare -m true", "nsenter -t 1 -m true",
+		"echo 4096 >/proc/sys/net/core/somaxconn", "ip link set lo down",
+	} {
+		if r := try(line); r.Exit != 0 {
+			t.Errorf("its own: %s: %s", line, r)
+		}
+	}
+	for _, line := range []string{
+		"echo /tmp/x >/proc/sys/kernel/core_pattern", "echo 1 >/proc/sys/vm/drop_caches", "echo 0 >/proc/sys/kernel/randomize_va_space",
+		"echo h >/proc/sysrq-trigger", "head -c1 /proc/kcore", "mknod /tmp/disk b 254 0", "insmod /bin/busybox", "dmesg",
+		"mount -o remount,rw /sys", "mount -t sysfs s /tmp/a && echo x >/tmp/a/kernel/uevent_helper", "mount -t debugfs d /tmp/b",
+		"mount -t cgroup -o memory c /tmp/b && echo 1 >/tmp/b/memory.limit_in_bytes", "mkdir /tmp/b/inner", "echo /tmp/x >/tmp/b/release_agent",
+		"echo -1000 >/proc/self/oom_score_adj",
+	} {
+		if r := try(line); r.Exit == 0 {
+			t.Errorf("the host's: %s: %s", line, r)
+		}
+	}
 }
 
 // onHost makes a directory of files on the world's machine.
