@@ -88,15 +88,6 @@ func (c *code) jump(op uint16, k uint32, yes, no label) label {
 	})
 }
 
-// program returns what has been added, in the order of execution.
-func (c *code) program() []Instruction {
-	p := make([]Instruction, len(c.list))
-	for i, in := range c.list {
-		p[len(p)-1-i] = in
-	}
-	return p
-}
-
 // interval is a run of numbers, from its first up to the next interval's, with one
 // outcome.
 type interval struct {

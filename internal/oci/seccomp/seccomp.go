@@ -137,7 +137,8 @@ func compile(p *specs.LinuxSeccomp, nativeArch specs.Arch) ([]Instruction, error
 	if len(c.list) > maxInstructions {
 		return nil, fmt.Errorf("the profile compiles to more than the %d instructions that the kernel takes; it needs fewer conditions or architectures", maxInstructions)
 	}
-	return c.program(), nil
+	slices.Reverse(c.list)
+	return c.list, nil
 }
 
 // check refuses what contradicts itself or is not known, rather than let a container
@@ -211,6 +212,8 @@ type profile struct {
 	first [len(table)]int // by row: where its rules begin in uses, 0 for none
 	uses  []use           // the first one is not used
 	muxes [len(multiplexers)]mux
+
+	scratch []interval // see intervals
 }
 
 // mux has the rules that a multiplexer gets from the calls it leads to.
@@ -222,7 +225,7 @@ type mux struct {
 // parse checks and translates the entries. An entry that names one argument twice
 // means either condition, as with runc: libseccomp cannot say "and" there.
 func parse(list []specs.LinuxSyscall, def uint32) (*profile, error) {
-	p := &profile{def: def, uses: make([]use, 1, len(table))}
+	p := &profile{def: def, uses: make([]use, 1, len(table)), scratch: make([]interval, 0, len(table))}
 	rets := make([]uint32, len(list))
 	for i := range list {
 		ret, err := checkEntry(&list[i])
@@ -402,9 +405,10 @@ func (p *profile) newest(a *arch) uint64 {
 	return 0
 }
 
-// intervals returns what happens to all numbers of a convention, from 0 on.
+// intervals returns what happens to all numbers of a convention, from 0 on. The
+// result lasts until the next call.
 func (p *profile) intervals(a *arch) []interval {
-	list := make([]interval, 0, len(order[a.column]))
+	list := p.scratch[:0]
 	add := func(first uint64, l leaf) {
 		if n := len(list); n > 0 && len(list[n-1].leaf.rules)+len(l.rules) == 0 && list[n-1].leaf.rest == l.rest {
 			return
@@ -441,5 +445,6 @@ func (p *profile) intervals(a *arch) []interval {
 		}
 	}
 	pass(1 << 32)
+	p.scratch = list
 	return list
 }
