@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"unicode"
 )
 
 // ErrorKind says what went wrong in terms that a program can act on. The
@@ -110,7 +111,7 @@ func IsKind(err error, k ErrorKind) bool { return err != nil && KindOf(err) == k
 // so that text from a guest, a registry or a kernel log cannot break out of
 // its line on a terminal.
 func OneLine(s string) string {
-	fields := strings.FieldsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+	fields := strings.FieldsFunc(s, unicode.IsControl)
 	for i := range fields {
 		fields[i] = strings.TrimSpace(fields[i])
 	}

@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/berthcloud/berth/internal/oci"
 	"github.com/berthcloud/berth/internal/oci/wire"
@@ -216,5 +217,5 @@ func (c *cli) log(level, text string) {
 // oneLine keeps text that came from a container or a kernel from breaking out of
 // its line.
 func oneLine(s string) string {
-	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }), " ")
+	return strings.Join(strings.FieldsFunc(s, unicode.IsControl), " ")
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"text/template"
+	"unicode"
 
 	"github.com/berthcloud/berth/api"
 )
@@ -125,11 +126,35 @@ func One(w io.Writer, format string, object any, human func(io.Writer) error) er
 
 // JSON prints a value as indented JSON.
 func JSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, escape(b.String()))
+	return err
 }
+
+// escape writes out the control characters from U+007F on. JSON allows them in
+// strings, and some terminals obey them: U+009B is as good as ESC [.
+func escape(text string) string {
+	if !strings.ContainsFunc(text, beyondASCII) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if beyondASCII(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func beyondASCII(r rune) bool { return r >= 0x7f && unicode.IsControl(r) }
 
 // Template reads a Go template with the functions docker users know.
 func Template(text string) (*template.Template, error) {
@@ -137,7 +162,7 @@ func Template(text string) (*template.Template, error) {
 	t, err := template.New("format").Option("missingkey=error").Funcs(template.FuncMap{
 		"json": func(v any) (string, error) {
 			b, err := json.Marshal(v)
-			return string(b), err
+			return escape(string(b)), err
 		},
 		"join":  strings.Join,
 		"split": strings.Split,

@@ -20,13 +20,13 @@ func columns() []Column[thing] {
 }
 
 func TestList(t *testing.T) {
-	things := []thing{{"a", "1"}, {"long name here", "two\x1b[31m\nlines"}}
+	things := []thing{{"a", "1"}, {"long name here", "two\x1b[31m\nlines\u009b2J"}}
 	for format, want := range map[string]string{
-		"":                          "FIRST            SECOND\na                1\nlong name here   two [31m lines\n",
-		"json":                      "[\n  {\n    \"A\": \"a\",\n    \"B\": \"1\"\n  },\n  {\n    \"A\": \"long name here\",\n    \"B\": \"two\\u001b[31m\\nlines\"\n  }\n]\n",
-		"{{.C}}|{{upper .A}}":       "a1|A\nlong name heretwo\x1b[31m\nlines|LONG NAME HERE\n",
-		`table {{.A}}\t{{.C}}`:      "FIRST            THIRD\na                a1\nlong name here   long name heretwo\x1b[31m\nlines\n",
-		"{{json .}}":                "{\"A\":\"a\",\"B\":\"1\",\"C\":\"a1\"}\n{\"A\":\"long name here\",\"B\":\"two\\u001b[31m\\nlines\",\"C\":\"long name heretwo\\u001b[31m\\nlines\"}\n",
+		"":                          "FIRST            SECOND\na                1\nlong name here   two [31m lines 2J\n",
+		"json":                      "[\n  {\n    \"A\": \"a\",\n    \"B\": \"1\"\n  },\n  {\n    \"A\": \"long name here\",\n    \"B\": \"two\\u001b[31m\\nlines\\u009b2J\"\n  }\n]\n",
+		"{{.C}}|{{upper .A}}":       "a1|A\nlong name heretwo\x1b[31m\nlines\u009b2J|LONG NAME HERE\n",
+		`table {{.A}}\t{{.C}}`:      "FIRST            THIRD\na                a1\nlong name here   long name heretwo\x1b[31m\nlines\u009b2J\n",
+		"{{json .}}":                "{\"A\":\"a\",\"B\":\"1\",\"C\":\"a1\"}\n{\"A\":\"long name here\",\"B\":\"two\\u001b[31m\\nlines\\u009b2J\",\"C\":\"long name heretwo\\u001b[31m\\nlines\\u009b2J\"}\n",
 		"{{truncate .A 4}}{{\"\"}}": "a\nlong\n",
 	} {
 		var b bytes.Buffer
