@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 
@@ -38,6 +39,9 @@ func gatherHost() (instance.Host, error) {
 	h.AppArmor = reads("/sys/module/apparmor/parameters/enabled", "Y")
 	_, selinux := os.Stat("/sys/fs/selinux/enforce")
 	h.SELinux = selinux == nil
+	if h.ThermalThrottle, err = filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle"); err != nil {
+		return h, err
+	}
 	if path, err := exec.LookPath(qemuBinary[h.Arch]); err == nil {
 		h.QEMU = path
 	}

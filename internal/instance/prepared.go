@@ -128,6 +128,9 @@ type Host struct {
 	UserNamespaces bool
 	AppArmor       bool
 	SELinux        bool
+	// ThermalThrottle lists directories of /sys that tell how hot processors run,
+	// and so what runs beside a container.
+	ThermalThrottle []string
 
 	QEMU      string // path of qemu-system for Arch, "" where there is none
 	Virtiofsd string // path, "" where there is none

@@ -81,15 +81,16 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 		s.Annotations = map[string]string{oci.InitAnnotation: oci.InitReap}
 	}
 	bootable(s, p, host.CgroupV2)
-	return s, confine(s, p)
+	return s, confine(s, p, host)
 }
 
 // confine adds the seccomp filter and hides what tells about the host.
-func confine(s *specs.Spec, p *instance.Prepared) error {
+func confine(s *specs.Spec, p *instance.Prepared, host instance.Host) error {
 	if p.Spec.Security.Unconfined {
 		return nil
 	}
-	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = oci.MaskedPaths(), oci.ReadonlyPaths()
+	s.Linux.MaskedPaths = append(oci.MaskedPaths(), host.ThermalThrottle...)
+	s.Linux.ReadonlyPaths = oci.ReadonlyPaths()
 	profile, err := seccomp.GetDefaultProfile(s)
 	if err != nil {
 		return api.E("plan", api.Internal, p.Spec.Name, err)
@@ -129,9 +130,9 @@ func mounts(p *instance.Prepared) []specs.Mount {
 	list := []specs.Mount{
 		rootOverlay(p),
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: append([]string{"nosuid", "strictatime", "mode=755"}, bounds(devSize)...)},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
-		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=67108864"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: append([]string{"nosuid", "noexec", "nodev", "mode=1777"}, bounds(devSize)...)},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		sysMount(p),
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}},
@@ -182,13 +183,23 @@ func sysMount(p *instance.Prepared) specs.Mount {
 	return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
 }
 
+// devSize is the size of the filesystems in memory that every container has, in
+// bytes.
+const devSize = 64 << 20
+
+// bounds are the options that bound the content of a tmpfs, in bytes, and its
+// number of files, to one for each page. An empty file costs the kernel's memory and
+// none of the size; without a bound there may be as many as the host has pages.
+func bounds(size int64) []string {
+	return []string{fmt.Sprintf("size=%d", size), fmt.Sprintf("nr_inodes=%d", max(size/4096, 1024))}
+}
+
 func ownMount(p *instance.Prepared, m instance.Mount) specs.Mount {
 	if m.Type == api.MountTmpfs {
-		options := []string{"nosuid", "nodev"}
+		options := append([]string{"nosuid", "nodev", fmt.Sprintf("mode=%o", m.Mode)}, bounds(m.Size)...)
 		if !isSystem(p) { // programs run in a machine's /tmp
 			options = append(options, "noexec")
 		}
-		options = append(options, fmt.Sprintf("mode=%o", m.Mode), fmt.Sprintf("size=%d", m.Size))
 		if m.ReadOnly {
 			options = append(options, "ro")
 		}

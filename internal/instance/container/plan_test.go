@@ -114,7 +114,8 @@ func withoutSyscalls(t *testing.T, plan []byte) []byte {
 // TestPlanNoWider holds the default to docker's: no capability and no system call
 // more.
 func TestPlanNoWider(t *testing.T) {
-	s, err := plan(sample(), instance.Host{UserNamespaces: true})
+	const throttle = "/sys/devices/system/cpu/cpu0/thermal_throttle"
+	s, err := plan(sample(), instance.Host{UserNamespaces: true, ThermalThrottle: []string{throttle}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,7 @@ func TestPlanNoWider(t *testing.T) {
 	if len(got.Bounding) != 14 || len(got.Inheritable)+len(got.Ambient) != 0 || !slices.Equal(got.Bounding, got.Permitted) {
 		t.Errorf("capabilities %+v", got)
 	}
-	if !s.Process.NoNewPrivileges || len(s.Linux.MaskedPaths) == 0 || len(s.Linux.ReadonlyPaths) == 0 {
+	if !s.Process.NoNewPrivileges || !slices.Contains(s.Linux.MaskedPaths, throttle) || len(s.Linux.ReadonlyPaths) == 0 {
 		t.Error("not confined")
 	}
 }
