@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/berthcloud/berth/internal/testenv"
 )
 
 // descriptorAttacks look for what the runtime has open on the host.
@@ -93,11 +95,18 @@ func leakedDescriptors(a *arena) verdict {
 	if r := a.ociWith(leaks, "exec", "--detach", "--pid-file", a.dir+"/pid", a.id, "sleep", "100"); r.code != 0 {
 		return refusal(r.stderr)
 	}
-	return worst([]verdict{onlyStreams("the first process", run), onlyStreams("a command", a.pid())})
+	return worst([]verdict{a.onlyStreams("the first process", run), a.onlyStreams("a command", a.pid())})
 }
 
 // onlyStreams allows a process the standard streams and nothing else.
-func onlyStreams(who string, pid int) verdict {
+func (a *arena) onlyStreams(who string, pid int) verdict {
+	testenv.Eventually(a.t, patience, func() error { // until then it is the runtime still
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && !strings.HasPrefix(string(text), "sleep") {
+			err = fmt.Errorf("it is %q", text)
+		}
+		return err
+	})
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -1,9 +1,12 @@
 package attack
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -34,14 +37,25 @@ func capabilities(a *arena) verdict {
 		return refusal(r.stderr)
 	}
 	log := a.said("nonvoluntary")
-	if r := a.oci("exec", a.id, "mkdir", "/dev/shm/x"); !strings.Contains(r.stderr, "Operation not permitted") {
+	if r := a.exec(specs.User{}, "mkdir", "/dev/shm/x"); !strings.Contains(r.stderr, "Operation not permitted") {
 		return fall("a command is not filtered: exit %d, %s", r.code, r.stderr)
 	}
 	return worst([]verdict{
 		confinedAs("the first process", log, root),
-		confinedAs("a command", a.oci("exec", a.id, "cat", "/proc/self/status").stdout, root),
-		confinedAs("a user's command", a.oci("exec", "--user", "1000:1000", a.id, "cat", "/proc/self/status").stdout, user),
+		confinedAs("a command", a.exec(specs.User{}, "cat", "/proc/self/status").stdout, root),
+		confinedAs("a user's command", a.exec(specs.User{UID: 1000, GID: 1000}, "cat", "/proc/self/status").stdout, user),
 	})
+}
+
+// exec runs a command with what was asked for the first process, as engines do.
+func (a *arena) exec(user specs.User, args ...string) result {
+	process := *a.spec.Process
+	process.Args, process.User = args, user
+	raw, err := json.Marshal(process)
+	a.must(err)
+	file := filepath.Join(a.dir, "process.json")
+	a.must(os.WriteFile(file, raw, 0o600))
+	return a.oci("exec", "--process", file, a.id)
 }
 
 // root and user are what the kernel makes of the sets above at execve: root's

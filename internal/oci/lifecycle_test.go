@@ -180,6 +180,12 @@ func TestExec(t *testing.T) {
 					t.Errorf("namespace %s: %q, the container's is %q", ns, self.stdout, first.stdout)
 				}
 			}
+			confinement := func(pid string) string {
+				return b.oci("exec", b.id, "grep", "-E", "^(Cap|NoNewPrivs|Seccomp)", "/proc/"+pid+"/status").stdout
+			}
+			if self, first := confinement("self"), confinement("1"); self != first {
+				t.Errorf("a command is confined by %s, the container by %s", self, first)
+			}
 		})
 	}
 }
