@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -25,6 +26,16 @@ type cli struct {
 	debug         bool
 	systemdCgroup bool
 	entered       bool // root of the container's user namespace: see oci.Enter
+
+	ctx     context.Context
+	stdio   [3]int    // of the workload
+	stderr  io.Writer // for errors and warnings
+	standby bool      // in a process that carries out many command lines, see standby.go
+}
+
+// newCLI returns the invocation that this process was started for.
+func newCLI() *cli {
+	return &cli{ctx: context.Background(), stdio: [3]int{0, 1, 2}, stderr: os.Stderr}
 }
 
 // command is one verb of the command line.
@@ -59,9 +70,8 @@ func commands() map[string]command {
 // version is set by the linker.
 var version = "unknown"
 
-// run carries out a command line and returns the exit status.
-func run(args []string) int {
-	c := &cli{}
+// main carries out a command line and returns the exit status.
+func (c *cli) main(args []string) int {
 	if len(args) > 0 && args[0] == oci.EnteredArg {
 		c.entered, args = true, args[1:]
 	}
@@ -96,6 +106,9 @@ func (c *cli) dispatch(name string, args []string) int {
 	cmd, ok := commands()[name]
 	if !ok {
 		return c.fail(fmt.Errorf("unknown command %q; see berth-oci help", name))
+	}
+	if c.standby && name != "create" && name != "exec" {
+		return c.fail(fmt.Errorf("%s is not carried out by a process that stands by; start one for it", name))
 	}
 	if c.systemdCgroup {
 		return c.fail(errors.New("--systemd-cgroup: this runtime manages cgroups directly; configure the engine for cgroupfs"))
@@ -170,7 +183,7 @@ func usage(w io.Writer) {
 
 // runtime returns the library, with its warnings going to the log.
 func (c *cli) runtime() *oci.Runtime {
-	return &oci.Runtime{Root: c.root, Entered: c.entered, Warn: func(text string) { c.log("warning", text) }}
+	return &oci.Runtime{Root: c.root, Entered: c.entered, Siblings: c.standby, Warn: func(text string) { c.log("warning", text) }}
 }
 
 // fail reports an error and returns its exit status: that of the workload where it
@@ -179,7 +192,7 @@ func (c *cli) fail(err error) int {
 	text := oneLine(err.Error())
 	c.log("error", text)
 	if c.logPath != "" { // engines read the log, people read the terminal
-		fmt.Fprintln(os.Stderr, "berth-oci: "+text)
+		fmt.Fprintln(c.stderr, "berth-oci: "+text)
 	}
 	if f, ok := errors.AsType[*wire.Failure](err); ok {
 		return f.Code
@@ -189,7 +202,7 @@ func (c *cli) fail(err error) int {
 
 // log writes one line to the log, in the format that engines expect of runc.
 func (c *cli) log(level, text string) {
-	w := os.Stderr
+	w := c.stderr
 	if c.logPath != "" {
 		f, err := os.OpenFile(c.logPath, os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_SYNC, 0o644)
 		if err == nil {
@@ -202,7 +215,7 @@ func (c *cli) log(level, text string) {
 		fmt.Fprintf(w, "%s\n", line)
 		return
 	}
-	if w == os.Stderr {
+	if w == c.stderr {
 		if level == "error" {
 			level = ""
 		} else {

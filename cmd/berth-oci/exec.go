@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -60,8 +59,11 @@ func (c *cli) exec(fs *flags, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if c.standby && (!f.detach || f.preserve != 0) {
+		return 0, errors.New("exec: a process that stands by knows --detach only, and no --preserve-fds")
+	}
 	rt := c.runtime()
-	o := oci.ExecOptions{ID: args[0], PidFile: f.pidFile, Console: -1, PreserveFDs: f.preserve, Stdio: [3]int{0, 1, 2}}
+	o := oci.ExecOptions{ID: args[0], PidFile: f.pidFile, Console: -1, PreserveFDs: f.preserve, Stdio: c.stdio}
 	if o.Process, err = f.build(rt, args); err != nil {
 		return 0, err
 	}
@@ -77,7 +79,7 @@ func (c *cli) exec(fs *flags, args []string) (int, error) {
 		}
 		defer term.close()
 	}
-	return execute(rt, o, term, f.detach)
+	return c.execute(rt, o, term, f.detach)
 }
 
 // build makes the process from process.json or from the options.
@@ -147,12 +149,12 @@ func (f *execFlags) extend(p *specs.Process) error {
 }
 
 // execute runs the command and, unless detached, awaits it.
-func execute(rt *oci.Runtime, o oci.ExecOptions, term *terminal, detach bool) (int, error) {
+func (c *cli) execute(rt *oci.Runtime, o oci.ExecOptions, term *terminal, detach bool) (int, error) {
 	var sig *forwarder
 	if !detach {
 		sig = catchSignals()
 	}
-	pid, err := rt.Exec(context.Background(), o)
+	pid, err := rt.Exec(c.ctx, o)
 	if o.Console >= 0 {
 		unix.Close(o.Console)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,10 +33,13 @@ func (f *createFlags) add(fs *flags) {
 }
 
 // options turns them into those of the library. The caller closes the console.
-func (f *createFlags) options(id string) (oci.CreateOptions, error) {
+func (f *createFlags) options(c *cli, id string) (oci.CreateOptions, error) {
 	o := oci.CreateOptions{
 		ID: id, PidFile: f.pidFile, Console: -1, PreserveFDs: f.preserve,
-		NoPivot: f.noPivot, NoNewKeyring: f.noKeyring, Stdio: [3]int{0, 1, 2},
+		NoPivot: f.noPivot, NoNewKeyring: f.noKeyring, Stdio: c.stdio,
+	}
+	if c.standby && f.preserve != 0 {
+		return o, errors.New("--preserve-fds: a process that stands by has none")
 	}
 	if f.preserve < 0 || f.preserve > 1024 {
 		return o, fmt.Errorf("--preserve-fds: %d is not between 0 and 1024", f.preserve)
@@ -84,14 +86,17 @@ func (c *cli) create(fs *flags, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	o, err := f.options(args[0])
+	o, err := f.options(c, args[0])
 	if err != nil {
 		return 0, err
+	}
+	if o.Console >= 0 {
+		defer unix.Close(o.Console)
 	}
 	if os.Geteuid() != 0 {
 		return c.enter(o)
 	}
-	_, err = c.runtime().Create(context.Background(), o)
+	_, err = c.runtime().Create(c.ctx, o)
 	return 0, err
 }
 
@@ -114,7 +119,7 @@ func (c *cli) run(fs *flags, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	o, err := f.options(args[0])
+	o, err := f.options(c, args[0])
 	if err != nil {
 		return 0, err
 	}
@@ -138,7 +143,7 @@ func (c *cli) runCreated(o oci.CreateOptions, term *terminal, detach, keep bool)
 	if !detach {
 		sig = catchSignals() // before there is anything they could reach
 	}
-	ctr, err := rt.Create(context.Background(), o)
+	ctr, err := rt.Create(c.ctx, o)
 	if err != nil {
 		return 0, err
 	}
@@ -146,7 +151,7 @@ func (c *cli) runCreated(o oci.CreateOptions, term *terminal, detach, keep bool)
 		unix.Close(o.Console)
 	}
 	remove := func(err error) error {
-		return errors.Join(err, rt.Delete(context.Background(), o.ID, true))
+		return errors.Join(err, rt.Delete(c.ctx, o.ID, true))
 	}
 	if term != nil {
 		if err := term.begin(); err != nil {
@@ -271,7 +276,7 @@ func (c *cli) delete(fs *flags, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return 0, c.runtime().Delete(context.Background(), args[0], *force)
+	return 0, c.runtime().Delete(c.ctx, args[0], *force)
 }
 
 func (c *cli) pause(fs *flags, args []string) (int, error)  { return c.freeze(fs, args, true) }

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/berthcloud/berth/internal/keeper/standby"
 	"github.com/berthcloud/berth/internal/oci/stage"
 )
 
@@ -33,5 +34,8 @@ func main() {
 	if stage.Is(os.Args) {
 		os.Exit(stage.Main(os.Args))
 	}
-	os.Exit(run(os.Args[1:]))
+	if standby.Is(os.Args) {
+		os.Exit(standby.Serve(carryOut))
+	}
+	os.Exit(newCLI().main(os.Args[1:]))
 }

@@ -17,9 +17,10 @@
 // started in one of two modes:
 //
 //   - Direct: the started program itself is kept (QEMU, virtiofsd).
-//   - Runtime: the started command, an OCI runtime, ends with status 0 and
-//     leaves the kept process behind, whose pid it has written to PIDFile. The
-//     keeper, being a subreaper, inherits it.
+//   - Runtime: Args are a command line of an OCI runtime. It ends with status 0
+//     and leaves the kept process behind, a child of the keeper, whose pid it has
+//     written to PIDFile. The runtime is not started for it: it stands by while
+//     there is something to do (package standby).
 //
 // A kept process stays listed after its end until Forget. The keeper itself ends
 // by a Shutdown, or when its run directory has gone and nothing runs any more.

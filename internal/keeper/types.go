@@ -14,7 +14,7 @@ type Mode string
 // The modes of a Process.
 const (
 	Direct  Mode = "direct"  // the started program
-	Runtime Mode = "runtime" // the process that the started command leaves behind
+	Runtime Mode = "runtime" // the process that a command line leaves behind
 )
 
 // Process describes what to start and how to keep it. Args and Env are not
@@ -59,7 +59,7 @@ type StdioKind string
 
 // The kinds of standard streams.
 const (
-	Null    StdioKind = "null"    // /dev/null; what a Runtime command says on stderr is its error
+	Null    StdioKind = "null"    // /dev/null
 	Pipes   StdioKind = "pipes"   // stdout and stderr apart
 	PTY     StdioKind = "pty"     // a terminal: all output is stdout
 	Sockets StdioKind = "sockets" // the streams are unix sockets that the process listens on (QEMU chardevs)

@@ -60,7 +60,7 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, er
 	u.Add(func(context.Context) error { k.poststop(); return nil })
 	u.Add(func(context.Context) error { return d.remove() })
 
-	if err := k.create(); err != nil {
+	if err := k.create(ctx); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.ID, err)
 	}
 	u.Release()
@@ -94,7 +94,7 @@ type creator struct {
 // create makes one thing after another. What each made is undone in reverse order
 // if a later step fails. The stage is started as soon as it can be: it loads while
 // the rest is made.
-func (k *creator) create() error {
+func (k *creator) create(ctx context.Context) error {
 	k.exe, k.userns, k.listen, k.netns = -1, -1, -1, -1
 	defer func() { wire.CloseAll([]int{k.exe, k.userns, k.listen}) }()
 	for _, step := range []func() error{k.prepareCgroups, k.makeRecord, k.makeStartSocket, k.spawn} {
@@ -104,12 +104,42 @@ func (k *creator) create() error {
 	}
 	defer k.conn.Close()
 	defer k.child.Close()
+	stop, err := killWhenDone(ctx, k.child)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	for _, step := range []func() error{k.completeCgroups, k.instruct, k.converse} {
 		if err := step(); err != nil {
-			return k.explain(err)
+			return errors.Join(ctx.Err(), k.explain(err))
 		}
 	}
 	return k.publish()
+}
+
+// killWhenDone ends the child when ctx does, so that nobody waits for its word any
+// more, until stop is called.
+func killWhenDone(ctx context.Context, child *spawn.Child) (stop func(), err error) {
+	if ctx.Done() == nil {
+		return func() {}, nil
+	}
+	// A descriptor of its own: the child's may be closed, and its number mean
+	// another process, before stop is called.
+	pidfd, err := unix.FcntlInt(uintptr(child.Pidfd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("dup", err)
+	}
+	killed := make(chan struct{})
+	forget := context.AfterFunc(ctx, func() {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		close(killed)
+	})
+	return func() {
+		if !forget() {
+			<-killed
+		}
+		unix.Close(pidfd)
+	}, nil
 }
 
 func (k *creator) prepareCgroups() error {
@@ -238,7 +268,7 @@ func (k *creator) spawn() error {
 	k.child, err = spawn.Start(&spawn.Cmd{
 		Exe: k.exe, Args: []string{"berth-oci", stage.InitArg, strconv.Itoa(socket)}, Env: stage.Env(), Files: files,
 		Join: k.ns.join, New: k.ns.create, Time: k.ns.newTime, TimeOffsets: timeOffsets(k.b.Spec.Linux.TimeOffsets),
-		Cgroup: birth, Root: hasUserNamespace(k.b.Spec),
+		Cgroup: birth, Root: hasUserNamespace(k.b.Spec), Sibling: k.rt.Siblings,
 	})
 	if err != nil {
 		k.conn.Close()

@@ -58,7 +58,7 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (pid int, err error) 
 	}
 	var u undo.Stack
 	defer u.Run(ctx, &err)
-	pid, err = c.exec(o, &u)
+	pid, err = c.exec(ctx, o, &u)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", o.ID, err)
 	}
@@ -66,7 +66,7 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (pid int, err error) 
 	return pid, nil
 }
 
-func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
+func (c *Container) exec(ctx context.Context, o ExecOptions, u *undo.Stack) (int, error) {
 	status, err := c.Status()
 	if err != nil {
 		return 0, err
@@ -109,6 +109,11 @@ func (c *Container) exec(o ExecOptions, u *undo.Stack) (int, error) {
 	}
 	defer child.Close()
 	defer conn.Close()
+	stop, err := killWhenDone(ctx, child)
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
 
 	var files []int
 	send := func(fd int) int { files = append(files, fd); return len(files) - 1 }
@@ -160,7 +165,7 @@ func (c *Container) enter(o ExecOptions, s *specs.Spec, cpus []int, birth int, u
 	inherit, socket := inherited(o.Stdio, o.PreserveFDs, end.FD)
 	child, err := startOn(cpus, &spawn.Cmd{
 		Exe: exe, Args: []string{"berth-oci", stage.ExecArg, strconv.Itoa(socket)}, Env: stage.Env(), Files: inherit,
-		Join: joins, Cgroup: birth, Root: hasUserNamespace(s),
+		Join: joins, Cgroup: birth, Root: hasUserNamespace(s), Sibling: c.rt.Siblings,
 	})
 	if err == nil {
 		u.Add(func(context.Context) error { child.Kill(); return nil })

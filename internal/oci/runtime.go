@@ -57,6 +57,10 @@ const (
 type Runtime struct {
 	Root string
 
+	// Siblings makes the processes of containers children of this process's parent,
+	// which reaps them.
+	Siblings bool
+
 	// Warn is told of what was asked for and could not be had, harmlessly: a lower
 	// oom_score_adj without the privilege, a capability the kernel does not have.
 	// May be nil.

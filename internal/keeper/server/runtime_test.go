@@ -21,40 +21,75 @@ import (
 
 // fakeRuntime does what an OCI runtime does with "create": it leaves a process
 // behind, whose pid it writes to a file; with a console socket it makes a
-// terminal and sends it there.
+// terminal and sends it there. It can also fail, say nothing, or hang.
 //
-//	fake-runtime PIDFILE CONSOLE|- SCRIPT
-func fakeRuntime(args []string) int {
-	pidFile, console, script := args[0], args[1], args[2]
+//	create PIDFILE CONSOLE|- SCRIPT
+//	fail STATUS TEXT
+//	nothing
+//	hang PIDFILE
+//	die
+func fakeRuntime(ctx context.Context, args []string, stdio [3]int) (int, string) {
+	switch args[0] {
+	case "create":
+		return fakeCreate(args[1], args[2], args[3], stdio)
+	case "fail":
+		status, _ := strconv.Atoi(args[1])
+		return status, args[2]
+	case "hang":
+		if status, text := fakeCreate(args[1], "-", "exec sleep 1000", stdio); status != 0 {
+			return status, text
+		}
+		<-ctx.Done()
+		return 1, "stopped"
+	case "foreign":
+		if err := os.WriteFile(args[1], []byte(args[2]), 0o600); err != nil {
+			return 1, err.Error()
+		}
+	case "die":
+		os.Exit(3)
+	}
+	return 0, ""
+}
+
+func fakeCreate(pidFile, console, script string, stdio [3]int) (int, string) {
 	cmd := exec.Command("/bin/sh", "-c", script)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// The keeper's child, not ours. exec.Cmd closes files of ours: it gets copies.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_PARENT}
+	streams := [3]*os.File{}
+	for i, fd := range stdio {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return 1, err.Error()
+		}
+		streams[i] = os.NewFile(uintptr(n), "stream")
+		defer streams[i].Close()
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = streams[0], streams[1], streams[2]
 	if console != "-" {
 		master, slave, err := openPTY()
 		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+			return 1, err.Error()
 		}
+		defer master.Close()
+		defer slave.Close()
 		conn, err := keeper.Dial(context.Background(), console)
 		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+			return 1, err.Error()
 		}
+		defer conn.Close()
 		if err := unix.Sendmsg(int(conn.Fd()), []byte("/dev/pts/x"), unix.UnixRights(int(master.Fd())), nil, 0); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+			return 1, err.Error()
 		}
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 		cmd.SysProcAttr.Setctty = true
 	}
 	if err := cmd.Start(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 127
+		return 127, err.Error()
 	}
 	if err := os.WriteFile(pidFile, []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
-		return 1
+		return 1, err.Error()
 	}
-	return 0
+	return 0, ""
 }
 
 func openPTY() (master, slave *os.File, err error) {
@@ -78,7 +113,7 @@ func (w *world) runtime(id, script string) keeper.Process {
 	exe, _ := os.Executable()
 	p.Mode = keeper.Runtime
 	p.PIDFile = filepath.Join(w.run, id+".pid")
-	p.Args = []string{exe, "fake-runtime", p.PIDFile, "-", script}
+	p.Args = []string{exe, "create", p.PIDFile, "-", script}
 	return p
 }
 
@@ -131,7 +166,7 @@ func TestRuntimeFails(t *testing.T) {
 			p := w.runtime("p", "")
 			p.Stdio.Kind = kind
 			p.Stdio.ConsoleSocket = filepath.Join(w.run, "console")
-			p.Args = []string{"/bin/sh", "-c", "echo no such container >&2; exit 126"}
+			p.Args = []string{p.Args[0], "fail", "126", "no such container\n"}
 			_, err := w.c.Start(w.ctx, p)
 			var ce *keeper.CommandError
 			if !errors.As(err, &ce) || ce.Code != 126 || ce.Stderr != "no such container" || !api.IsKind(err, api.NotRunnable) {
@@ -141,8 +176,19 @@ func TestRuntimeFails(t *testing.T) {
 				t.Errorf("log holds %q, %v", data, err)
 			}
 			// Whoever says nothing and leaves no pid is a failure too.
-			p.Args = []string{"/bin/true"}
+			p.Args = []string{p.Args[0], "nothing"}
 			if _, err := w.c.Start(w.ctx, p); !api.IsKind(err, api.Internal) {
+				t.Errorf("error = %v", err)
+			}
+			// So is a runtime that dies, or that there is none of.
+			for _, args := range [][]string{{p.Args[0], "die"}, {"/bin/true", "create"}} {
+				p.Args = args
+				if _, err := w.c.Start(w.ctx, p); !api.IsKind(err, api.Internal) || !strings.Contains(err.Error(), args[0]) {
+					t.Errorf("%q: error = %v", args, err)
+				}
+			}
+			p.Args = []string{"/no/such/runtime"}
+			if _, err := w.c.Start(w.ctx, p); !errors.As(err, &ce) || ce.Code != 127 {
 				t.Errorf("error = %v", err)
 			}
 		})
@@ -154,7 +200,7 @@ func TestRuntimeFails(t *testing.T) {
 func TestRuntimeForeignPID(t *testing.T) {
 	w := newWorld(t)
 	p := w.runtime("p", "")
-	p.Args = []string{"/bin/sh", "-c", fmt.Sprintf("echo %d > %s", os.Getpid(), p.PIDFile)}
+	p.Args = []string{p.Args[0], "foreign", p.PIDFile, strconv.Itoa(os.Getpid())}
 	if _, err := w.c.Start(w.ctx, p); err == nil || !strings.Contains(err.Error(), "did not leave") {
 		t.Errorf("error = %v", err)
 	}
@@ -164,7 +210,7 @@ func TestRuntimeForeignPID(t *testing.T) {
 func TestRuntimeHangs(t *testing.T) {
 	w := newWorld(t)
 	p := w.runtime("p", "")
-	p.Args = []string{"/bin/sh", "-c", fmt.Sprintf("sleep 1000 & echo $! > %s; exec sleep 1000", p.PIDFile)}
+	p.Args = []string{p.Args[0], "hang", p.PIDFile}
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
 	ended := make(chan error, 1)

@@ -43,6 +43,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/keeper/standby"
 )
 
 // ioTimeout bounds reading a request and writing a reply.
@@ -59,8 +60,9 @@ type Server struct {
 
 	mu       sync.Mutex
 	procs    map[string]*proc
-	reserved map[string]bool // IDs being started
-	starting int             // starts in flight: unknown children are not reaped meanwhile
+	reserved map[string]bool             // IDs being started
+	programs map[string]*standby.Program // of Runtime commands, by path
+	starting int                         // starts in flight: unknown children are not reaped meanwhile
 	closed   bool
 }
 
@@ -107,6 +109,7 @@ func New(run, version string) (*Server, error) {
 		chld:     make(chan os.Signal, 1),
 		procs:    make(map[string]*proc),
 		reserved: make(map[string]bool),
+		programs: make(map[string]*standby.Program),
 	}
 	s.trim = time.AfterFunc(time.Hour, debug.FreeOSMemory)
 	if err := s.adoptAll(); err != nil {
@@ -294,6 +297,18 @@ func (s *Server) reserve(id string) error {
 	s.reserved[id] = true
 	s.starting++
 	return nil
+}
+
+// runtime returns the program that carries out Runtime commands.
+func (s *Server) runtime(path string) *standby.Program {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.programs[path]
+	if p == nil {
+		p = &standby.Program{Path: path}
+		s.programs[path] = p
+	}
+	return p
 }
 
 // unreserve ends a start; p is nil where it failed.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/berthcloud/berth/internal/keeper"
 	"github.com/berthcloud/berth/internal/keeper/server"
+	"github.com/berthcloud/berth/internal/keeper/standby"
 )
 
 // TestMain lets this binary be the keeper that the tests talk to, and the
@@ -23,8 +24,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "--run", server.StageCommand:
 			os.Exit(server.Main(os.Args[1:], "test"))
-		case "fake-runtime":
-			os.Exit(fakeRuntime(os.Args[2:]))
+		case standby.Command:
+			os.Exit(standby.Serve(fakeRuntime))
 		}
 	}
 	os.Exit(m.Run())

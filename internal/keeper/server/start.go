@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/keeper/standby"
 )
 
 const (
@@ -23,9 +25,6 @@ const (
 	startTimeout = 60 * time.Second
 	// maxStderr is how much of a failed command's message is kept.
 	maxStderr = 16 << 10
-	// maxEarly is how much output is read before a Runtime command has ended;
-	// what follows waits in the pipe.
-	maxEarly = 64 << 10
 )
 
 // start starts a process, and attaches the caller where it wants that. It
@@ -110,7 +109,7 @@ func (s *Server) startReserved(conn *keeper.Conn, spec *keeper.Process) (_ *proc
 	if spec.Mode == keeper.Direct {
 		err = p.startDirect(spec, &stdio)
 	} else {
-		err = p.startRuntime(conn, spec, &stdio)
+		err = p.startRuntime(s, conn, spec, &stdio)
 	}
 	if err != nil {
 		return nil, err
@@ -206,8 +205,9 @@ func (p *proc) kill() {
 	p.waitExit()
 }
 
-// startRuntime runs the command and takes over the process it leaves behind.
-func (p *proc) startRuntime(conn *keeper.Conn, spec *keeper.Process, stdio *childStdio) error {
+// startRuntime has the command line carried out by a program that stands by, and
+// takes over the process it leaves behind.
+func (p *proc) startRuntime(s *Server, conn *keeper.Conn, spec *keeper.Process, stdio *childStdio) error {
 	console, err := p.listenConsole()
 	if err != nil {
 		return err
@@ -219,31 +219,11 @@ func (p *proc) startRuntime(conn *keeper.Conn, spec *keeper.Process, stdio *chil
 	if err := os.Remove(spec.PIDFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	command := newProc(spec) // the command, while it runs
-	if err := command.spawn(spec, spec.Args, []*os.File{stdio.in, stdio.out, stdio.err}, false); err != nil {
-		return execError(spec.Args[0], err)
-	}
-	defer command.pidfd.Close()
-	stdio.close()
-	*stdio = childStdio{}
-
-	early := p.streams[len(p.streams)-1] // standard error
-	early.startCapture()
-	exit, why := command.waitCommand(conn, spec.StartTimeout)
-	early.endCapture()
-	switch {
-	case why != nil:
-		err = why
-	case exit.Code != 0:
-		text := strings.TrimSpace(string(early.early[:min(len(early.early), maxStderr)]))
-		err = &keeper.CommandError{Code: exit.Code, Stderr: text}
-	default:
+	err = p.carryOut(s.runtime(spec.Args[0]), conn, spec, stdio)
+	if err == nil {
 		err = p.findLeftBehind(spec)
 	}
 	if err == nil && console != nil {
-		early.close() // the terminal takes its place
-		early.drain(nil)
-		p.streams = nil
 		err = p.receiveConsole(console)
 	}
 	if err != nil && (p.pidfd != nil || p.findLeftBehind(spec) == nil) {
@@ -252,32 +232,39 @@ func (p *proc) startRuntime(conn *keeper.Conn, spec *keeper.Process, stdio *chil
 	return err
 }
 
-// waitCommand waits for a Runtime command. It is killed when its time is over
-// or the client has gone, in which case why says so.
-func (p *proc) waitCommand(conn *keeper.Conn, timeout time.Duration) (exit keeper.Exit, why error) {
+// carryOut awaits a Runtime command. It is told to stop when its time is over or the
+// client has gone.
+func (p *proc) carryOut(program *standby.Program, conn *keeper.Conn, spec *keeper.Process, stdio *childStdio) error {
+	timeout := spec.StartTimeout
 	if timeout <= 0 {
 		timeout = startTimeout
 	}
-	timer := time.AfterFunc(timeout, func() { _ = p.signal(unix.SIGKILL) })
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
 	watched := make(chan bool, 1)
 	go func() {
 		left := conn.WaitClosed()
 		if left {
-			_ = p.signal(unix.SIGKILL)
+			cancel()
 		}
 		watched <- left
 	}()
-	exit = p.waitExit()
+	status, text, err := program.Run(ctx, spec.Args[1:], [3]*os.File{stdio.in, stdio.out, stdio.err})
 	conn.SetReadDeadline(time.Unix(1, 0))
 	left := <-watched
 	conn.SetReadDeadline(time.Time{})
 	switch {
 	case left:
-		why = api.E("start", api.Canceled, p.id, errors.New("the client went away"))
-	case !timer.Stop():
-		why = api.E("start", api.Unavailable, p.id, fmt.Errorf("the runtime did not finish within %v and was killed", timeout))
+		return api.E("start", api.Canceled, p.id, errors.New("the client went away"))
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return api.E("start", api.Unavailable, p.id, fmt.Errorf("the runtime did not finish within %v and was stopped", timeout))
+	case err != nil:
+		return execError(spec.Args[0], err)
+	case status != 0:
+		text = strings.TrimSpace(text)
+		return &keeper.CommandError{Code: status, Stderr: text[:min(len(text), maxStderr)]}
 	}
-	return exit, why
+	return nil
 }
 
 // findLeftBehind opens the process that the command has left. It is a child of
@@ -298,44 +285,6 @@ func (p *proc) findLeftBehind(spec *keeper.Process) error {
 	}
 	p.pid = pid
 	return p.openPidfd()
-}
-
-// startCapture reads the stream into early until endCapture.
-func (s *stream) startCapture() {
-	s.captured = make(chan struct{})
-	go func() {
-		defer close(s.captured)
-		buf := make([]byte, 4<<10)
-		for len(s.early) < maxEarly {
-			n, err := s.file.Read(buf)
-			s.early = append(s.early, buf[:n]...)
-			if err != nil {
-				return // the deadline, or the end of the stream
-			}
-		}
-	}()
-}
-
-// endCapture ends the capture and takes what the pipe still holds, within the
-// bound.
-func (s *stream) endCapture() {
-	s.file.SetReadDeadline(time.Unix(1, 0))
-	<-s.captured
-	s.file.SetReadDeadline(time.Time{})
-	raw, err := s.file.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
-		var buf [4 << 10]byte
-		for len(s.early) < maxEarly {
-			n, err := unix.Read(int(fd), buf[:])
-			if err != nil || n <= 0 {
-				return
-			}
-			s.early = append(s.early, buf[:n]...)
-		}
-	})
 }
 
 // stageReport is how the stage (stage.go) says that it could not execute the

@@ -62,12 +62,6 @@ func (p *proc) openStdio(base string) (c childStdio, err error) {
 		p.addSockets()
 		c.err, err = p.openTail(base)
 		c.out = c.err
-	case p.spec.Mode == keeper.Runtime:
-		// What the command says becomes its error. The process it leaves
-		// behind inherits the descriptor unless it gets a terminal; what it
-		// writes there is thrown away.
-		c.err, err = p.openTail(base)
-		c.out = c.in
 	default:
 		c.out, c.err = c.in, c.in
 	}

@@ -30,22 +30,16 @@ type stream struct {
 	drained chan struct{} // closed when all output until the process's end was read
 	over    bool          // drained is closed; only the reading goroutine uses it
 
-	mu       sync.Mutex
-	file     *os.File // nil while a socket is not connected
-	ended    bool     // the process has ended
-	closed   bool
-	captured chan struct{} // closed when nothing reads into early any more
-	early    []byte        // read before the start was known to succeed
+	mu     sync.Mutex
+	file   *os.File // nil while a socket is not connected
+	ended  bool     // the process has ended
+	closed bool
 }
 
 // run reads until the stream or the keeper's interest in it ends. It runs in
 // its own goroutine.
 func (s *stream) run() {
 	defer s.drain(nil)
-	if len(s.early) > 0 {
-		s.take(s.early)
-		s.early = nil
-	}
 	if s.path != "" {
 		s.runSocket()
 		return

@@ -47,6 +47,10 @@ type Cmd struct {
 	New    uintptr // CLONE_NEW* bits of the namespaces to create
 	Cgroup int     // directory of a v2 cgroup to be born in, or -1
 
+	// Sibling makes the process a child of the caller's parent (CLONE_PARENT), which
+	// reaps it, instead of the caller's own.
+	Sibling bool
+
 	Time        bool   // create a time namespace
 	TimeOffsets string // its offsets, as time_namespaces(7) has them, or ""
 
@@ -61,6 +65,7 @@ type Child struct {
 	Pid   int // as seen by the caller
 	Pidfd int
 
+	sibling bool   // another process reaps it
 	release int    // pipe: a byte lets the child go on, closing it ends the child
 	status  int    // pipe: reports of the child, see report
 	steps   []step // kept for the names in errors
@@ -87,7 +92,7 @@ func Start(cmd *Cmd) (*Child, error) {
 	}
 	defer unix.Close(status[1])
 
-	c := &Child{Pidfd: -1, release: sync[1], status: status[0]}
+	c := &Child{Pidfd: -1, sibling: cmd.Sibling, release: sync[1], status: status[0]}
 	if err := c.start(cmd, sync[0], status[1]); err != nil {
 		c.Close()
 		return nil, err
@@ -106,6 +111,10 @@ func (c *Child) start(cmd *Cmd, sync, status int) error {
 	first := &cloneArgs{flags: uint64(cmd.New), exitSignal: uint64(unix.SIGCHLD)}
 	if cmd.joins() {
 		first.flags = 0
+	}
+	if cmd.Sibling {
+		first.flags |= unix.CLONE_PARENT
+		first.exitSignal = 0 // clone3 wants that: it will be the caller's own
 	}
 	if cmd.Cgroup >= 0 {
 		// The first child already: once it has entered a user namespace it may not.
@@ -144,8 +153,10 @@ func (c *Child) adoptGrandchild(intermediate int) error {
 	if err == nil && r.Step >= 0 {
 		err = c.stepError(r)
 	}
-	if _, werr := wait4(intermediate); err == nil {
-		err = werr
+	if !c.sibling {
+		if _, werr := wait4(intermediate); err == nil {
+			err = werr
+		}
 	}
 	if err != nil {
 		return err
@@ -194,14 +205,18 @@ func (c *Child) Wait() error {
 	return c.stepError(r)
 }
 
-// Kill ends and reaps a child that is not wanted any more.
+// Kill ends a child that is not wanted any more, and reaps it unless it is a sibling.
 func (c *Child) Kill() {
 	if c.Pidfd >= 0 {
 		_ = unix.PidfdSendSignal(c.Pidfd, unix.SIGKILL, nil, 0)
 	} else if c.Pid > 0 {
 		_ = unix.Kill(c.Pid, unix.SIGKILL) // our own unreaped child: the pid cannot be another's
 	}
-	if c.Pid > 0 {
+	switch {
+	case c.sibling && c.Pidfd >= 0:
+		// It may go on as a zombie, which holds nothing any more.
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(c.Pidfd), Events: unix.POLLIN}}, -1)
+	case c.Pid > 0:
 		_, _ = wait4(c.Pid) // ECHILD where package listener has reaped it
 	}
 	c.Close()
