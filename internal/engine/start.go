@@ -28,12 +28,7 @@ func (e *Engine) Start(ctx context.Context, ref string) (api.Instance, error) {
 	if en.snapshot().State.Alive() {
 		return en.instance(), nil
 	}
-	err = e.change(ctx, en, func(r *record) {
-		r.Status.Stopped, r.Status.Restarts, r.FailedRuns = false, 0, 0
-	})
-	if err == nil {
-		err = e.start(ctx, en)
-	}
+	err = e.start(ctx, en, wanted)
 	inst := en.instance()
 	if err != nil && inst.Spec.AutoRemove {
 		err = errors.Join(err, e.remove(ctx, en, RemoveOptions{Volumes: true}))
@@ -41,15 +36,20 @@ func (e *Engine) Start(ctx context.Context, ref string) (api.Instance, error) {
 	return inst, err
 }
 
-// start makes and starts a new run. The caller holds entry.op and knows that
-// there is none. A failure leaves the instance as it was, with the reason in
+// wanted records that a user wants the instance to run: what was before does not
+// count any more.
+func wanted(r *record) { r.Status.Stopped, r.Status.Restarts, r.FailedRuns = false, 0, 0 }
+
+// start makes and starts a new run, and records what else the caller wants of the
+// record. The caller holds entry.op and knows that there is no run. A failure leaves the instance as it was, with the reason in
 // its status.
-func (e *Engine) start(ctx context.Context, en *entry) (err error) {
+func (e *Engine) start(ctx context.Context, en *entry, also func(*record)) (err error) {
 	before := en.snapshot()
 	if before.State == api.Removing {
 		return api.E("start", api.Conflict, en.name(), errors.New("it is being removed; create it anew"))
 	}
 	err = e.change(ctx, en, func(r *record) {
+		also(r)
 		r.Status.State, r.Status.Error, r.Status.ExitCode, r.Status.OOM = api.Starting, "", nil, false
 		r.Status.Health, r.Status.Notice = api.HealthNone, ""
 	})

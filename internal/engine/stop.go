@@ -119,11 +119,7 @@ func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
 	if err := e.stop(ctx, en, o); err != nil {
 		return err
 	}
-	err = e.change(ctx, en, func(r *record) { r.Status.Stopped, r.Status.Restarts, r.FailedRuns = false, 0, 0 })
-	if err != nil {
-		return err
-	}
-	return e.start(ctx, en)
+	return e.start(ctx, en, wanted)
 }
 
 // Kill sends a signal to the entrypoint. An empty signal is SIGKILL. It does

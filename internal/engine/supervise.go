@@ -136,14 +136,11 @@ func (e *Engine) restartLater(ctx context.Context, en *entry) {
 	if en.snapshot().State != api.Restarting {
 		return
 	}
-	err = e.change(ctx, en, func(r *record) {
+	err = e.start(ctx, en, func(r *record) {
 		if !r.Rebooting { // its own wish, not the policy's
 			r.Status.Restarts++
 		}
 	})
-	if err == nil {
-		err = e.start(ctx, en)
-	}
 	if err == nil || ctx.Err() != nil {
 		return
 	}

@@ -117,7 +117,9 @@ func TestMounts(t *testing.T) {
 // TestTerminal runs with a terminal and resizes it.
 func TestTerminal(t *testing.T) {
 	w := newWorld(t)
-	p := prepare(t, shell("busybox stty size; read x; busybox stty size; echo got $x; exit 6"))
+	p := prepare(t, shell(`busybox stty size
+		until busybox stty size | grep -q "40 100"; do busybox usleep 1000; done
+		echo resized; read x; echo got $x; exit 6`))
 	p.Process.TTY, p.Process.OpenStdin, p.Process.InitialSize = true, true, api.Size{Rows: 33, Cols: 77}
 	run, err := w.driver(t).Create(t.Context(), p)
 	if err != nil {
@@ -139,7 +141,6 @@ func TestTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	sizes <- api.Size{Rows: 40, Cols: 100}
-	// The resize and the line travel on one connection, in this order.
 	if _, err := io.WriteString(out, "word\r"); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +152,7 @@ func TestTerminal(t *testing.T) {
 		t.Error(err)
 	}
 	out.Close()
-	if s := said.String(); !strings.Contains(s, "40 100") || !strings.Contains(s, "got word") {
+	if s := said.String(); !strings.Contains(s, "33 77") || !strings.Contains(s, "resized") || !strings.Contains(s, "got word") {
 		t.Errorf("said %q", s)
 	}
 }
