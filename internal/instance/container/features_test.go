@@ -2,6 +2,7 @@ package container
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"io"
@@ -118,7 +119,7 @@ func TestMounts(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	w := newWorld(t)
 	p := prepare(t, shell(`busybox stty size
-		until busybox stty size | grep -q "40 100"; do busybox usleep 1000; done
+		until [ "$(busybox stty size)" = "40 100" ]; do busybox usleep 1000; done
 		echo resized; read x; echo got $x; exit 6`))
 	p.Process.TTY, p.Process.OpenStdin, p.Process.InitialSize = true, true, api.Size{Rows: 33, Cols: 77}
 	run, err := w.driver(t).Create(t.Context(), p)
@@ -131,19 +132,34 @@ func TestTerminal(t *testing.T) {
 		}
 	}()
 	in, out := io.Pipe()
+	heard, says := io.Pipe()
 	sizes, ready, done := make(chan api.Size), make(chan struct{}), make(chan error, 1)
-	var said bytes.Buffer
 	go func() {
-		done <- run.(instance.Attacher).Attach(t.Context(), instance.Streams{Stdin: in, Stdout: &said, Resize: sizes}, func() { close(ready) })
+		err := run.(instance.Attacher).Attach(t.Context(), instance.Streams{Stdin: in, Stdout: says, Resize: sizes}, func() { close(ready) })
+		says.CloseWithError(io.EOF)
+		done <- err
 	}()
 	<-ready
 	if err := run.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	lines := bufio.NewScanner(heard)
+	expect := func(what string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.TrimSpace(lines.Text()) == what {
+				return
+			}
+		}
+		t.Fatalf("it did not say %q", what)
+	}
+	expect("33 77")
 	sizes <- api.Size{Rows: 40, Cols: 100}
+	expect("resized")
 	if _, err := io.WriteString(out, "word\r"); err != nil {
 		t.Fatal(err)
 	}
+	expect("got word")
 	exit, err := run.Wait(t.Context())
 	if err != nil || exit.Code != 6 {
 		t.Errorf("%+v, %v", exit, err)
@@ -152,9 +168,6 @@ func TestTerminal(t *testing.T) {
 		t.Error(err)
 	}
 	out.Close()
-	if s := said.String(); !strings.Contains(s, "33 77") || !strings.Contains(s, "resized") || !strings.Contains(s, "got word") {
-		t.Errorf("said %q", s)
-	}
 }
 
 // TestStopPaused ends a container that is frozen.
