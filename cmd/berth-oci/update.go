@@ -1,14 +1,14 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthcloud/berth/internal/oci/bundle"
 )
 
 // updateFlags are the limits as strings; "" leaves one as it is.
@@ -51,9 +51,6 @@ func (c *cli) update(fs *flags, args []string) (int, error) {
 	return 0, c.runtime().Update(args[0], res)
 }
 
-// maxResources bounds the file of --resources, in bytes.
-const maxResources = 1 << 20
-
 func (f *updateFlags) resources() (*specs.LinuxResources, error) {
 	if f.file == "" {
 		return f.fromOptions()
@@ -67,8 +64,12 @@ func (f *updateFlags) resources() (*specs.LinuxResources, error) {
 		defer file.Close()
 		in = file
 	}
-	res := &specs.LinuxResources{}
-	if err := json.NewDecoder(io.LimitReader(in, maxResources)).Decode(res); err != nil {
+	raw, err := bundle.ReadAll(in, 0)
+	if err != nil {
+		return nil, fmt.Errorf("--resources: %w", err)
+	}
+	res, err := bundle.ParseResources(raw)
+	if err != nil {
 		return nil, fmt.Errorf("--resources: %s: %w", f.file, err)
 	}
 	return res, nil

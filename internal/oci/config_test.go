@@ -230,7 +230,9 @@ func TestBadInput(t *testing.T) {
 		args []string
 		says string
 	}{
-		{"slash", []string{"run", "--bundle", b.bundle, "a/b"}, "invalid container id"},
+		{"slash", []string{"run", "--bundle", b.bundle, "a/b"}, `invalid container id "a/b": only letters, digits, _ + - . are allowed (runtime.md: "If the ID provided is not unique`},
+		{"empty id", []string{"run", "--bundle", b.bundle, ""}, "the container id is empty"},
+		{"long id", []string{"run", "--bundle", b.bundle, strings.Repeat("x", 300)}, "the container id has 300 bytes"},
 		{"dots", []string{"run", "--bundle", b.bundle, ".."}, "invalid container id"},
 		{"no bundle", []string{"run", "--bundle", "/no/such", "x"}, "no such file"},
 		{"no container", []string{"state", "nothing"}, "does not exist"},
@@ -245,11 +247,168 @@ func TestBadInput(t *testing.T) {
 			}
 		})
 	}
-	must(t, os.WriteFile(filepath.Join(b.bundle, "config.json"), make([]byte, 5<<20), 0o600))
-	if out := b.oci("run", "--bundle", b.bundle, b.id); !strings.Contains(out.stderr, "are refused") {
-		t.Errorf("an oversized config.json: %+v", out)
+	b.nothing()
+}
+
+// TestBadConfig finds something else than a config.json in its place.
+func TestBadConfig(t *testing.T) {
+	b := newBox(t, "true")
+	path := filepath.Join(b.bundle, "config.json")
+	write := func(text string) func() error {
+		return func() error { return os.WriteFile(path, []byte(text), 0o600) }
+	}
+	for _, c := range []struct {
+		name string
+		make func() error
+		says string
+	}{
+		{"missing", func() error { return nil }, `config.json: no such file; is the bundle directory right? (--bundle) (bundle.md: "This REQUIRED file MUST`},
+		{"empty", write(""), "unexpected end of JSON"},
+		{"cut off", write(`{"ociVersion": "1.2.0", "process": {`), "config.json: byte 36"},
+		{"not an object", write(`[1]`), "config.json: "},
+		{"wrong type", write(`{"ociVersion": "1.2.0", "process": {"args": "sh"}}`), "config.json: process.args: a JSON string does not fit"},
+		{"number too large", write(`{"ociVersion": "1.2.0", "process": {"user": {"uid": 4294967296}}}`), "config.json: process.user.uid: a JSON number"},
+		{"oversized", write(strings.Repeat(" ", 5<<20)), "5242880 bytes, more than 4194304 are refused"},
+		{"deep", write(strings.Repeat("[", 100000)), "config.json: "},
+		{"a directory", func() error { return os.Mkdir(path, 0o700) }, "not a regular file"},
+		{"a named pipe", func() error { return unix.Mkfifo(path, 0o600) }, "not a regular file"},
+		{"a device", func() error { return os.Symlink("/dev/zero", path) }, "not a regular file"},
+		{"a link to nowhere", func() error { return os.Symlink("nowhere", path) }, "no such file"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			must(t, c.make())
+			for _, verb := range []string{"create", "run"} {
+				out := b.oci(verb, "--bundle", b.bundle, b.id)
+				if out.code != 1 || !strings.Contains(out.stderr, c.says) || strings.Count(out.stderr, "\n") != 1 {
+					t.Errorf("%s: %+v; want one line with %q", verb, out, c.says)
+				}
+			}
+			b.nothing()
+			must(t, os.RemoveAll(path))
+		})
+	}
+}
+
+// TestWrongState asks for what the container's state forbids, each with its exit status
+// and line, and changes nothing by it.
+func TestWrongState(t *testing.T) {
+	b := newBox(t, "sleep 100")
+	refused := func(state, says string, args ...string) {
+		t.Helper()
+		if out := b.oci(args...); out.code != 1 || !strings.Contains(out.stderr, says) || strings.Count(out.stderr, "\n") != 1 {
+			t.Errorf("%v of a %s container: %+v; want one line with %q", args, state, out, says)
+		}
+	}
+	for _, verb := range []string{"start", "state", "kill", "delete", "pause", "resume", "ps", "events", "update"} {
+		refused("missing", "container does not exist", verb, b.id)
+	}
+	refused("missing", "container does not exist", "exec", b.id, "true")
+	b.write()
+	if out := b.oci("create", "--bundle", b.bundle, b.id); out.code != 0 {
+		t.Fatalf("%+v", out)
+	}
+	refused("created", `container already exists (runtime.md: "If the ID provided is not unique`, "create", "--bundle", b.bundle, b.id)
+	refused("created", "container already exists", "run", "--bundle", b.bundle, b.id)
+	if out := b.oci("start", b.id); out.code != 0 {
+		t.Fatalf("%+v", out)
+	}
+	refused("running", `container is not in the created state but running (runtime.md: "Attempting to start`, "start", b.id)
+	refused("running", `container is still running; stop it first, or delete with --force (runtime.md: "Attempting to delete`, "delete", b.id)
+	refused("running", "container already exists", "create", "--bundle", b.bundle, b.id)
+	if s := b.status(); s != "running" {
+		t.Errorf("the container is %s", s)
+	}
+	if out := b.oci("kill", b.id, "KILL"); out.code != 0 {
+		t.Fatalf("%+v", out)
+	}
+	eventually(t, "its end", func() bool { return b.status() == "stopped" })
+	refused("stopped", `container not running (runtime.md: "Attempting to send a signal`, "kill", b.id, "TERM")
+	refused("stopped", "container is not in the created state but stopped", "start", b.id)
+	for _, verb := range []string{"pause", "resume"} {
+		refused("stopped", "container not running", verb, b.id)
+	}
+	refused("stopped", "container not running", "exec", b.id, "true")
+	refused("stopped", "container not running", "update", "--pids-limit", "5", b.id)
+	refused("stopped", "container already exists", "create", "--bundle", b.bundle, b.id)
+	if out := b.oci("delete", b.id); out.code != 0 {
+		t.Errorf("%+v", out)
 	}
 	b.nothing()
+}
+
+// TestBadProcess hands exec and update what is no process and no limits.
+func TestBadProcess(t *testing.T) {
+	b := newBox(t, "sleep 100")
+	b.start()
+	file := filepath.Join(t.TempDir(), "file.json")
+	for text, says := range map[string]string{
+		`{`:                          "byte 1",
+		`{"args":[],"cwd":"/"}`:      `process.args: missing (config.md: "at least one entry is REQUIRED")`,
+		`{"args":["true"]}`:          "process.cwd: missing",
+		`{"args":["t"],"cwd":"x"}`:   `process.cwd: "x" must be an absolute path (config.md: "This value MUST be an absolute path")`,
+		strings.Repeat(" ", 4<<20+1): "more than 4194304 bytes are refused",
+	} {
+		must(t, os.WriteFile(file, []byte(text), 0o600))
+		if out := b.oci("exec", "--process", file, b.id); out.code != 1 || !strings.Contains(out.stderr, says) || strings.Count(out.stderr, "\n") != 1 {
+			t.Errorf("process %.40q: %+v; want one line with %q", text, out, says)
+		}
+	}
+	for text, says := range map[string]string{
+		`[`:                                  "byte 1",
+		`{"memory":{"limit":"x"}}`:           "memory.limit: a JSON string does not fit",
+		`{"memory":{"swappiness":101}}`:      "linux.resources.memory.swappiness",
+		`{"unified":{"../cgroup.procs":""}}`: "linux.resources.unified",
+		strings.Repeat(" ", 4<<20+1):         "more than 4194304 bytes are refused",
+	} {
+		must(t, os.WriteFile(file, []byte(text), 0o600))
+		if out := b.oci("update", "--resources", file, b.id); out.code != 1 || !strings.Contains(out.stderr, says) || strings.Count(out.stderr, "\n") != 1 {
+			t.Errorf("resources %.40q: %+v; want one line with %q", text, out, says)
+		}
+	}
+	if out := b.oci("exec", "--process", "/dev/zero", b.id); out.code != 1 || !strings.Contains(out.stderr, "more than 4194304 bytes") {
+		t.Errorf("endless: %+v", out)
+	}
+	if s := b.status(); s != "running" {
+		t.Errorf("the container is %s", s)
+	}
+}
+
+// TestFullCgroup starts where a cgroup above the container's has nothing left to give.
+func TestFullCgroup(t *testing.T) {
+	for _, c := range []struct{ controller, file, limit string }{
+		{"memory", "memory.limit_in_bytes", "102400"}, {"pids", "pids.max", "0"},
+	} {
+		b := newBox(t, "true")
+		dir := filepath.Join("/sys/fs/cgroup", c.controller, b.id)
+		unified := false
+		if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+			unified = true
+			must(t, os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+"+c.controller), 0))
+			dir, c.file = filepath.Join("/sys/fs/cgroup", b.id), strings.Replace(c.file, "limit_in_bytes", "max", 1)
+		}
+		must(t, os.Mkdir(dir, 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, c.file), []byte(c.limit), 0))
+		b.spec.Linux.CgroupsPath = "/" + b.id + "/inner"
+		out := b.run()
+		switch {
+		case c.controller == "memory" && out.code == 128+int(unix.SIGKILL): // the workload was begun
+		case c.controller == "pids" && !unified && out.code == 0: // moved into it, which v1 allows beyond the limit
+		case out.code != 1 || !strings.Contains(out.stderr, "linux.resources."+c.controller+".limit: ") || strings.Count(out.stderr, "\n") != 1:
+			t.Errorf("%+v; want one line about linux.resources.%s.limit", out, c.controller)
+		}
+		if left, _ := filepath.Glob(dir + "/inner"); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+		if !unified { // the other hierarchies got a directory for the way to the container's
+			dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + b.id)
+			for _, d := range dirs {
+				must(t, os.Remove(d))
+			}
+		} else {
+			must(t, os.Remove(dir))
+		}
+		b.nothing()
+	}
 }
 
 // TestJSONLog writes the error where engines look for it.

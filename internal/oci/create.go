@@ -272,6 +272,9 @@ func (k *creator) spawn() error {
 	})
 	if err != nil {
 		k.conn.Close()
+		if errors.Is(err, unix.EAGAIN) && k.group != nil {
+			err = fmt.Errorf("linux.resources.pids.limit: no process fits into the cgroup any more, or into one above it: %w", err)
+		}
 		return err
 	}
 	child := k.child

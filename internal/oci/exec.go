@@ -251,7 +251,12 @@ func (c *Container) execConverse(conn wire.Conn, child *spawn.Child, s *specs.Sp
 
 // ReadProcess reads the process.json of exec --process.
 func ReadProcess(path string) (*specs.Process, error) {
-	raw, err := os.ReadFile(path)
+	f, err := os.Open(path) // it may be a pipe, such as a shell's <(…)
+	if err != nil {
+		return nil, fmt.Errorf("--process: %w", err)
+	}
+	defer f.Close()
+	raw, err := bundle.ReadAll(f, 0)
 	if err != nil {
 		return nil, fmt.Errorf("--process: %w", err)
 	}

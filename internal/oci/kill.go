@@ -20,7 +20,11 @@ func (r *Runtime) Kill(id string, signal unix.Signal, all bool) error {
 		return err
 	}
 	if !all {
-		return c.signal(signal)
+		err := c.signal(signal)
+		if errors.Is(err, ErrNotRunning) {
+			err = fmt.Errorf(`%w (runtime.md: "Attempting to send a signal to a container that is neither created nor running MUST have no effect on the container and MUST generate an error")`, err)
+		}
+		return err
 	}
 	g, err := c.cgroups()
 	if err != nil {

@@ -93,9 +93,9 @@ func openNamespace(path string, flag uintptr) (int, error) {
 	t, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
 	switch {
 	case err != nil:
-		err = errors.New("not a namespace file")
+		err = errors.New(`not a namespace file (config-linux.md: "The runtime MUST generate an error if path is not associated with a namespace of type type")`)
 	case uintptr(t) != flag:
-		err = errors.New("a namespace of another type")
+		err = errors.New(`a namespace of another type (config-linux.md: "The runtime MUST generate an error if path is not associated with a namespace of type type")`)
 	default:
 		return fd, nil
 	}

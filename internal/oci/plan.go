@@ -95,18 +95,18 @@ func (p *planner) root(plan *wire.Init) error {
 	if plan.Chroot {
 		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return fmt.Errorf("root.path: %s: %w", path, err)
+			return fmt.Errorf(`root.path: %s: %w (config.md: "A directory MUST exist at the path declared by the field")`, path, err)
 		}
 		plan.RootFile = p.send(fd)
 		return nil
 	}
 	fd, dir, err := mount.Bind(path, mount.Options{Recursive: true}, -1)
 	if err != nil {
-		return fmt.Errorf("root.path: %w", err)
+		return fmt.Errorf(`root.path: %w (config.md: "A directory MUST exist at the path declared by the field")`, err)
 	}
 	plan.RootFile = p.send(fd)
 	if !dir {
-		return fmt.Errorf("root.path: %s: not a directory", path)
+		return fmt.Errorf(`root.path: %s: not a directory (config.md: "A directory MUST exist at the path declared by the field")`, path)
 	}
 	return nil
 }

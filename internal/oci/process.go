@@ -33,7 +33,7 @@ func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec, pid int) (wire.Pr
 	}
 	for i, l := range p.Rlimits {
 		if _, ok := wire.Rlimit(l.Type); !ok {
-			return w, fmt.Errorf("process.rlimits[%d].type: unknown type %q", i, l.Type)
+			return w, fmt.Errorf(`process.rlimits[%d].type: unknown type %q (config.md: "The runtime MUST generate an error for any values which cannot be mapped to a relevant kernel interface")`, i, l.Type)
 		}
 	}
 	if p.IOPriority != nil {

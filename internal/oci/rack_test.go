@@ -11,6 +11,10 @@ import (
 	"github.com/berthcloud/berth/internal/testenv"
 )
 
+// onRack are the tests whose outcome depends on the kernel or on the version of cgroups.
+const onRack = "Overlay|ConfigTakes|Exec|Join|Terminal|Cgroup|Pause|User(Runs|Delegated)|Resources|Unified|ProcessProp|ConsoleSize|" +
+	"MountOptions|MappedMount|HookState|NoProcess|MountProp|MountsInOrder|MemoryPolicy"
+
 // TestRack runs the tests of this package again on a host with Debian's kernel:
 // cgroup v2 alone, AppArmor, no detached layers in overlayfs. Some attacks join
 // them.
@@ -33,7 +37,7 @@ func TestRack(t *testing.T) {
 	// Its /tmp may be memory, and not on every kernel can that be id-mapped.
 	r := host.Do(ctx, testenv.Command{Argv: []string{"sh", "-c",
 		"uname -r; mkdir -p " + host.Temp() + " && cd / && export " + prebuilt + "=" + programs + "/berth-oci TMPDIR=" + host.Temp() + " && " +
-			programs + "/oci.test -test.v -test.timeout 280s -test.run 'Overlay|Config|Exec|Join|Terminal|Cgroup|Pause|User(Runs|Delegated)' && " +
+			programs + "/oci.test -test.v -test.timeout 280s -test.run '" + onRack + "' && " +
 			programs + "/attack.test -test.v -test.short -test.timeout 280s -test.run 'TestRuntime/(capab|desc|_dev)'"}})
 	t.Logf("%s", r.Stdout)
 	if r.Exit != 0 || r.Err != nil {

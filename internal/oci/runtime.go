@@ -71,12 +71,15 @@ type Runtime struct {
 	Entered bool
 }
 
+// ruleID is what the specification says about bad ids.
+const ruleID = `(runtime.md: "If the ID provided is not unique across all containers within the scope of the runtime, or is not valid in any other way, the implementation MUST generate an error")`
+
 // Errors that callers tell apart. They are wrapped with the container's id.
 var (
 	ErrNotExist   = errors.New("container does not exist")
-	ErrExist      = errors.New("container already exists")
-	ErrNotRunning = errors.New("container is not running")
-	ErrRunning    = errors.New("container is still running; stop it first, or delete with --force")
+	ErrExist      = errors.New("container already exists " + ruleID)
+	ErrNotRunning = errors.New("container not running") // the words by which containerd knows runc's
+	ErrRunning    = errors.New(`container is still running; stop it first, or delete with --force (runtime.md: "Attempting to delete a container that is not stopped MUST have no effect on the container and MUST generate an error")`)
 	ErrNotCreated = errors.New("container is not in the created state")
 	ErrBusy       = errors.New("another command is at work on the container")
 	ErrPaused     = errors.New("container is paused; resume it first")
@@ -95,17 +98,17 @@ const maxID = 255
 func checkID(id string) error {
 	switch {
 	case id == "":
-		return errors.New("the container id is empty")
+		return errors.New("the container id is empty " + ruleID)
 	case len(id) > maxID:
-		return fmt.Errorf("the container id has %d bytes, more than %d", len(id), maxID)
+		return fmt.Errorf("the container id has %d bytes, more than %d %s", len(id), maxID, ruleID)
 	case id == "." || id == "..":
-		return fmt.Errorf("invalid container id %q", id)
+		return fmt.Errorf("invalid container id %q %s", id, ruleID)
 	}
 	for _, c := range []byte(id) {
 		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("_+-.", c) >= 0 {
 			continue
 		}
-		return fmt.Errorf("invalid container id %q: only letters, digits, _ + - . are allowed", id)
+		return fmt.Errorf("invalid container id %q: only letters, digits, _ + - . are allowed %s", id, ruleID)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (c *Container) start(d *dir) error {
 		if serr != nil {
 			return serr
 		}
-		return fmt.Errorf("%w but %s", ErrNotCreated, status)
+		return fmt.Errorf(`%w but %s (runtime.md: "Attempting to start a container that is not created MUST generate an error")`, ErrNotCreated, status)
 	}
 	defer conn.Close()
 	state, err := c.document(specs.StateCreated)

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // MaxSize bounds a config.json, in bytes. The largest known ones, with a full
@@ -52,10 +53,10 @@ func Load(dir string) (*Bundle, error) {
 }
 
 func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a named pipe must not make us wait
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("%s: no such file; is the bundle directory right? (--bundle)", path)
+			return nil, fmt.Errorf(`%s: no such file; is the bundle directory right? (--bundle) (bundle.md: "This REQUIRED file MUST reside in the root of the bundle directory")`, path)
 		}
 		return nil, err
 	}
@@ -70,13 +71,18 @@ func read(path string) ([]byte, error) {
 	if st.Size() > MaxSize {
 		return nil, fmt.Errorf("%s: %d bytes, more than %d are refused", path, st.Size(), MaxSize)
 	}
-	raw := make([]byte, 0, st.Size()+1)
-	buf := bytes.NewBuffer(raw)
+	return ReadAll(f, int(st.Size()))
+}
+
+// ReadAll reads a file to its end, which is expected after size bytes, and refuses one
+// that has more than MaxSize.
+func ReadAll(f *os.File, size int) ([]byte, error) {
+	buf := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead)) // not to grow for the end of file
 	if _, err := buf.ReadFrom(io.LimitReader(f, MaxSize+1)); err != nil {
 		return nil, err
 	}
 	if buf.Len() > MaxSize {
-		return nil, fmt.Errorf("%s: more than %d bytes are refused", path, MaxSize)
+		return nil, fmt.Errorf("%s: more than %d bytes are refused", f.Name(), MaxSize)
 	}
 	return buf.Bytes(), nil
 }
@@ -95,9 +101,6 @@ func Parse(raw []byte) (*specs.Spec, error) {
 
 // ParseProcess decodes and checks the process.json of exec --process.
 func ParseProcess(raw []byte) (*specs.Process, error) {
-	if len(raw) > MaxSize {
-		return nil, fmt.Errorf("process: more than %d bytes are refused", MaxSize)
-	}
 	p, err := decodeProcess(raw)
 	if err != nil {
 		return nil, err
@@ -121,15 +124,15 @@ func decodeError(err error) error {
 // version it does not support (config.md, Specification version).
 func checkVersion(v string) error {
 	if v == "" {
-		return errors.New("ociVersion: missing")
+		return errors.New(`ociVersion: missing (config.md: "ociVersion (string, REQUIRED)")`)
 	}
 	major, rest, ok := strings.Cut(v, ".")
 	_, err := strconv.Atoi(major)
 	if !ok || err != nil || rest == "" {
-		return fmt.Errorf("ociVersion: %q is not a SemVer version", v)
+		return fmt.Errorf(`ociVersion: %q is not a SemVer version (config.md: "MUST be in SemVer v2.0.0 format")`, v)
 	}
 	if major != "1" {
-		return fmt.Errorf("ociVersion: %q is not supported; this runtime knows 1.x, up to %s", v, specs.Version)
+		return fmt.Errorf(`ociVersion: %q is not supported; this runtime knows 1.x, up to %s (config.md: "retains forward and backward compatibility within major versions")`, v, specs.Version)
 	}
 	return nil
 }

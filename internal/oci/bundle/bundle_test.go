@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,6 +44,17 @@ func TestParseRefuses(t *testing.T) {
 		{with(`"linux":{"devices":[{"path":"/dev/x","type":"q"}]}`), "linux.devices[0].type"},
 		{with(`"linux":{"timeOffsets":{"boottime":{"secs":1}}}`), "linux.timeOffsets"},
 		{with(`"linux":{"resources":{"unified":{"../x":"1"}}}`), "linux.resources.unified"},
+		{with(`"linux":{"resources":{"hugepageLimits":[{"pageSize":"../2MB"}]}}`), "linux.resources.hugepageLimits[0].pageSize"},
+		{with(`"linux":{"resources":{"hugepageLimits":[{"pageSize":"2KMB"}]}}`), "linux.resources.hugepageLimits[0].pageSize"},
+		{with(`"linux":{"resources":{"rdma":{"mlx":{}}}}`), `linux.resources.rdma["mlx"]`},
+		{with(`"linux":{"resources":{"cpu":{"quota":5,"burst":6}}}`), "linux.resources.cpu.burst"},
+		{with(`"linux":{"resources":{"blockIO":{"weightDevice":[{"major":8}]}}}`), "linux.resources.blockIO.weightDevice[0]"},
+		{with(`"linux":{"netDevices":{"eth0":{}}}`), "linux.netDevices"},
+		{with(`"linux":{"namespaces":[{"type":"network"}],"netDevices":{"eth0":{"name":"a/b"}}}`), `linux.netDevices["eth0"].name`},
+		{with(`"linux":{"namespaces":[{"type":"network"}],"netDevices":{"eth0":{"name":"a%d%d"}}}`), `linux.netDevices["eth0"].name`},
+		{with(`"linux":{"intelRdt":{"closID":"../x"}}`), "linux.intelRdt.closID"},
+		{with(`"linux":{"intelRdt":{"memBwSchema":"L3:0=f"}}`), "linux.intelRdt.memBwSchema"},
+		{with(`"linux":{"intelRdt":{"schemata":["L3:0=f\nMB:0=1"]}}`), "linux.intelRdt"},
 		{with(`"hooks":{"poststop":[{"path":"x"}]}`), "hooks.poststop[0].path"},
 	} {
 		if _, err := Parse([]byte(c.json)); err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") {
@@ -116,6 +128,42 @@ func FuzzParse(f *testing.F) {
 		}
 		if _, err := json.Marshal(s); err != nil {
 			t.Errorf("cannot be written again: %v", err)
+		}
+	})
+}
+
+// FuzzParseResources must not accept what becomes a path or a line of a file of the
+// kernel and is none.
+func FuzzParseResources(f *testing.F) {
+	f.Add([]byte(`{"memory":{"limit":-1},"unified":{"io.max":"8:0 rbps=1"},"hugepageLimits":[{"pageSize":"2MB","limit":1}],"rdma":{"mlx5_1":{"hcaHandles":3}}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		r, err := ParseResources(raw)
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\n\r") {
+				t.Errorf("more than one line: %q", err)
+			}
+			return
+		}
+		for name := range r.Unified {
+			if strings.Contains(name, "/") {
+				t.Errorf("accepted %q", name)
+			}
+		}
+		for _, l := range r.HugepageLimits {
+			if strings.ContainsAny(l.Pagesize, "/. ") {
+				t.Errorf("accepted %q", l.Pagesize)
+			}
+		}
+	})
+}
+
+// FuzzParseList must give what was written, in order of the list.
+func FuzzParseList(f *testing.F) {
+	f.Add("0-3,7")
+	f.Fuzz(func(t *testing.T, text string) {
+		list, err := ParseList(text)
+		if err == nil && (len(list) == 0 || len(list) > maxListed+1 || slices.Min(list) < 0 || slices.Max(list) > maxListed) {
+			t.Errorf("%q: %v", text, list)
 		}
 	})
 }

@@ -62,10 +62,10 @@ func checkRoot(s *specs.Spec) error {
 		if RootOverlay(s) {
 			return nil
 		}
-		return errors.New("root.path: missing")
+		return errors.New(`root.path: missing (config.md: "path (string, REQUIRED)")`)
 	}
 	if !filepath.IsAbs(s.Root.Path) && !filepath.IsLocal(s.Root.Path) {
-		return fmt.Errorf("root.path: %q leaves the bundle", s.Root.Path)
+		return fmt.Errorf(`root.path: %q leaves the bundle (config.md: "path is either an absolute path or a relative path to the bundle")`, s.Root.Path)
 	}
 	return noNUL("root.path", s.Root.Path)
 }
@@ -97,11 +97,11 @@ func checkNamespaces(s *specs.Spec) error {
 			return fmt.Errorf("%s.type: unknown type %q", field, ns.Type)
 		}
 		if seen[ns.Type] {
-			return fmt.Errorf("%s.type: %q stands twice in the list", field, ns.Type)
+			return fmt.Errorf(`%s.type: %q stands twice in the list (config-linux.md: "If a namespaces field contains duplicated namespaces with same type, the runtime MUST generate an error")`, field, ns.Type)
 		}
 		seen[ns.Type] = true
 		if ns.Path != "" && !filepath.IsAbs(ns.Path) {
-			return fmt.Errorf("%s.path: %q must be absolute", field, ns.Path)
+			return fmt.Errorf(`%s.path: %q must be absolute (config-linux.md: "This value MUST be an absolute path in the runtime mount namespace")`, field, ns.Path)
 		}
 		if err := noNUL(field+".path", ns.Path); err != nil {
 			return err
@@ -188,7 +188,7 @@ func checkMounts(s *specs.Spec) error {
 	for i, m := range s.Mounts {
 		field := fmt.Sprintf("mounts[%d]", i)
 		if m.Destination == "" {
-			return fmt.Errorf("%s.destination: missing", field)
+			return fmt.Errorf(`%s.destination: missing (config.md: "destination (string, REQUIRED)")`, field)
 		}
 		if err := noNUL(field+".destination", m.Destination); err != nil {
 			return err
@@ -205,7 +205,7 @@ func checkMounts(s *specs.Spec) error {
 			}
 		}
 		if len(m.UIDMappings) != 0 != (len(m.GIDMappings) != 0) {
-			return fmt.Errorf("%s: uidMappings and gidMappings must be given together", field)
+			return fmt.Errorf(`%s: uidMappings and gidMappings must be given together (config.md: "If specified, it MUST be specified along with gidMappings")`, field)
 		}
 		if err := CheckMappings(field+".uidMappings", m.UIDMappings); err != nil {
 			return err
@@ -237,12 +237,12 @@ func checkProcMount(field string, m specs.Mount) error {
 func checkLinuxPaths(s *specs.Spec) error {
 	for i, p := range s.Linux.MaskedPaths {
 		if !filepath.IsAbs(p) || strings.ContainsRune(p, 0) {
-			return fmt.Errorf("linux.maskedPaths[%d]: %q must be an absolute path", i, p)
+			return fmt.Errorf(`linux.maskedPaths[%d]: %q must be an absolute path (config-linux.md: "The values MUST be absolute paths in the container namespace")`, i, p)
 		}
 	}
 	for i, p := range s.Linux.ReadonlyPaths {
 		if !filepath.IsAbs(p) || strings.ContainsRune(p, 0) {
-			return fmt.Errorf("linux.readonlyPaths[%d]: %q must be an absolute path", i, p)
+			return fmt.Errorf(`linux.readonlyPaths[%d]: %q must be an absolute path (config-linux.md: "The values MUST be absolute paths in the container namespace")`, i, p)
 		}
 	}
 	if (len(s.Linux.MaskedPaths) > 0 || len(s.Linux.ReadonlyPaths) > 0) && Namespace(s, specs.MountNamespace) == nil {
@@ -251,7 +251,7 @@ func checkLinuxPaths(s *specs.Spec) error {
 	switch s.Linux.RootfsPropagation {
 	case "", "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable":
 	default:
-		return fmt.Errorf("linux.rootfsPropagation: unknown value %q", s.Linux.RootfsPropagation)
+		return fmt.Errorf(`linux.rootfsPropagation: unknown value %q (config-linux.md: "Its value is either shared, slave, private or unbindable")`, s.Linux.RootfsPropagation)
 	}
 	return nil
 }
@@ -269,7 +269,7 @@ func checkDevices(s *specs.Spec) error {
 			}
 		case "p":
 		default:
-			return fmt.Errorf("%s.type: %q is none of c, b, u, p", field, d.Type)
+			return fmt.Errorf(`%s.type: %q is none of c, b, u, p (config-linux.md: "type of device: c, b, u or p")`, field, d.Type)
 		}
 	}
 	return nil
@@ -289,47 +289,11 @@ func checkHooks(s *specs.Spec) error {
 	} {
 		for i, hook := range h.list {
 			if !filepath.IsAbs(hook.Path) || strings.ContainsRune(hook.Path, 0) {
-				return fmt.Errorf("%s[%d].path: %q must be an absolute path", h.field, i, hook.Path)
+				return fmt.Errorf(`%s[%d].path: %q must be an absolute path (config.md: "path MUST be absolute")`, h.field, i, hook.Path)
 			}
 			if hook.Timeout != nil && *hook.Timeout <= 0 {
-				return fmt.Errorf("%s[%d].timeout: must be greater than 0", h.field, i)
+				return fmt.Errorf(`%s[%d].timeout: must be greater than 0 (config.md: "If set, timeout MUST be greater than zero")`, h.field, i)
 			}
-		}
-	}
-	return nil
-}
-
-func checkResources(s *specs.Spec) error {
-	if strings.ContainsRune(s.Linux.CgroupsPath, 0) {
-		return errors.New("linux.cgroupsPath: contains a NUL byte")
-	}
-	if slices.Contains(strings.Split(s.Linux.CgroupsPath, "/"), "..") {
-		return fmt.Errorf("linux.cgroupsPath: %q must not contain \"..\"", s.Linux.CgroupsPath)
-	}
-	r := s.Linux.Resources
-	if r == nil {
-		return nil
-	}
-	for i, d := range r.Devices {
-		switch d.Type {
-		case "", "a", "b", "c":
-		default:
-			return fmt.Errorf("linux.resources.devices[%d].type: %q is none of a, b, c", i, d.Type)
-		}
-		if strings.Trim(d.Access, "rwm") != "" {
-			return fmt.Errorf("linux.resources.devices[%d].access: %q has more than r, w, m", i, d.Access)
-		}
-	}
-	// 0 stands for "not set": dockerd always sends the field, and runc takes it so.
-	if b := r.BlockIO; b != nil && b.Weight != nil && *b.Weight != 0 && (*b.Weight < 10 || *b.Weight > 1000) {
-		return errors.New("linux.resources.blockIO.weight: must be between 10 and 1000")
-	}
-	if r.Memory != nil && r.Memory.Swappiness != nil && *r.Memory.Swappiness > 100 {
-		return errors.New("linux.resources.memory.swappiness: must be at most 100")
-	}
-	for name := range r.Unified {
-		if strings.ContainsAny(name, "/\x00") || !strings.Contains(name, ".") {
-			return fmt.Errorf("linux.resources.unified: %q is not the name of a cgroup file", name)
 		}
 	}
 	return nil

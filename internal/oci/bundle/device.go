@@ -55,11 +55,11 @@ func checkIntelRdt(s *specs.Spec) error {
 		return fmt.Errorf("linux.intelRdt.closID: %q is not the name of a class of service", id)
 	}
 	if r.MemBwSchema != "" && !strings.HasPrefix(r.MemBwSchema, "MB:") {
-		return fmt.Errorf("linux.intelRdt.memBwSchema: %q does not start with \"MB:\"", r.MemBwSchema)
+		return fmt.Errorf(`linux.intelRdt.memBwSchema: %q does not start with "MB:" (config-linux.md: "The value MUST start with MB: and MUST NOT contain newlines")`, r.MemBwSchema)
 	}
 	for _, line := range append([]string{r.L3CacheSchema, r.MemBwSchema}, r.Schemata...) {
 		if strings.ContainsAny(line, "\n\x00") {
-			return fmt.Errorf("linux.intelRdt: the schema %q contains a newline", line)
+			return fmt.Errorf(`linux.intelRdt: the schema %q contains a newline (config-linux.md: "The value MUST NOT contain newlines")`, line)
 		}
 	}
 	return nil

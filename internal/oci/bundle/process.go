@@ -12,7 +12,7 @@ import (
 // CheckProcess reports the first contradiction of a process.
 func CheckProcess(p *specs.Process) error {
 	if len(p.Args) == 0 {
-		return errors.New("process.args: missing")
+		return errors.New(`process.args: missing (config.md: "at least one entry is REQUIRED")`)
 	}
 	if p.Args[0] == "" {
 		return errors.New("process.args[0]: empty")
@@ -31,10 +31,10 @@ func CheckProcess(p *specs.Process) error {
 		}
 	}
 	if p.Cwd == "" {
-		return errors.New("process.cwd: missing")
+		return errors.New(`process.cwd: missing (config.md: "cwd (string, REQUIRED)")`)
 	}
 	if !filepath.IsAbs(p.Cwd) {
-		return fmt.Errorf("process.cwd: %q must be an absolute path", p.Cwd)
+		return fmt.Errorf(`process.cwd: %q must be an absolute path (config.md: "This value MUST be an absolute path")`, p.Cwd)
 	}
 	if err := noNUL("process.cwd", p.Cwd); err != nil {
 		return err
@@ -51,7 +51,7 @@ func CheckProcess(p *specs.Process) error {
 	seen := map[string]bool{}
 	for i, r := range p.Rlimits {
 		if seen[r.Type] {
-			return fmt.Errorf("process.rlimits[%d].type: %q stands twice in the list", i, r.Type)
+			return fmt.Errorf(`process.rlimits[%d].type: %q stands twice in the list (config.md: "If rlimits contains duplicated entries with same type, the runtime MUST generate an error")`, i, r.Type)
 		}
 		seen[r.Type] = true
 		if r.Soft > r.Hard {
@@ -71,7 +71,7 @@ func checkIOPriority(p *specs.LinuxIOPriority) error {
 		return fmt.Errorf("process.ioPriority.class: unknown class %q", p.Class)
 	}
 	if p.Priority < 0 || p.Priority > 7 {
-		return fmt.Errorf("process.ioPriority.priority: %d is not between 0 and 7", p.Priority)
+		return fmt.Errorf(`process.ioPriority.priority: %d is not between 0 and 7 (config.md: "an integer ranging from 0 (highest) to 7 (lowest)")`, p.Priority)
 	}
 	return nil
 }

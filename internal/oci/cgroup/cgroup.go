@@ -43,6 +43,9 @@ func New(id, path string, r *specs.LinuxResources) (*Group, error) {
 	if strings.Count(path, ":") == 2 && !strings.Contains(path, "/") {
 		return nil, fmt.Errorf("linux.cgroupsPath: %q is for the systemd driver, which this runtime does not have; use cgroupfs", path)
 	}
+	if r != nil && len(r.Unified) > 0 && !Unified() {
+		return nil, errors.New(`linux.resources.unified: names files of cgroup v2, but this host's controllers are on v1 (config-linux.md: "If the conversion is not possible the runtime MUST generate an error")`)
+	}
 	res, err := resources(r)
 	if err != nil {
 		return nil, err
@@ -100,7 +103,7 @@ func (g *Group) Vacant() error {
 		return nil
 	}
 	if pids, err := g.manager.GetAllPids(); err == nil && len(pids) > 0 {
-		return fmt.Errorf("linux.cgroupsPath: the cgroup has %d processes already", len(pids))
+		return fmt.Errorf(`linux.cgroupsPath: the cgroup has %d processes already (config-linux.md: "check if the container cgroup is fit for purpose, and MUST generate an error if such a check fails")`, len(pids))
 	}
 	return nil
 }

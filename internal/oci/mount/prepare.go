@@ -74,7 +74,7 @@ func setattr(fd int, flags uint, attr *unix.MountAttr) error {
 // idmap shifts the owners of a detached mount through a user namespace.
 func idmap(fd, userns int, recursive bool) error {
 	if userns < 0 {
-		return errors.New("idmap: the container has no user namespace to map through")
+		return errors.New(`idmap: the container has no user namespace to map through (config.md: "If there are no uidMappings and gidMappings specified and the container isn't using user namespaces, an error MUST be returned")`)
 	}
 	flags := uint(0)
 	if recursive {

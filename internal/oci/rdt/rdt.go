@@ -37,7 +37,7 @@ func Mounted() (string, error) {
 	if dir := mountPoint(text); dir != "" {
 		return dir, nil
 	}
-	return "", errors.New("no resctrl filesystem is mounted; mount -t resctrl resctrl /sys/fs/resctrl does it where the processor can")
+	return "", errors.New(`no resctrl filesystem is mounted; mount -t resctrl resctrl /sys/fs/resctrl does it where the processor can (config-linux.md: "If no mounted resctrl pseudo-filesystem is available, the runtime MUST generate an error")`)
 }
 
 // mountPoint finds resctrl in the text of /proc/self/mountinfo (proc_pid_mountinfo(5)).

@@ -303,7 +303,7 @@ func checkNode(dir int, name string, kind uint32, dev uint64) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != kind || kind != unix.S_IFIFO && st.Rdev != dev {
-		return fmt.Errorf("the image has another file there")
+		return fmt.Errorf(`the image has another file there (config-linux.md: "If a file already exists at path that does not match the requested device, the runtime MUST generate an error")`)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func (i *initStage) awaitStart() error {
 		if len(i.proc.Args) == 0 {
 			// "This operation MUST generate an error if process was not set", and an error
 			// leaves the container as it was (runtime.md, Start and Errors).
-			_ = caller.Send(wire.Report{Phase: wire.Failed, Failure: &wire.Failure{Code: 1, Text: "process: missing, but required to start the container"}})
+			_ = caller.Send(wire.Report{Phase: wire.Failed, Failure: &wire.Failure{Code: 1, Text: `process: missing, but required to start the container (runtime.md: "This operation MUST generate an error if process was not set")`}})
 			caller.Close()
 			continue
 		}

@@ -1,0 +1,228 @@
+package oci_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// TestProcessProperties asks for what config.md lets a process have beyond what
+// TestConfigTakesEffect asks for.
+func TestProcessProperties(t *testing.T) {
+	b := newBox(t, "cut -d ' ' -f 19,41 /proc/self/stat; busybox ionice -p $$; grep -E 'CapAmb|CapInh' /proc/self/status; ulimit -c; ulimit -H -c; cat /proc/sys/kernel/shm_rmid_forced; busybox stty size <>/dev/tty 2>/dev/null || echo none")
+	must(t, os.Symlink("busybox", filepath.Join(b.rootfs(), "bin/cut")))
+	p := b.spec.Process
+	p.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 5}
+	p.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
+	caps := []string{"CAP_KILL"}
+	p.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Permitted: caps, Effective: caps, Inheritable: caps, Ambient: caps}
+	p.User = specs.User{UID: 1000, GID: 1001}
+	p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Soft: 0, Hard: 4096}}
+	p.ConsoleSize = &specs.Box{Height: 33, Width: 77} // to be ignored without a terminal
+	b.spec.Linux.Sysctl = map[string]string{"kernel.shm_rmid_forced": "1"}
+	want := "5 3\nbest-effort: prio 6\nCapInh:\t0000000000000020\nCapAmb:\t0000000000000020\n0\n8\n1\nnone\n" // ulimit counts blocks of 512 bytes
+	if out := b.run(); out.stdout != want {
+		t.Errorf("%+v; want %q", out, want)
+	}
+	b.nothing()
+}
+
+// TestConsoleSize gives the terminal its size before the process can look.
+func TestConsoleSize(t *testing.T) {
+	b := newBox(t, "busybox stty size")
+	b.spec.Process.Terminal, b.spec.Process.ConsoleSize = true, &specs.Box{Height: 33, Width: 77}
+	if out := b.run(); out.stdout != "33 77\r\n" {
+		t.Errorf("%+v", out)
+	}
+	b.nothing()
+}
+
+// TestMountOptions mounts with every option that a Linux runtime MUST or SHOULD know
+// (config.md, Linux mount options) and looks at what came of it.
+func TestMountOptions(t *testing.T) {
+	b := newBox(t, "cat /proc/self/mountinfo")
+	b.spec.Root.Readonly = false
+	host := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(host, "sub"), 0o755))
+	must(t, unix.Mount("tmpfs", filepath.Join(host, "sub"), "tmpfs", 0, "size=64k"))
+	t.Cleanup(func() { _ = unix.Unmount(filepath.Join(host, "sub"), unix.MNT_DETACH) })
+	type mount struct {
+		options string
+		want    string            // attributes of the mount, and after a space of the one below
+		super   string            // of the filesystem
+		kind    func(dest string) // nil for tmpfs
+	}
+	bind := func(dest string) {
+		b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: dest, Source: host})
+	}
+	cases := []mount{
+		{options: "ro,nosuid,nodev,noexec", want: "ro,nosuid,nodev,noexec,relatime"},
+		{options: "noatime,nodiratime,nosymfollow", want: "rw,noatime,nodiratime,nosymfollow"},
+		{options: "strictatime", want: "rw"},
+		{options: "noexec,exec,nosuid,suid,nodev,dev,ro,rw,atime,diratime,symfollow", want: "rw,relatime"},
+		{options: "norelatime,nostrictatime,relatime", want: "rw,relatime"},
+		{options: "async,defaults,loud,silent,noiversion,nolazytime,nomand,remount,iversion", want: "rw,relatime"},
+		{options: "sync,dirsync,lazytime,size=64k", want: "rw,relatime", super: "rw,sync,dirsync,lazytime,size=64k"},
+		{options: "rbind,ro", want: "ro,relatime rw,relatime", kind: bind},
+		{options: "rbind,rro", want: "ro,relatime ro,relatime", kind: bind},
+		{options: "rbind,rro,rrw", want: "rw,relatime rw,relatime", kind: bind},
+		{options: "rbind,rnosuid,rnodev,rnoexec,rnoatime,rnosymfollow,rnodiratime", want: "rw,nosuid,nodev,noexec,noatime,nodiratime,nosymfollow rw,nosuid,nodev,noexec,noatime,nodiratime,nosymfollow", kind: bind},
+		{options: "rbind,rnosuid,rsuid,rdev,rexec,rrelatime,rsymfollow", want: "rw,relatime rw,relatime", kind: bind},
+		{options: "rbind,rstrictatime", want: "rw rw", kind: bind},
+		{options: "bind,nosuid", want: "rw,nosuid,relatime", kind: bind},
+	}
+	for i, c := range cases {
+		dest := fmt.Sprintf("m/%d", i) // relative ones count from / (deprecated, but "MAY be")
+		if c.kind == nil {
+			b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs"})
+		} else {
+			c.kind(dest)
+		}
+		b.spec.Mounts[len(b.spec.Mounts)-1].Options = strings.Split(c.options, ",")
+	}
+	out := b.run()
+	for i, c := range cases {
+		got, below, super := "", "", ""
+		for line := range strings.SplitSeq(out.stdout, "\n") {
+			f := strings.Fields(line)
+			if len(f) < 10 {
+				continue
+			}
+			switch f[4] {
+			case fmt.Sprintf("/m/%d", i):
+				got, super = f[5], f[len(f)-1]
+			case fmt.Sprintf("/m/%d/sub", i):
+				below = " " + f[5]
+			}
+		}
+		if got+below != c.want || !strings.HasPrefix(super, c.super) {
+			t.Errorf("%s: mounted %q, filesystem %q; want %q, %q", c.options, got+below, super, c.want, c.super)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%+v", out)
+	}
+	b.nothing()
+}
+
+// TestMappedMount maps ids of a mount by mappings of its own, without and with a user
+// namespace, for one mount and for all below it.
+func TestMappedMount(t *testing.T) {
+	host, below := t.TempDir(), t.TempDir()
+	sub := filepath.Join(host, "sub")
+	must(t, os.Mkdir(sub, 0o755))
+	must(t, unix.Mount(below, sub, "", unix.MS_BIND, "")) // a tmpfs cannot be mapped before Linux 6.3
+	t.Cleanup(func() { _ = unix.Unmount(sub, unix.MNT_DETACH) })
+	for _, dir := range []string{host, sub} {
+		must(t, errors.Join(os.WriteFile(filepath.Join(dir, "file"), nil, 0o644), os.Chown(filepath.Join(dir, "file"), 1000, 1001)))
+	}
+	ids := func(to uint32) []specs.LinuxIDMapping {
+		return []specs.LinuxIDMapping{{ContainerID: 1000, HostID: to, Size: 10}}
+	}
+	for _, c := range []struct {
+		options, want string
+		user          bool
+		uids, gids    []specs.LinuxIDMapping
+	}{
+		{"rbind,idmap", "5000:5001 1000:1001", false, ids(5000), ids(5000)},
+		{"rbind,ridmap", "5000:5001 5000:5001", false, ids(5000), ids(5000)},
+		{"rbind,ridmap", "7:8 7:8", true, ids(1<<20 + 7), ids(1<<20 + 7)},
+		{"rbind", "5000:5001 1000:1001", false, ids(5000), ids(5000)}, // a SHOULD, not a MUST
+		{"rbind,ridmap", "1000:1001 1000:1001", true, nil, nil},       // the container's own mappings
+	} {
+		b := newBox(t, "echo $(stat -c %u:%g /v/file /v/sub/file)")
+		if c.user {
+			b.userNamespace()
+		}
+		b.spec.Mounts = append(b.spec.Mounts, specs.Mount{
+			Destination: "/v", Type: "none", Source: host, Options: strings.Split(c.options, ","), UIDMappings: c.uids, GIDMappings: c.gids,
+		})
+		if out := b.run(); out.stdout != c.want+"\n" {
+			t.Errorf("%+v: %+v", c, out)
+		}
+		b.nothing()
+	}
+	b := newBox(t, "true")
+	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/v", Source: host, Options: []string{"bind", "idmap"}})
+	if out := b.run(); out.code != 1 || !strings.Contains(out.stderr, "mounts[7] (/v): idmap: the container has no user namespace to map through") {
+		t.Errorf("idmap of nothing: %+v", out)
+	}
+	b.nothing()
+}
+
+// TestResources sets every limit that the kernel at hand has and reads the files.
+func TestResources(t *testing.T) {
+	shares, quota, period, burst := uint64(512), int64(20000), uint64(50000), uint64(5000)
+	memory, reservation, swap, pids, tcp := int64(64<<20), int64(32<<20), int64(96<<20), int64(77), int64(16<<20)
+	b := newBox(t, "sleep 100")
+	b.spec.Linux.Resources = &specs.LinuxResources{
+		CPU:    &specs.LinuxCPU{Shares: &shares, Quota: &quota, Period: &period, Burst: &burst, Cpus: "0", Mems: "0"},
+		Memory: &specs.LinuxMemory{Limit: &memory, Reservation: &reservation, Swap: &swap, KernelTCP: &tcp},
+		Pids:   &specs.LinuxPids{Limit: &pids},
+	}
+	b.start()
+	root, files := "/sys/fs/cgroup/", map[string]string{
+		"cpu/%s/cpu.shares": "512", "cpu/%s/cpu.cfs_quota_us": "20000", "cpu/%s/cpu.cfs_period_us": "50000", "cpu/%s/cpu.cfs_burst_us": "5000",
+		"cpuset/%s/cpuset.cpus": "0", "cpuset/%s/cpuset.mems": "0",
+		"memory/%s/memory.limit_in_bytes": "67108864", "memory/%s/memory.soft_limit_in_bytes": "33554432",
+		"memory/%s/memory.memsw.limit_in_bytes": "100663296", "memory/%s/memory.kmem.tcp.limit_in_bytes": "16777216",
+		"pids/%s/pids.max": "77",
+	}
+	if _, err := os.Stat(root + "cgroup.controllers"); err == nil {
+		files = map[string]string{
+			"%s/cpu.max": "20000 50000", "%s/cpu.max.burst": "5000", "%s/cpuset.cpus": "0", "%s/cpuset.mems": "0",
+			"%s/memory.max": "67108864", "%s/memory.low": "33554432", "%s/memory.swap.max": "33554432", "%s/pids.max": "77",
+		}
+	}
+	for file, want := range files {
+		raw, err := os.ReadFile(root + fmt.Sprintf(file, b.id))
+		if errors.Is(err, os.ErrNotExist) {
+			t.Logf("%s: not in this kernel", file)
+			continue
+		}
+		if must(t, err); strings.TrimSpace(string(raw)) != want {
+			t.Errorf("%s is %q; want %s", file, raw, want)
+		}
+	}
+}
+
+// TestUnified writes files of cgroup v2 by name, and refuses what is not there; on v1
+// there is nothing to write to.
+func TestUnified(t *testing.T) {
+	b := newBox(t, "sleep 100")
+	b.spec.Linux.Resources.Unified = map[string]string{"memory.high": "1073741824", "pids.max": "88"}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		if out := b.run(); out.code != 1 || !strings.Contains(out.stderr, "linux.resources.unified: names files of cgroup v2") {
+			t.Errorf("on v1: %+v", out)
+		}
+		b.nothing()
+		return
+	}
+	b.start()
+	for file, want := range b.spec.Linux.Resources.Unified {
+		if raw, err := os.ReadFile("/sys/fs/cgroup/" + b.id + "/" + file); err != nil || strings.TrimSpace(string(raw)) != want {
+			t.Errorf("%s is %q, %v; want %s", file, raw, err, want)
+		}
+	}
+	b.oci("delete", "--force", b.id)
+	b.spec.Linux.Resources.Unified = map[string]string{"galaxy.max": "1"}
+	if out := b.run(); out.code != 1 || !strings.Contains(out.stderr, "galaxy") {
+		t.Errorf("a controller that does not exist: %+v", out)
+	}
+	b.nothing()
+	// A new limit below what is used: the kernel of v2 would kill, checkBeforeUpdate
+	// refuses instead.
+	b.spec.Linux.Resources.Unified = nil
+	b.start()
+	file := filepath.Join(t.TempDir(), "resources.json")
+	must(t, os.WriteFile(file, []byte(`{"memory":{"limit":4096,"checkBeforeUpdate":true}}`), 0o600))
+	if out := b.oci("update", "--resources", file, b.id); out.code != 1 || b.status() != "running" {
+		t.Errorf("checkBeforeUpdate: %+v, the container is %s", out, b.status())
+	}
+}
