@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -47,11 +48,13 @@ type agent struct {
 	asked  []int32                       // numbers of calls; guarded by mu
 }
 
-func newAgent(t *testing.T, answers map[int32]response) *agent {
+// newAgent lets an agent listen in a directory, for everybody.
+func newAgent(t *testing.T, dir string, answers map[int32]response) *agent {
 	t.Helper()
-	a := &agent{t: t, path: filepath.Join(t.TempDir(), "agent"), answers: answers}
+	a := &agent{t: t, path: filepath.Join(dir, "agent"), answers: answers}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: a.path, Net: "unix"})
 	must(t, err)
+	must(t, os.Chmod(a.path, 0o666))
 	a.listener = l
 	a.done.Go(func() {
 		for {

@@ -9,8 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mkdir is the number of mkdir(2) on amd64, which other architectures do without.
-const mkdir = 83
+// refuseMkdir is an agent's answer that no kernel would give.
+func refuseMkdir() map[int32]response {
+	const mkdir = 83 // on amd64; other architectures do without
+	answer := response{errno: -int32(unix.EXDEV)}
+	return map[int32]response{unix.SYS_MKDIRAT: answer, mkdir: answer}
+}
 
 // notifyProfile hands some calls to an agent, among them those by which other
 // runtimes talk to the agent or execute the workload.
@@ -44,8 +48,7 @@ func TestSeccompNotify(t *testing.T) {
 			if c.ns {
 				b.userNamespace()
 			}
-			answer := response{errno: -int32(unix.EXDEV)}
-			a := newAgent(t, map[int32]response{unix.SYS_MKDIRAT: answer, mkdir: answer})
+			a := newAgent(t, t.TempDir(), refuseMkdir())
 			b.spec.Linux.Seccomp = notifyProfile(a.path)
 			if c.all {
 				b.spec.Linux.Seccomp.DefaultAction = specs.ActNotify
@@ -74,6 +77,18 @@ func TestSeccompNotify(t *testing.T) {
 			b.nothing()
 		})
 	}
+}
+
+// TestUserSeccompNotify does so as an ordinary user.
+func TestUserSeccompNotify(t *testing.T) {
+	b := newUserBox(t, "mkdir /tmp/x; echo over")
+	a := newAgent(t, b.user.Home, refuseMkdir())
+	b.spec.Linux.Seccomp = notifyProfile(a.path)
+	out := b.run()
+	if states, _ := a.seen(0); !strings.Contains(out.stderr, "Invalid cross-device link") || out.stdout != "over\n" || len(states) != 1 {
+		t.Errorf("%+v, %d states", out, len(states))
+	}
+	a.close()
 }
 
 // output is what a started container has written.

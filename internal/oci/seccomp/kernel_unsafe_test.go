@@ -5,8 +5,52 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
+
+// TestKernel lets the kernel run programs.
+func TestKernel(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the largest program is one for amd64")
+	}
+	type call struct {
+		nr   uintptr
+		want unix.Errno
+	}
+	most := largest(t)
+	most.DefaultAction = specs.ActAllow // Go's runtime on this thread has to live with it
+	for _, c := range []struct {
+		name  string
+		p     *specs.LinuxSeccomp
+		calls []call
+	}{
+		{"moby's default profile", defaultProfile(t), []call{
+			{unix.SYS_GETPPID, 0}, {unix.SYS_BPF, unix.EPERM}, {unix.SYS_CLONE3, unix.ENOSYS}, {999, unix.ENOSYS}, {1<<32 - 1, unix.ENOSYS},
+		}},
+		{"the largest", most, []call{
+			{unix.SYS_GETPPID, unix.Errno(rowOf("getppid") + 1)}, {unix.SYS_BPF, unix.Errno(rowOf("bpf") + 1)}, {unix.SYS_CHROOT, unix.Errno(rowOf("chroot") + 1)},
+		}},
+	} {
+		program, err := Compile(c.p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // and never unlock: the thread ends with its filter
+			install(t, program)
+			for _, call := range c.calls {
+				const all = 1 << 40 // meets every condition of the largest
+				if _, _, errno := unix.RawSyscall6(call.nr, all, all, all, all, all, all); errno != call.want {
+					t.Errorf("%s: call %d: %v; want %v", c.name, call.nr, errno, call.want)
+				}
+			}
+		}()
+		<-done
+	}
+}
 
 // BenchmarkKernel measures what a system call costs under moby's default profile:
 // without a filter, with ours, with libseccomp's as runc and crun use it.

@@ -336,6 +336,45 @@ func TestOperators(t *testing.T) {
 	}
 }
 
+// large makes a profile with conditions for n calls, each with a verdict of its own:
+// jumps go further than a conditional one reaches.
+func large(n int) *specs.LinuxSeccomp {
+	p := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Architectures: []specs.Arch{specs.ArchX86}}
+	for i := range n {
+		errno := uint(i + 1)
+		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{
+			Names: []string{table[i%len(table)].name}, Action: specs.ActErrno, ErrnoRet: &errno,
+			Args: []specs.LinuxSeccompArg{{Index: uint(i % 6), Value: uint64(i) << 20, Op: specs.OpGreaterThan}, {Index: uint(i+1) % 6, Value: 1, Op: specs.OpNotEqual}},
+		})
+	}
+	return p
+}
+
+// largest returns the largest of those that the kernel takes.
+func largest(t testing.TB) *specs.LinuxSeccomp {
+	t.Helper()
+	n := 0
+	for {
+		if _, err := compile(large(n+1), specs.ArchX86_64); err != nil {
+			if !strings.Contains(err.Error(), "4096") {
+				t.Fatal(err)
+			}
+			return large(n)
+		}
+		n++
+	}
+}
+
+// TestLargest fills a program up to BPF_MAXINSNS.
+func TestLargest(t *testing.T) {
+	p := largest(t)
+	program, err := compile(p, specs.ArchX86_64)
+	if err != nil || len(program) < maxInstructions-50 {
+		t.Errorf("%d instructions, %v", len(program), err)
+	}
+	differ(t, p, specs.ArchX86_64, 2)
+}
+
 func TestRefused(t *testing.T) {
 	call := func(s specs.LinuxSyscall) *specs.LinuxSeccomp {
 		return &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{s}}
@@ -353,6 +392,7 @@ func TestRefused(t *testing.T) {
 		{"errnoRet", call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, ErrnoRet: &big})},
 		{"listenerPath", call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActNotify})},
 		{"listenerMetadata", &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerMetadata: "x"}},
+		{"4096 instructions", large(5000)},
 		{"flags[0]", &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"X"}}},
 		{"architectures[0]", &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{"vax"}}},
 	} {
