@@ -24,6 +24,9 @@ func (e *Engine) Create(ctx context.Context, spec api.Spec) (_ api.Instance, err
 	if err != nil {
 		return api.Instance{}, api.E("create", "", spec.Name, err)
 	}
+	if w, ok := driver.(instance.Warmer); ok {
+		e.background(func(ctx context.Context) { _ = w.Warm(ctx) }) // a start finds out whether it matters
+	}
 	var u undo.Stack
 	defer u.Run(ctx, &err)
 

@@ -103,6 +103,13 @@ type Status struct {
 // read and a golden test can hold.
 type Plan []byte
 
+// Warmer is found by type assertion on a Driver: one that can prepare for a Create
+// that will come soon.
+type Warmer interface {
+	// Warm returns when it is prepared. It is a hint, and may be canceled.
+	Warm(context.Context) error
+}
+
 // The abilities below are found by type assertion on a Handle. Where one is
 // missing, the engine says that the kind cannot do it.
 

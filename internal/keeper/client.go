@@ -102,6 +102,13 @@ func (c *Client) Forget(ctx context.Context, id string) error {
 	return err
 }
 
+// Warm has the keeper start the program of Runtime command lines that will come soon,
+// unless it stands by already. It is a hint: a start does the same when it must.
+func (c *Client) Warm(ctx context.Context, program string) error {
+	_, err := c.ask(ctx, "warm", program, Request{Op: OpWarm, Program: program})
+	return err
+}
+
 // Ping returns who the keeper is. It starts one like every call.
 func (c *Client) Ping(ctx context.Context) (Info, error) {
 	r, err := c.ask(ctx, "ping", "", Request{Op: OpPing})

@@ -42,6 +42,7 @@ type Request struct {
 	Attach  *AttachOptions `json:"attach,omitempty"`  // start, attach
 	Signal  int            `json:"signal,omitempty"`  // signal
 	Size    Size           `json:"size,omitzero"`     // resize
+	Program string         `json:"program,omitempty"` // warm
 }
 
 // The operations of a Request.
@@ -55,6 +56,7 @@ const (
 	OpStatus   = "status"
 	OpList     = "list"
 	OpForget   = "forget"
+	OpWarm     = "warm"
 	OpShutdown = "shutdown"
 )
 

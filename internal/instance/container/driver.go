@@ -59,6 +59,9 @@ func New(cfg Config) *Driver {
 // Kind returns api.Container.
 func (*Driver) Kind() api.Kind { return api.Container }
 
+// Warm has a runtime stand by.
+func (d *Driver) Warm(ctx context.Context) error { return d.cfg.Keeper.Warm(ctx, d.cfg.Runtime) }
+
 // Create makes the container and leaves it before its first instruction.
 func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.Handle, err error) {
 	plan, err := d.Plan(p, d.cfg.Host)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/keeper/standby"
 )
 
 // fakeRuntime does what an OCI runtime does with "create": it leaves a process
@@ -193,6 +195,50 @@ func TestRuntimeFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRuntimeWarm: what stands by serves the next start, and goes when there is none.
+func TestRuntimeWarm(t *testing.T) {
+	w := newWorld(t)
+	p := w.runtime("p", "true")
+	if err := w.c.Warm(w.ctx, p.Args[0]); err != nil {
+		t.Fatal(err)
+	}
+	first := w.standingBy(p.Args[0])
+	if len(first) != 1 {
+		t.Fatalf("standing by: %v", first)
+	}
+	w.start(p)
+	w.wait("p")
+	if again := w.standingBy(p.Args[0]); !slices.Equal(first, again) {
+		t.Errorf("standing by: %v, then %v", first, again)
+	}
+	w.eventually("it is let go", func() bool { return len(w.standingBy(p.Args[0])) == 0 })
+	if err := w.c.Warm(w.ctx, "/no/such/program"); err == nil || !strings.Contains(err.Error(), "/no/such/program") {
+		t.Errorf("error = %v", err)
+	}
+}
+
+// standingBy returns the keeper's processes of a program that stand by.
+func (w *world) standingBy(program string) (pids []int) {
+	info, err := w.c.Ping(w.ctx)
+	if err != nil {
+		w.Fatal(err)
+	}
+	var children []byte
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", info.PID))
+	for _, t := range tasks {
+		more, _ := os.ReadFile(t)
+		children = append(children, more...)
+	}
+	for _, field := range strings.Fields(string(children)) {
+		line, _ := os.ReadFile("/proc/" + field + "/cmdline")
+		if pid, err := strconv.Atoi(field); err == nil && string(line) == program+"\x00"+standby.Command+"\x00" {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids)
 }
 
 // TestRuntimeForeignPID: a runtime cannot make the keeper watch, and later

@@ -200,6 +200,8 @@ func (s *Server) answer(req *keeper.Request) keeper.Reply {
 		return keeper.Reply{Info: &keeper.Info{Version: s.version, PID: os.Getpid(), Kept: len(s.procs), Goroutines: runtime.NumGoroutine()}}
 	case keeper.OpList:
 		return keeper.Reply{List: s.list()}
+	case keeper.OpWarm:
+		return keeper.Reply{Error: wireError(s.runtime(req.Program).Warm())}
 	case keeper.OpShutdown:
 		return keeper.Reply{Error: wireError(s.shutdown())}
 	}

@@ -84,6 +84,16 @@ func shutdown(f *os.File) error {
 	return raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
 }
 
+// Warm makes sure that the program stands by for a moment.
+func (p *Program) Warm() error {
+	proc, err := p.acquire()
+	if err != nil {
+		return err
+	}
+	p.release(proc)
+	return nil
+}
+
 // acquire returns a process of the program, as it is on disk now.
 func (p *Program) acquire() (*process, error) {
 	p.mu.Lock()
