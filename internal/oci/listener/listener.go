@@ -47,11 +47,11 @@ type Process struct {
 // Hand follows the process through the installation of its filter and gives the
 // listener to the agent whose socket is at path, with the state beside it. Where the
 // kernel refuses the filter, Hand returns nil and leaves it to the process to say
-// so. When Hand fails, the process is dead.
+// so. When Hand fails, the process is dead, and reaped if it was a child of ours.
 func Hand(p Process, path string, state *specs.ContainerProcessState) (err error) {
 	defer func() {
 		if err != nil {
-			_ = unix.PidfdSendSignal(p.Pidfd, unix.SIGKILL, nil, 0) // else it is gone
+			p.end()
 		}
 	}()
 	agent, err := dial(path)

@@ -43,6 +43,17 @@ func trace(p Process) (int, error) {
 	}
 }
 
+// end kills the process, stopped or not, and waits: a tracer that does not keeps the
+// parent from learning of the end.
+func (p Process) end() {
+	_ = unix.PidfdSendSignal(p.Pidfd, unix.SIGKILL, nil, 0)
+	for {
+		if _, err := wait(p.Pid); err != nil {
+			return // dead, or neither a child nor traced
+		}
+	}
+}
+
 // seize makes this thread the tracer of the process and stops it. The process dies
 // with the tracer.
 func seize(p Process) error {
