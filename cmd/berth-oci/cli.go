@@ -25,6 +25,7 @@ type cli struct {
 	logFormat     string
 	debug         bool
 	systemdCgroup bool
+	cgroupManager string
 	entered       bool // root of the container's user namespace: see oci.Enter
 
 	ctx     context.Context
@@ -85,7 +86,9 @@ func (c *cli) main(args []string) int {
 	global.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	global.BoolVar(&c.debug, "debug", false, "accepted for compatibility")
 	global.BoolVar(&c.systemdCgroup, "systemd-cgroup", false, "refused: cgroups are managed directly")
+	global.StringVar(&c.cgroupManager, "cgroup-manager", "cgroupfs", "cgroupfs, or disabled to leave containers in the caller's cgroups (as crun)")
 	global.String("rootless", "auto", "accepted for compatibility")
+	global.String("criu", "", "accepted for compatibility")
 	showVersion := global.Bool("version", false, "print the version")
 	global.BoolVar(showVersion, "v", false, "same as --version")
 	if err := global.Parse(args); err != nil {
@@ -110,6 +113,13 @@ func (c *cli) dispatch(name string, args []string) int {
 	if c.standby && name != "create" && name != "exec" {
 		return c.fail(fmt.Errorf("%s is not carried out by a process that stands by; start one for it", name))
 	}
+	switch c.cgroupManager {
+	case "cgroupfs", "disabled":
+	case "systemd":
+		c.systemdCgroup = true
+	default:
+		return c.fail(fmt.Errorf("--cgroup-manager: %q is none of cgroupfs, systemd, disabled", c.cgroupManager))
+	}
 	if c.systemdCgroup {
 		return c.fail(errors.New("--systemd-cgroup: this runtime manages cgroups directly; configure the engine for cgroupfs"))
 	}
@@ -126,10 +136,14 @@ func (c *cli) dispatch(name string, args []string) int {
 	}
 	status, err := cmd.run(c, fs, args)
 	if err != nil {
-		if errors.Is(err, errFlags) || errors.Is(err, flag.ErrHelp) {
-			return c.flagError(err)
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
 		}
-		return c.fail(err)
+		code := c.fail(err)
+		if code == 1 && status != 0 {
+			return status
+		}
+		return code
 	}
 	return status
 }

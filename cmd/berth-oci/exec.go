@@ -23,7 +23,8 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 type execFlags struct {
 	process, pidFile, console, cwd, user, apparmor, label string
 	env, caps, groups                                     list
-	tty, detach, noNewPrivs                               bool
+	pidfd, cgroup                                         string
+	tty, detach, noNewPrivs, ignorePaused                 bool
 	preserve                                              int
 }
 
@@ -49,10 +50,24 @@ func (f *execFlags) add(fs *flags) {
 	fs.BoolVar(&f.detach, "d", false, "same as --detach")
 	fs.BoolVar(&f.noNewPrivs, "no-new-privs", false, "set no_new_privs")
 	fs.IntVar(&f.preserve, "preserve-fds", 0, "pass `N` descriptors beyond the standard streams on")
-	fs.Bool("ignore-paused", false, "accepted for compatibility")
+	fs.StringVar(&f.pidfd, "pidfd-socket", "", "unix socket that receives a pidfd of the command")
+	fs.StringVar(&f.cgroup, "cgroup", "", "cgroup below the container's to join, as `PATH`, or CONTROLLER:PATH with cgroup v1")
+	fs.BoolVar(&f.ignorePaused, "ignore-paused", false, "do not refuse in a paused container: the command runs once it is resumed")
 }
 
+// execFailed is the exit status of an exec that did not come to run its command, as
+// runc's and crun's: 1 could be the command's own.
+const execFailed = 255
+
 func (c *cli) exec(fs *flags, args []string) (int, error) {
+	status, err := c.execute(fs, args)
+	if err != nil {
+		status = execFailed
+	}
+	return status, err
+}
+
+func (c *cli) execute(fs *flags, args []string) (int, error) {
 	var f execFlags
 	f.add(fs)
 	args, err := fs.parse(args, 1, -1)
@@ -63,7 +78,9 @@ func (c *cli) exec(fs *flags, args []string) (int, error) {
 		return 0, errors.New("exec: a process that stands by knows --detach only, and no --preserve-fds")
 	}
 	rt := c.runtime()
-	o := oci.ExecOptions{ID: args[0], PidFile: f.pidFile, Console: -1, PreserveFDs: f.preserve, Stdio: c.stdio}
+	o := oci.ExecOptions{
+		ID: args[0], PidFile: f.pidFile, Console: -1, PreserveFDs: f.preserve, Cgroup: f.cgroup, IgnorePaused: f.ignorePaused, Stdio: c.stdio,
+	}
 	if o.Process, err = f.build(rt, args); err != nil {
 		return 0, err
 	}
@@ -79,7 +96,7 @@ func (c *cli) exec(fs *flags, args []string) (int, error) {
 		}
 		defer term.close()
 	}
-	return c.execute(rt, o, term, f.detach)
+	return c.runCommand(rt, o, term, f.pidfd, f.detach)
 }
 
 // build makes the process from process.json or from the options.
@@ -148,8 +165,8 @@ func (f *execFlags) extend(p *specs.Process) error {
 	return nil
 }
 
-// execute runs the command and, unless detached, awaits it.
-func (c *cli) execute(rt *oci.Runtime, o oci.ExecOptions, term *terminal, detach bool) (int, error) {
+// runCommand runs the command and, unless detached, awaits it.
+func (c *cli) runCommand(rt *oci.Runtime, o oci.ExecOptions, term *terminal, pidfd string, detach bool) (int, error) {
 	var sig *forwarder
 	if !detach {
 		sig = catchSignals()
@@ -157,6 +174,9 @@ func (c *cli) execute(rt *oci.Runtime, o oci.ExecOptions, term *terminal, detach
 	pid, err := rt.Exec(c.ctx, o)
 	if o.Console >= 0 {
 		unix.Close(o.Console)
+	}
+	if err == nil {
+		err = sendPidfd(pidfd, pid)
 	}
 	if err != nil {
 		return 0, err

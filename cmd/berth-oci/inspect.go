@@ -123,6 +123,10 @@ func (c *cli) events(fs *flags, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	kills, err := rt.OOMKills(args[0])
+	if err != nil {
+		return 0, err
+	}
 	for out := json.NewEncoder(os.Stdout); ; time.Sleep(*interval) { //nolint:forbidigo // the interval the user asked for
 		status, err := ctr.Status()
 		if err != nil {
@@ -138,8 +142,14 @@ func (c *cli) events(fs *flags, args []string) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if err := out.Encode(event{"stats", args[0], stats}); err != nil || *once {
+		if err := out.Encode(event{"stats", args[0], newStatsData(stats)}); err != nil || *once {
 			return 0, err
+		}
+		if n, err := rt.OOMKills(args[0]); err == nil && n > kills {
+			kills = n
+			if err := out.Encode(event{Type: "oom", ID: args[0]}); err != nil {
+				return 0, err
+			}
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 // createFlags are the options that create and run share.
 type createFlags struct {
 	bundle, pidFile, console string
+	pidfd                    string
 	preserve                 int
 	noPivot, noKeyring       bool
 }
@@ -27,6 +28,7 @@ func (f *createFlags) add(fs *flags) {
 	fs.StringVar(&f.bundle, "b", ".", "same as --bundle")
 	fs.StringVar(&f.pidFile, "pid-file", "", "file to write the pid to")
 	fs.StringVar(&f.console, "console-socket", "", "unix socket that receives the terminal")
+	fs.StringVar(&f.pidfd, "pidfd-socket", "", "unix socket that receives a pidfd of the first process")
 	fs.IntVar(&f.preserve, "preserve-fds", 0, "pass `N` descriptors beyond the standard streams on")
 	fs.BoolVar(&f.noPivot, "no-pivot", false, "chroot instead of pivot_root (weaker; for a rootfs on ramdisk)")
 	fs.BoolVar(&f.noKeyring, "no-new-keyring", false, "keep the session keyring of the caller")
@@ -36,7 +38,7 @@ func (f *createFlags) add(fs *flags) {
 func (f *createFlags) options(c *cli, id string) (oci.CreateOptions, error) {
 	o := oci.CreateOptions{
 		ID: id, PidFile: f.pidFile, Console: -1, PreserveFDs: f.preserve,
-		NoPivot: f.noPivot, NoNewKeyring: f.noKeyring, Stdio: c.stdio,
+		NoPivot: f.noPivot, NoNewKeyring: f.noKeyring, NoCgroups: c.cgroupManager == "disabled", Stdio: c.stdio,
 	}
 	if c.standby && f.preserve != 0 {
 		return o, errors.New("--preserve-fds: a process that stands by has none")
@@ -96,8 +98,15 @@ func (c *cli) create(fs *flags, args []string) (int, error) {
 	if os.Geteuid() != 0 {
 		return c.enter(o)
 	}
-	_, err = c.runtime().Create(c.ctx, o)
-	return 0, err
+	rt := c.runtime()
+	ctr, err := rt.Create(c.ctx, o)
+	if err != nil {
+		return 0, err
+	}
+	if err := sendPidfd(f.pidfd, ctr.Pid()); err != nil {
+		return 0, errors.Join(err, rt.Delete(c.ctx, o.ID, true))
+	}
+	return 0, nil
 }
 
 func (c *cli) start(fs *flags, args []string) (int, error) {
@@ -133,11 +142,11 @@ func (c *cli) run(fs *flags, args []string) (int, error) {
 		}
 		defer term.close()
 	}
-	return c.runCreated(o, term, *detach, *keep)
+	return c.runCreated(o, term, f.pidfd, *detach, *keep)
 }
 
 // runCreated creates, starts and, unless detached, awaits a container.
-func (c *cli) runCreated(o oci.CreateOptions, term *terminal, detach, keep bool) (int, error) {
+func (c *cli) runCreated(o oci.CreateOptions, term *terminal, pidfd string, detach, keep bool) (int, error) {
 	rt := c.runtime()
 	var sig *forwarder
 	if !detach {
@@ -158,7 +167,11 @@ func (c *cli) runCreated(o oci.CreateOptions, term *terminal, detach, keep bool)
 			return 0, remove(err)
 		}
 	}
-	if err := rt.Start(o.ID); err != nil {
+	err = sendPidfd(pidfd, ctr.Pid())
+	if err == nil {
+		err = rt.Start(o.ID)
+	}
+	if err != nil {
 		// It may still wait to be started, but is a zombie once it has been removed.
 		err = remove(err)
 		_ = reap(ctr.Pid())

@@ -14,6 +14,7 @@ import (
 // updateFlags are the limits as strings; "" leaves one as it is.
 type updateFlags struct {
 	cpuShares, cpuQuota, cpuPeriod, cpuBurst, cpuIdle string
+	rtRuntime, rtPeriod, l3Cache, memoryBandwidth     string
 	memory, reservation, swap, pids, blkio            string
 	cpus, mems, file                                  string
 }
@@ -26,6 +27,10 @@ func (f *updateFlags) add(fs *flags) {
 	fs.StringVar(&f.cpuPeriod, "cpu-period", "", "length of a period in microseconds")
 	fs.StringVar(&f.cpuBurst, "cpu-burst", "", "microseconds that may be saved up")
 	fs.StringVar(&f.cpuIdle, "cpu-idle", "", "1 to run only when nothing else does")
+	fs.StringVar(&f.rtRuntime, "cpu-rt-runtime", "", "microseconds of realtime scheduling per period")
+	fs.StringVar(&f.rtPeriod, "cpu-rt-period", "", "length of a period of realtime scheduling in microseconds")
+	fs.StringVar(&f.l3Cache, "l3-cache-schema", "", "share of the L3 cache, as L3:0=7f0;1=1f")
+	fs.StringVar(&f.memoryBandwidth, "mem-bw-schema", "", "share of the memory bandwidth, as MB:0=20;1=70")
 	fs.StringVar(&f.cpus, "cpuset-cpus", "", "processors to run on, as 0-2,4")
 	fs.StringVar(&f.mems, "cpuset-mems", "", "memory nodes to use")
 	fs.StringVar(&f.memory, "memory", "", "bytes of memory; units k, m, g; -1 for no limit")
@@ -48,7 +53,13 @@ func (c *cli) update(fs *flags, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return 0, c.runtime().Update(args[0], res)
+	rt := c.runtime()
+	if f.l3Cache != "" || f.memoryBandwidth != "" {
+		if err := rt.UpdateSchemata(args[0], f.l3Cache, f.memoryBandwidth); err != nil {
+			return 0, err
+		}
+	}
+	return 0, rt.Update(args[0], res)
 }
 
 func (f *updateFlags) resources() (*specs.LinuxResources, error) {
@@ -87,6 +98,8 @@ func (f *updateFlags) fromOptions() (*specs.LinuxResources, error) {
 		{"cpu-period", f.cpuPeriod, func(n int64) { cpu.Period = unsigned(n) }},
 		{"cpu-burst", f.cpuBurst, func(n int64) { cpu.Burst = unsigned(n) }},
 		{"cpu-idle", f.cpuIdle, func(n int64) { cpu.Idle = &n }},
+		{"cpu-rt-runtime", f.rtRuntime, func(n int64) { cpu.RealtimeRuntime = &n }},
+		{"cpu-rt-period", f.rtPeriod, func(n int64) { cpu.RealtimePeriod = unsigned(n) }},
 		{"memory", f.memory, func(n int64) { mem.Limit = &n }},
 		{"memory-reservation", f.reservation, func(n int64) { mem.Reservation = &n }},
 		{"memory-swap", f.swap, func(n int64) { mem.Swap = &n }},

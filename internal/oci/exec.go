@@ -25,6 +25,9 @@ type ExecOptions struct {
 	Console     int // as in CreateOptions
 	PreserveFDs int
 	Stdio       [3]int
+
+	Cgroup       string // one below the container's to join: PATH, or CONTROLLER,…:PATH with cgroup v1; or ""
+	IgnorePaused bool   // do not refuse in a paused container, where the command waits
 }
 
 // ExecProcess returns the container's own process as the pattern of a further one:
@@ -74,7 +77,9 @@ func (c *Container) exec(ctx context.Context, o ExecOptions, u *undo.Stack) (int
 	switch status {
 	case specs.StateRunning, specs.StateCreated:
 	case StatusPaused:
-		return 0, ErrPaused
+		if !o.IgnorePaused {
+			return 0, ErrPaused
+		}
 	default:
 		return 0, ErrNotRunning
 	}
@@ -97,7 +102,7 @@ func (c *Container) exec(ctx context.Context, o ExecOptions, u *undo.Stack) (int
 	}
 	process.CPUs = final
 
-	birth, tasks, err := c.openCgroups()
+	birth, tasks, err := c.openCgroups(o.Cgroup)
 	if err != nil {
 		return 0, err
 	}
@@ -129,11 +134,17 @@ func (c *Container) exec(ctx context.Context, o ExecOptions, u *undo.Stack) (int
 	return child.Pid, writePidFile(o.PidFile, child.Pid)
 }
 
-// openCgroups opens what a command needs to join the container's cgroups.
-func (c *Container) openCgroups() (birth int, tasks []int, err error) {
+// openCgroups opens what a command needs to join the container's cgroups, or one below
+// them.
+func (c *Container) openCgroups(below string) (birth int, tasks []int, err error) {
 	g, err := c.cgroups()
 	if err != nil || g == nil {
 		return -1, nil, err
+	}
+	if below != "" {
+		if g, err = g.Below(below); err != nil {
+			return -1, nil, fmt.Errorf("--cgroup: %w", err)
+		}
 	}
 	if birth, err = g.OpenBirthOf(c.rec.Pid); err != nil {
 		return -1, nil, err

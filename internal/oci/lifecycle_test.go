@@ -91,7 +91,7 @@ func TestLifecycle(t *testing.T) {
 	if out := b.oci("kill", b.id, "KILL"); out.code != 1 || !strings.Contains(out.stderr, "not running") {
 		t.Errorf("kill of a stopped one: %+v", out)
 	}
-	if out := b.oci("exec", b.id, "true"); out.code != 1 || !strings.Contains(out.stderr, "not running") {
+	if out := b.oci("exec", b.id, "true"); out.code != 255 || !strings.Contains(out.stderr, "not running") {
 		t.Errorf("exec in a stopped one: %+v", out)
 	}
 	if out := b.oci("delete", b.id); out.code != 0 {
@@ -199,7 +199,7 @@ func TestPauseUpdatePs(t *testing.T) {
 	if s := b.status(); s != "paused" {
 		t.Errorf("status %s", s)
 	}
-	if out := b.oci("exec", b.id, "true"); out.code != 1 || !strings.Contains(out.stderr, "paused") {
+	if out := b.oci("exec", b.id, "true"); out.code != 255 || !strings.Contains(out.stderr, "paused") {
 		t.Errorf("exec while paused: %+v", out)
 	}
 	if out := b.oci("resume", b.id); out.code != 0 || b.status() != "running" {
@@ -216,7 +216,7 @@ func TestPauseUpdatePs(t *testing.T) {
 	if err := json.Unmarshal([]byte(out.stdout), &pids); err != nil || len(pids) == 0 {
 		t.Errorf("ps: %+v, %v", out, err)
 	}
-	if out := b.oci("events", "--stats", b.id); out.code != 0 || !strings.Contains(out.stdout, `"pids_stats":{"current":`) {
+	if out := b.oci("events", "--stats", b.id); out.code != 0 || !strings.Contains(out.stdout, `"pids":{"current":`) {
 		t.Errorf("events: %+v", out)
 	}
 	if out := b.oci("delete", "--force", b.id); out.code != 0 {

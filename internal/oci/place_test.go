@@ -175,7 +175,7 @@ func TestExecAffinity(t *testing.T) {
 	must(t, err)
 	file := filepath.Join(t.TempDir(), "process.json")
 	must(t, os.WriteFile(file, raw, 0o600))
-	if out := b.oci("exec", "--process", file, b.id); out.code != 1 || !strings.Contains(out.stderr, "process.execCPUAffinity.final: processors [1023]") {
+	if out := b.oci("exec", "--process", file, b.id); out.code != 255 || !strings.Contains(out.stderr, "process.execCPUAffinity.final: processors [1023]") {
 		t.Errorf("%+v", out)
 	}
 }

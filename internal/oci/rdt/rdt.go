@@ -84,13 +84,13 @@ func (g *Group) Apply() (err error) {
 		return err
 	}
 	if r := g.wanted; r.L3CacheSchema != "" || r.MemBwSchema != "" {
-		if err := g.write(r.L3CacheSchema, r.MemBwSchema); err != nil {
+		if err := g.Write(r.L3CacheSchema, r.MemBwSchema); err != nil {
 			return err
 		}
 	}
 	// "the value of schemata field must be written last"
 	if len(g.wanted.Schemata) > 0 {
-		if err := g.write(g.wanted.Schemata...); err != nil {
+		if err := g.Write(g.wanted.Schemata...); err != nil {
 			return err
 		}
 	}
@@ -125,11 +125,12 @@ func (g *Group) mkdir(dir string) error {
 	return nil
 }
 
-// write writes lines to the schemata file in one call: the kernel takes all or none.
-func (g *Group) write(lines ...string) error {
+// Write writes lines to the schemata file in one call: the kernel takes all or none.
+// Empty lines do not count.
+func (g *Group) Write(lines ...string) error {
 	given := slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return l == "" })
 	text := strings.Join(given, "\n") + "\n"
-	if err := writeTo(filepath.Join(g.dir, "schemata"), text); err != nil {
+	if err := writeTo(filepath.Join(filepath.Dir(g.Tasks[0]), "schemata"), text); err != nil {
 		return fmt.Errorf("%q: %w", strings.TrimSpace(text), err)
 	}
 	return nil
