@@ -101,7 +101,7 @@ func forwarded() []os.Signal {
 	const sigrtmin = syscall.Signal(34)
 	return []os.Signal{
 		syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2,
-		syscall.SIGALRM, syscall.SIGCONT, syscall.SIGTSTP, syscall.SIGWINCH, syscall.SIGPWR,
+		syscall.SIGWINCH, syscall.SIGPWR,
 		sigrtmin + 3, // how systemd is asked to halt
 	}
 }

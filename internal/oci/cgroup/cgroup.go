@@ -9,6 +9,7 @@
 package cgroup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -56,7 +57,11 @@ func New(id, path string, r *specs.LinuxResources) (*Group, error) {
 	} else {
 		config.Path = path
 	}
-	g, err := open(config, nil)
+	var paths map[string]string
+	if inner := cmp.Or(path, id); !Unified() && !filepath.IsAbs(inner) {
+		paths = below(inner)
+	}
+	g, err := open(config, paths)
 	if err == nil && r != nil && r.Memory != nil {
 		g.kernelTCP = r.Memory.KernelTCP
 	}
