@@ -68,7 +68,7 @@ func accounts(h *house) verdict {
 		{Typeflag: tar.TypeSymlink, Linkname: "/proc/kmsg"},
 		{Typeflag: tar.TypeFifo, Mode: 0o666},
 		{Typeflag: tar.TypeDir, Mode: 0o755},
-		{Typeflag: tar.TypeReg, Mode: 0o644, Size: 64 << 20},
+		{Typeflag: tar.TypeReg, Mode: 0o644, Size: 8 << 20},
 	} {
 		passwd.Name = "etc/passwd"
 		group := passwd

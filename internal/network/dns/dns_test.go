@@ -225,3 +225,44 @@ func FuzzReverse(f *testing.F) {
 		}
 	})
 }
+
+// client is whoever asks; it takes the answer.
+type client struct {
+	dns.ResponseWriter
+	answer *dns.Msg
+}
+
+func (*client) RemoteAddr() net.Addr             { return &net.UDPAddr{IP: web.AsSlice(), Port: 5353} }
+func (c *client) WriteMsg(answer *dns.Msg) error { c.answer = answer; return nil }
+
+// FuzzHandle: every message of an instance that can be read gets an answer that can
+// be written, to its own question.
+func FuzzHandle(f *testing.F) {
+	for _, name := range []string{"web.", "WEB.berth.", "nobody.berth.", "berth.", ".", "2.0.53.127.in-addr.arpa.", "9.0.53.127.in-addr.arpa."} {
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypePTR, dns.TypeANY} {
+			packed, err := new(dns.Msg).SetQuestion(name, qtype).Pack()
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(packed)
+		}
+	}
+	s := New()
+	s.upstream.path = filepath.Join(f.TempDir(), "resolv.conf") // there is none
+	s.SetNames(map[string]netip.Addr{"web": web})
+	s.where.Store(&where{gateway, subnet})
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		req := new(dns.Msg)
+		if req.Unpack(packet) != nil {
+			return // miekg/dns answers those itself
+		}
+		c := &client{}
+		s.handle(c, req)
+		if c.answer == nil || c.answer.Id != req.Id || !c.answer.Response {
+			t.Fatalf("to %v: %v", req, c.answer)
+		}
+		if _, err := c.answer.Pack(); err != nil && len(req.Question) == 1 {
+			t.Errorf("to %v: %v: %v", req, c.answer, err)
+		}
+	})
+}

@@ -153,3 +153,22 @@ func TestRootStaysInside(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// FuzzOptions: no list of options is anything but read or refused, and an
+// overlay's layers are those that were written.
+func FuzzOptions(f *testing.F) {
+	for _, list := range []string{"", "ro,nosuid,size=64k", "rbind,rprivate,rro,tryidmap", `lowerdir=/a\:b:/c\\,upperdir=/u,workdir=/w`, "lowerdir=:,", `lowerdir=\`, "idmap=,ridmap"} {
+		f.Add(list)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		list := strings.Split(text, ",")
+		if o, err := ParseOptions(list); err == nil && o.Set&o.Clear&^uint64(unix.MOUNT_ATTR__ATIME) != 0 {
+			t.Errorf("%q sets and clears %x", text, o.Set&o.Clear)
+		}
+		_, _ = ParseOverlay(list)
+		escaped := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(text)
+		if parts := splitEscaped(escaped); text != "" && (len(parts) != 1 || parts[0] != text) {
+			t.Errorf("%q, escaped, became %q", text, parts)
+		}
+	})
+}
