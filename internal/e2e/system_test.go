@@ -194,9 +194,9 @@ func systemdMachine(t *testing.T, w *world, _ api.Kind) {
 		"systemctl start nap", "systemctl is-active nap", "cut -d: -f3 /proc/$(pidof sleep)/cgroup",
 		"systemctl stop nap", "systemctl is-active nap", "journalctl -q -o cat -u nap | grep -c nap", "systemctl start nap", "cat /mark/history",
 		"cat /etc/machine-id | wc -c", "systemd-detect-virt --container", "mkdir /sys/fs/cgroup/own && rmdir /sys/fs/cgroup/own",
-		"echo max >/sys/fs/cgroup/pids.max",
+		"cat /sys/fs/cgroup/cgroup.max.descendants", "echo max >/sys/fs/cgroup/pids.max",
 	}, "\n"))
-	if want := "active\n/system.slice/nap.service\ninactive\n4\ndown\n33\ncontainer-other\n"; r.Stdout != want || !strings.Contains(r.Stderr, "pids.max") {
+	if want := "active\n/system.slice/nap.service\ninactive\n4\ndown\n33\ncontainer-other\n4096\n"; r.Stdout != want || !strings.Contains(r.Stderr, "pids.max") {
 		t.Errorf("inside: %s\nwant %q, and no right to the own limit", r, want)
 	}
 	w.Berth(t, "stop", "box")

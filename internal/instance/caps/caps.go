@@ -24,8 +24,8 @@ func Defaults() []string {
 // own user namespace only: it mounts file systems and makes namespaces for its
 // services (SYS_ADMIN), sets up the network it has to itself (NET_ADMIN), looks
 // after services of other users (SYS_PTRACE: start-stop-daemon reads their
-// /proc/PID/exe), and powers off its pid namespace (SYS_BOOT). LXC and Incus
-// leave an unprivileged container all capabilities there are.
+// /proc/PID/exe), and powers off its pid namespace (SYS_BOOT). LXC
+// leaves an unprivileged container all capabilities there are (userns.conf).
 func System() []string {
 	return append(Defaults(), "CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_BOOT")
 }
