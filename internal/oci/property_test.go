@@ -166,6 +166,7 @@ func TestResources(t *testing.T) {
 		Memory: &specs.LinuxMemory{Limit: &memory, Reservation: &reservation, Swap: &swap, KernelTCP: &tcp},
 		Pids:   &specs.LinuxPids{Limit: &pids},
 	}
+	disk := b.throttle()
 	b.start()
 	root, files := "/sys/fs/cgroup/", map[string]string{
 		"cpu/%s/cpu.shares": "512", "cpu/%s/cpu.cfs_quota_us": "20000", "cpu/%s/cpu.cfs_period_us": "50000", "cpu/%s/cpu.cfs_burst_us": "5000",
@@ -174,10 +175,16 @@ func TestResources(t *testing.T) {
 		"memory/%s/memory.memsw.limit_in_bytes": "100663296", "memory/%s/memory.kmem.tcp.limit_in_bytes": "16777216",
 		"pids/%s/pids.max": "77",
 	}
+	if disk != "" {
+		files["blkio/%s/blkio.throttle.read_bps_device"], files["blkio/%s/blkio.throttle.write_iops_device"] = disk+" 1048576", disk+" 100"
+	}
 	if _, err := os.Stat(root + "cgroup.controllers"); err == nil {
 		files = map[string]string{
 			"%s/cpu.max": "20000 50000", "%s/cpu.max.burst": "5000", "%s/cpuset.cpus": "0", "%s/cpuset.mems": "0",
 			"%s/memory.max": "67108864", "%s/memory.low": "33554432", "%s/memory.swap.max": "33554432", "%s/pids.max": "77",
+		}
+		if disk != "" {
+			files["%s/io.max"] = disk + " rbps=1048576 wbps=max riops=max wiops=100"
 		}
 	}
 	for file, want := range files {
@@ -190,6 +197,117 @@ func TestResources(t *testing.T) {
 			t.Errorf("%s is %q; want %s", file, raw, want)
 		}
 	}
+}
+
+// throttle limits the first disk of the machine and returns its number, or "" where
+// there is none.
+func (b *box) throttle() string {
+	disks, _ := filepath.Glob("/sys/block/[svn]d[a-z]/dev")
+	if len(disks) == 0 {
+		return ""
+	}
+	raw, err := os.ReadFile(disks[0])
+	must(b.t, err)
+	disk := specs.LinuxThrottleDevice{Rate: 1 << 20}
+	_, err = fmt.Sscanf(string(raw), "%d:%d", &disk.Major, &disk.Minor)
+	must(b.t, err)
+	writes := disk
+	writes.Rate = 100
+	b.spec.Linux.Resources.BlockIO = &specs.LinuxBlockIO{
+		ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{disk}, ThrottleWriteIOPSDevice: []specs.LinuxThrottleDevice{writes},
+	}
+	return strings.TrimSpace(string(raw))
+}
+
+// TestDevices makes nodes of every type with owner and mode, and refuses to take another
+// file for one.
+func TestDevices(t *testing.T) {
+	b := newBox(t, "stat -c '%F %t:%T %u:%g %a' /dev/a /dev/b /x/c /dev/fifo; cat /dev/full | head -c 1 | wc -c")
+	b.spec.Root.Readonly = false
+	mode, uid, gid := os.FileMode(0o620), uint32(7), uint32(8)
+	b.spec.Linux.Devices = []specs.LinuxDevice{
+		{Path: "/dev/a", Type: "c", Major: 1, Minor: 3, FileMode: &mode, UID: &uid, GID: &gid},
+		{Path: "/dev/b", Type: "b", Major: 7, Minor: 1},
+		{Path: "/x/c", Type: "u", Major: 1, Minor: 5},
+		{Path: "/dev/fifo", Type: "p"},
+	}
+	want := "character special file 1:3 7:8 620\nblock special file 7:1 0:0 666\ncharacter special file 1:5 0:0 666\nfifo 0:0 0:0 666\n1\n"
+	if out := b.run(); out.stdout != want || out.stderr != "" {
+		t.Errorf("%+v; want %q", out, want)
+	}
+	b.nothing()
+	b.spec.Linux.Devices = []specs.LinuxDevice{{Path: "/etc/passwd", Type: "c", Major: 1, Minor: 3}}
+	if out := b.run(); out.code != 1 || !strings.Contains(out.stderr, `linux.devices[0] (/etc/passwd): the image has another file there (config-linux.md: "If a file already exists`) {
+		t.Errorf("%+v", out)
+	}
+	b.nothing()
+}
+
+// TestAppArmor applies a profile that every kernel with AppArmor has, and refuses one
+// that it does not have, or any where there is no AppArmor.
+func TestAppArmor(t *testing.T) {
+	b := newBox(t, "cat /proc/self/attr/current")
+	enabled, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	b.spec.Process.ApparmorProfile = "unconfined"
+	out := b.run()
+	switch {
+	case string(enabled) == "Y\n" && (out.code != 0 || out.stdout != "unconfined\n"):
+		t.Errorf("%+v", out)
+	case string(enabled) != "Y\n" && (out.code != 1 || !strings.Contains(out.stderr, "process.apparmorProfile: AppArmor is not enabled in this kernel")):
+		t.Errorf("%+v", out)
+	}
+	b.nothing()
+	b.spec.Process.ApparmorProfile = "no-such-profile"
+	if out := b.run(); out.code != 1 || !strings.Contains(out.stderr, "process.apparmorProfile: ") {
+		t.Errorf("%+v", out)
+	}
+	b.nothing()
+}
+
+// TestSELinux refuses a process label where there is no SELinux, and leaves out that of
+// the mounts with a warning.
+func TestSELinux(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/selinux"); err == nil {
+		t.Skip("has SELinux, but no policy to test with")
+	}
+	b := newBox(t, "echo ran")
+	b.spec.Linux.MountLabel = "system_u:object_r:svirt_sandbox_file_t:s0:c1,c2"
+	if out := b.run(); out.stdout != "ran\n" || !strings.Contains(out.stderr, "warning: linux.mountLabel: this kernel has no SELinux") {
+		t.Errorf("%+v", out)
+	}
+	b.spec.Process.SelinuxLabel = "system_u:system_r:svirt_lxc_net_t:s0:c1,c2"
+	if out := b.run(); out.code != 1 || !strings.Contains(out.stderr, "process.selinuxLabel: ") {
+		t.Errorf("%+v", out)
+	}
+	b.nothing()
+}
+
+// TestJoinEveryNamespace joins those that TestJoinNamespaces and the validation suite do
+// not: of time and of cgroups.
+func TestJoinEveryNamespace(t *testing.T) {
+	first := newBox(t, "sleep 100")
+	first.spec.Linux.Namespaces = append(first.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	first.start()
+	pid := strings.TrimSpace(strings.Trim(strings.TrimSpace(first.oci("ps", "--format", "json", first.id).stdout), "[]"))
+	second := newBox(t, "readlink /proc/self/ns/time; readlink /proc/self/ns/cgroup")
+	second.id += "b"
+	second.spec.Linux.CgroupsPath = "/" + second.id
+	second.spec.Mounts = second.spec.Mounts[:len(second.spec.Mounts)-1] // its cgroups lie outside of what it sees
+	second.spec.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace},
+		{Type: specs.TimeNamespace, Path: "/proc/" + pid + "/ns/time"}, {Type: specs.CgroupNamespace, Path: "/proc/" + pid + "/ns/cgroup"},
+	}
+	want := ""
+	for _, file := range []string{"time", "cgroup"} {
+		link, err := os.Readlink("/proc/" + pid + "/ns/" + file)
+		must(t, err)
+		want += link + "\n"
+	}
+	if out := second.run(); out.stdout != want {
+		t.Errorf("%+v; want %q", out, want)
+	}
+	second.oci("delete", "--force", second.id)
+	second.nothing()
 }
 
 // TestUnified writes files of cgroup v2 by name, and refuses what is not there; on v1

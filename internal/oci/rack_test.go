@@ -12,7 +12,7 @@ import (
 )
 
 // onRack are the tests whose outcome depends on the kernel or on the version of cgroups.
-const onRack = "Overlay|ConfigTakes|Exec|Join|Terminal|Cgroup|Pause|User(Runs|Delegated)|Resources|Unified|MountOptions|MappedMount|MemoryPolicy"
+const onRack = "Overlay|ConfigTakes|Exec|Join|Terminal|Cgroup|Pause|User(Runs|Delegated)|Resources|Unified|MountOptions|MappedMount|MemoryPolicy|AppArmor"
 
 // TestRack runs the tests of this package again on a host with Debian's kernel:
 // cgroup v2 alone, AppArmor, no detached layers in overlayfs. Some attacks join
