@@ -240,6 +240,7 @@ func TestBadInput(t *testing.T) {
 		{"no id", []string{"start"}, "0 arguments"},
 		{"option", []string{"run", "--frob", "x"}, "frob"},
 		{"systemd", []string{"--systemd-cgroup", "run", "x"}, "--systemd-cgroup"},
+		{"cgroup manager", []string{"--cgroup-manager", "frob", "run", "x"}, "cgroup-manager"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if out := b.oci(c.args...); out.code != 1 || !strings.Contains(out.stderr, c.says) || strings.Count(out.stderr, "\n") != 1 {

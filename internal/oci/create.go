@@ -144,6 +144,9 @@ func killWhenDone(ctx context.Context, child *spawn.Child) (stop func(), err err
 
 func (k *creator) prepareCgroups() error {
 	if k.o.NoCgroups {
+		if wantsLimits(k.b.Spec.Linux.Resources) {
+			k.rt.warn("linux.resources: the limits are left out, for cgroups are disabled")
+		}
 		return nil
 	}
 	g, err := cgroup.New(k.o.ID, k.b.Spec.Linux.CgroupsPath, k.b.Spec.Linux.Resources)

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthcloud/berth/internal/oci"
 )
 
 func TestRunExitStatus(t *testing.T) {
@@ -271,4 +273,34 @@ func TestSharedCgroup(t *testing.T) {
 	if out := b.oci("exec", b.id, "true"); out.code != 0 {
 		t.Errorf("exec: %+v", out)
 	}
+}
+
+// TestNoCgroups runs, enters and deletes a container in the caller's cgroups.
+func TestNoCgroups(t *testing.T) {
+	b := newBox(t, "sleep 100")
+	b.spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: new(int64(20))}
+	b.write()
+	out := b.oci("--cgroup-manager", "disabled", "create", "--bundle", b.bundle, b.id)
+	if out.code != 0 || !strings.Contains(out.stderr, "linux.resources: the limits are left out") {
+		t.Fatalf("create: %+v", out)
+	}
+	if out := b.oci("start", b.id); out.code != 0 {
+		t.Fatalf("start: %+v", out)
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	must(t, err)
+	if out := b.oci("exec", b.id, "true"); out.code != 0 {
+		t.Errorf("exec: %+v", out)
+	}
+	var s oci.State
+	must(t, json.Unmarshal([]byte(b.oci("state", b.id).stdout), &s))
+	if theirs, err := os.ReadFile("/proc/" + strconv.Itoa(s.Pid) + "/cgroup"); err != nil || string(theirs) != string(own) {
+		t.Errorf("in %s, the caller is in %s; %v", theirs, own, err)
+	}
+	for _, args := range [][]string{{"kill", "--all", b.id, "KILL"}, {"delete", "--force", b.id}} {
+		if out := b.oci(args...); out.code != 0 {
+			t.Errorf("%v: %+v", args, out)
+		}
+	}
+	b.nothing()
 }

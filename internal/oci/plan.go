@@ -237,16 +237,13 @@ func (p *planner) filesystemMount(plan *wire.Init, field string, m *specs.Mount,
 // v1 a tmpfs with its own directory of each hierarchy. Bind mounts do that with a
 // cgroup namespace and without.
 func (p *planner) cgroups(plan *wire.Init, field string, m *specs.Mount, o mount.Options) error {
-	if p.group == nil && p.boxed {
+	if p.group == nil {
 		// Nothing there is the container's: an empty directory says so.
 		plan.Mounts = append(plan.Mounts, wire.Mount{
 			Dest: m.Destination, Field: field, File: wire.None, Dir: true, Type: "tmpfs", Source: "tmpfs",
 			Attr: o.Set | unix.MOUNT_ATTR_RDONLY, Data: []string{"mode=755", "nr_inodes=1"},
 		})
 		return nil
-	}
-	if p.group == nil {
-		return fmt.Errorf("the container has no cgroups")
 	}
 	o.Data, o.Recursive = nil, false
 	paths := p.group.Paths()
