@@ -89,6 +89,10 @@ attacks: packages build ## attack Berth, and runc, crun and dockerd where instal
 	$(AS_ROOT) BERTH_TEST_PROGRAMS=$(CURDIR)/bin $(GO) test -count=1 -timeout 30m -run '^TestTable$$' ./internal/attack -table $(CURDIR)/docs/attacks.md
 	@cat docs/attacks.md
 
+CYCLES ?= 10000
+stress: packages ## create, start, kill and delete CYCLES (10000) containers, eight at a time, and look for leaks; minutes
+	$(AS_ROOT) BERTH_TEST_CYCLES=$(CYCLES) $(GO) test -count=1 -timeout 60m -v -run '^TestCycles$$' ./internal/oci
+
 ##@ Housekeeping
 packages: ## install the Debian packages of packages.txt that are missing
 	@scripts/install-packages
@@ -99,6 +103,6 @@ clean: ## remove what the build made
 help: ## this list
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME) VERSION=$(VERSION)"
+	@echo "Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME) CYCLES=$(CYCLES) VERSION=$(VERSION)"
 
-.PHONY: build docs openapi install uninstall quickstart test test-fast lint fuzz bench attacks packages clean help
+.PHONY: build docs openapi install uninstall quickstart test test-fast lint fuzz bench attacks stress packages clean help
