@@ -22,7 +22,11 @@ type bench struct {
 	daemon       *server
 	dockerd      *server
 	podmanEngine *server
+	oci          *runtimes
 }
+
+// engines are the programs that run containers from images.
+func (b *bench) engines() []*server { return []*server{b.daemon, b.dockerd, b.podmanEngine} }
 
 // server is a program that runs containers, with its daemon, where it has
 // one, in a network namespace of its own.
@@ -36,9 +40,6 @@ type server struct {
 	daemon *exec.Cmd // nil for none
 }
 
-func (s *server) name() string    { return s.label }
-func (s *server) missing() string { return s.why }
-
 func (s *server) command(ctx context.Context, args ...string) error {
 	if args[0] == "run" {
 		args = slices.Concat(args[:1], s.run, args[1:])
@@ -50,9 +51,19 @@ func (s *server) processes() []int {
 	return family(s.dir, func(argv []string) bool { return strings.HasSuffix(argv[0], "sleep") })
 }
 
+// runIdle starts a container that does nothing.
+func (s *server) runIdle(ctx context.Context, name string) error {
+	return s.command(ctx, "run", "-d", "--name", name, "--network", "none", "base", "sleep", "1000")
+}
+
+// remove removes containers, whatever they do.
+func (s *server) remove(ctx context.Context, names ...string) error {
+	return s.command(ctx, append([]string{"rm", "-f"}, names...)...)
+}
+
 // contender times a command of the engine.
 func (s *server) contender(args ...string) contender {
-	return contender{name: s.label, missing: s.why, run: func(ctx context.Context) (time.Duration, error) {
+	return contender{name: s.label, missing: s.why, run: func(ctx context.Context) (float64, error) {
 		return timed(func() error { return s.command(ctx, args...) })
 	}}
 }
@@ -129,12 +140,18 @@ func newBench(ctx context.Context, o options) (b *bench, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.oci, err = b.newRuntimes(strings.TrimSuffix(image, ".tar")); err != nil {
+		return nil, err
+	}
 	b.startDocker(ctx, image)
 	b.preparePodman(ctx, image)
 	return b, nil
 }
 
 func (b *bench) close() {
+	if b.oci != nil {
+		b.oci.close()
+	}
 	err := errors.Join(b.daemon.stop(), b.dockerd.stop())
 	// Mounts of an engine that did not end well would be in the way.
 	if mounts, e := output(context.Background(), "awk", "-v", "d="+b.dir, `index($2, d) == 1 {print $2}`, "/proc/self/mounts"); e == nil {

@@ -10,8 +10,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // machine is where the figures come from.
@@ -55,14 +58,14 @@ func field(file, name string) string {
 	return ""
 }
 
-// family returns the processes whose arguments name a directory, without
-// those that run a given command: our workloads.
+// family returns the processes whose arguments name a directory, and all that
+// descend from them, without those that run a given command: our workloads.
 func family(dir string, without func(argv []string) bool) []int {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
-	var pids []int
+	parents, argvs := map[int]int{}, map[int][]string{}
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || pid == os.Getpid() {
@@ -72,44 +75,55 @@ func family(dir string, without func(argv []string) bool) []int {
 		if err != nil {
 			continue
 		}
-		argv := strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
-		if strings.Contains(string(text), dir) && !without(argv) {
+		argvs[pid] = strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
+		parents[pid], _ = strconv.Atoi(field(filepath.Join("/proc", e.Name(), "status"), "PPid"))
+	}
+	named := func(arg string) bool { return strings.Contains(arg, dir) }
+	var pids []int
+	for pid, argv := range argvs {
+		belongs := false
+		for p := pid; p != 0 && !belongs; p = parents[p] {
+			belongs = slices.ContainsFunc(argvs[p], named)
+		}
+		if belongs && !without(argv) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
 }
 
-// pss returns the proportional set size of processes together, in kB: memory
-// that several share counts for each by its part.
-func pss(pids []int) float64 {
-	total := 0.0
-	for _, pid := range pids {
-		value := strings.TrimSuffix(field(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss"), " kB")
-		if kb, err := strconv.ParseFloat(value, 64); err == nil {
-			total += kb
-		}
-	}
-	return total
-}
-
 // quiet runs a command and forgets its output; its error tells the last of
 // what it said.
 func quiet(ctx context.Context, argv ...string) error {
-	_, err := output(ctx, argv...)
-	return err
+	return run(exec.CommandContext(ctx, argv[0], argv[1:]...))
 }
 
 // output runs a command and returns what it writes.
 func output(ctx context.Context, argv ...string) (string, error) {
+	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		said := strings.TrimSpace(errs.String())
-		return "", fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, said[max(0, len(said)-500):])
+	cmd.Stdout = &out
+	err := run(cmd)
+	return strings.TrimSpace(out.String()), err
+}
+
+// run runs a command. What it says goes to a file, not to a pipe, which a
+// container that it starts in the background would keep open.
+func run(cmd *exec.Cmd) error {
+	fd, err := unix.MemfdCreate("stderr", unix.MFD_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("memfd_create", err)
 	}
-	return strings.TrimSpace(out.String()), nil
+	errs := os.NewFile(uintptr(fd), "stderr")
+	defer errs.Close()
+	cmd.Stderr = errs
+	if err := cmd.Run(); err != nil {
+		info, _ := errs.Stat()
+		said := make([]byte, 500)
+		n, _ := errs.ReadAt(said, max(0, info.Size()-int64(len(said))))
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, bytes.TrimSpace(said[:n]))
+	}
+	return nil
 }
 
 // installed says why a program cannot be measured, "" where it can.

@@ -14,16 +14,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 )
 
@@ -37,11 +35,14 @@ type options struct {
 }
 
 func main() {
+	if isWork() {
+		os.Exit(work(os.Args[1:]))
+	}
 	var o options
 	only := flag.String("only", "", "measure only the rows whose name matches this regular expression")
 	flag.StringVar(&o.bin, "bin", "bin", "directory of Berth's programs")
 	flag.StringVar(&o.json, "json", "", "also write the report to this file")
-	flag.IntVar(&o.runs, "n", 40, "runs of each subject")
+	flag.IntVar(&o.runs, "n", 50, "runs of each subject")
 	flag.BoolVar(&o.peers, "peers", true, "measure other programs too, where installed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -54,34 +55,6 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
-}
-
-// report is the whole result.
-type report struct {
-	Date    time.Time `json:"date"`
-	Machine machine   `json:"machine"`
-	Version string    `json:"version"` // of Berth
-	Rows    []row     `json:"rows"`
-}
-
-// row is one thing measured, of Berth and of its peers.
-type row struct {
-	Name     string    `json:"name"`
-	Unit     string    `json:"unit"`
-	Target   string    `json:"target"` // what SPECIFICATION.md promises
-	Met      bool      `json:"met"`
-	Subjects []subject `json:"subjects"` // Berth first
-}
-
-// subject is one program in a row.
-type subject struct {
-	Name    string  `json:"name"`
-	N       int     `json:"n,omitempty"`
-	Median  float64 `json:"median,omitempty"`
-	Least   float64 `json:"least,omitempty"`
-	P90     float64 `json:"p90,omitempty"`
-	Ratio   float64 `json:"ratio,omitempty"`   // its median over Berth's
-	Missing string  `json:"missing,omitempty"` // why it was not measured
 }
 
 func measureAll(ctx context.Context, o options) (err error) {
@@ -102,58 +75,22 @@ func measureAll(ctx context.Context, o options) (err error) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "bench: %s…\n", m.name)
-		result, err := m.measure(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
+		rows, e := m.measure(ctx)
+		if e != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", m.name, e))
 		}
-		r.Rows = append(r.Rows, result)
+		if ctx.Err() != nil {
+			return err
+		}
+		r.Rows = append(r.Rows, rows...)
 	}
 	r.print(os.Stdout)
 	if o.json == "" {
-		return nil
-	}
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
 		return err
 	}
-	return os.WriteFile(o.json, append(text, '\n'), 0o644)
-}
-
-// print writes the table, in Markdown so that it can go into the README.
-func (r report) print(w io.Writer) {
-	fmt.Fprintf(w, "\nBerth %s on %s, %s\n\n", r.Version, r.Machine, r.Date.Format("2006-01-02"))
-	var table strings.Builder
-	t := tabwriter.NewWriter(&table, 0, 8, 1, ' ', 0)
-	fmt.Fprintln(t, "| what\t| program\t| median\t| least\t| 90 %\t| n\t| × Berth\t| to reach\t|")
-	fmt.Fprintln(t, "| ---\t| ---\t| ---\t| ---\t| ---\t| ---\t| ---\t| ---\t|")
-	for _, row := range r.Rows {
-		for i, s := range row.Subjects {
-			name, target := "", ""
-			if i == 0 {
-				name, target = row.Name, row.Target
-				if !row.Met {
-					target += " (missed)"
-				}
-			}
-			if s.Missing != "" {
-				fmt.Fprintf(t, "| %s\t| %s\t| %s\t| \t| \t| \t| \t| %s\t|\n", name, s.Name, s.Missing, target)
-				continue
-			}
-			fmt.Fprintf(t, "| %s\t| %s\t| %s %s\t| %s\t| %s\t| %d\t| %.2f\t| %s\t|\n",
-				name, s.Name, figure(s.Median), row.Unit, figure(s.Least), figure(s.P90), s.N, s.Ratio, target)
-		}
+	text, e := json.MarshalIndent(r, "", "  ")
+	if e == nil {
+		e = os.WriteFile(o.json, append(text, '\n'), 0o644)
 	}
-	t.Flush()
-	fmt.Fprint(w, table.String())
-}
-
-// figure prints three significant digits.
-func figure(v float64) string {
-	switch {
-	case v >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case v >= 10:
-		return fmt.Sprintf("%.1f", v)
-	}
-	return fmt.Sprintf("%.2f", v)
+	return errors.Join(err, e)
 }

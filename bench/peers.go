@@ -75,42 +75,6 @@ func (b *bench) wanted(programs ...string) string {
 	return installed(programs...)
 }
 
-// crun measures an OCI runtime alone: no image, no daemon, no log. It refuses
-// a hybrid cgroup layout, so the v2 mount is hidden from it.
-func (b *bench) crun() contender {
-	c := contender{name: "crun, from a bundle", missing: b.wanted("crun", "unshare")}
-	if c.missing != "" {
-		return c
-	}
-	bundle := filepath.Join(b.dir, "bundle")
-	prepare := fmt.Sprintf(`mkdir -p %[1]s && ln -sfn %[2]s %[1]s/rootfs && cd %[1]s && crun spec &&
-		sed -i 's/"sh"/"true"/; s/"terminal": true/"terminal": false/; s/"path": "rootfs"/"path": "%[3]s"/' config.json`,
-		bundle, filepath.Join(b.dir, "base"), strings.ReplaceAll(filepath.Join(b.dir, "base"), "/", `\/`))
-	if err := quiet(context.Background(), "sh", "-c", prepare); err != nil {
-		c.missing = "does not work here"
-		return c
-	}
-	run := "exec crun run -b " + bundle + " " + filepath.Base(b.dir)
-	if _, err := os.Stat("/sys/fs/cgroup/unified"); err == nil {
-		run = "umount /sys/fs/cgroup/unified && " + run
-	}
-	c.run = func(ctx context.Context) (time.Duration, error) {
-		return timed(func() error { return quiet(ctx, "unshare", "-m", "sh", "-c", run) })
-	}
-	return c
-}
-
-// unshare measures the floor: all namespaces, a process, nothing else.
-func (b *bench) unshare() contender {
-	c := contender{name: "unshare of all namespaces", missing: b.wanted("unshare")}
-	c.run = func(ctx context.Context) (time.Duration, error) {
-		return timed(func() error {
-			return quiet(ctx, "unshare", "-m", "-u", "-i", "-n", "-p", "-C", "-f", filepath.Join(b.dir, "base/bin/true"))
-		})
-	}
-	return c
-}
-
 // bareQEMU boots the kernel that Berth's VMs boot, on the machine and with the
 // options that Berth gives them, to the first output of a busybox shell. It
 // learns them from a running VM.
@@ -124,7 +88,7 @@ func (b *bench) bareQEMU(ctx context.Context) contender {
 		c.missing = err.Error()
 		return c
 	}
-	c.run = func(ctx context.Context) (time.Duration, error) {
+	c.run = func(ctx context.Context) (float64, error) {
 		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -140,7 +104,7 @@ func (b *bench) bareQEMU(ctx context.Context) contender {
 		defer cmd.Process.Kill()
 		for scan := bufio.NewScanner(out); scan.Scan(); {
 			if strings.Contains(scan.Text(), "shell is up") {
-				return time.Since(start), nil
+				return milliseconds(time.Since(start)), nil
 			}
 		}
 		return 0, fmt.Errorf("no shell")

@@ -8,45 +8,68 @@ import (
 	"time"
 )
 
-// measurement makes one row.
+// measurement makes rows that are measured together.
 type measurement struct {
 	name    string
-	measure func(context.Context) (row, error)
+	measure func(context.Context) ([]row, error)
 }
 
-// contender is a program that a row measures. Its setUp is not timed; an
-// errMissing from it makes the row go on without it.
+// contender is a program that a row measures.
 type contender struct {
 	name string
-	run  func(context.Context) (time.Duration, error)
+	run  func(context.Context) (float64, error) // one sample, in the row's unit
 	// missing says why it cannot be measured, "" where it can.
 	missing string
 }
 
-// alternate measures contenders in turn, so that what disturbs the machine
-// disturbs all of them, and returns milliseconds. Two runs of each are thrown
-// away first. A peer that fails is left out; Berth, the first, must not fail.
-func alternate(ctx context.Context, n int, all []contender) ([]subject, error) {
-	const warmUp = 2
+// comparison is a row whose subjects are measured in turn.
+type comparison struct {
+	name, unit string
+	runs       int // of each
+	warmUp     int // runs thrown away first
+	targets    []target
+	contenders []contender // Berth first
+}
+
+// warm is how many runs are thrown away where runs are cheap.
+const warm = 2
+
+// measurement makes the comparison's one row.
+func (c comparison) measurement() measurement {
+	return measurement{c.name, func(ctx context.Context) ([]row, error) { return c.measure(ctx) }}
+}
+
+func (c comparison) measure(ctx context.Context) ([]row, error) {
+	subjects, err := c.alternate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []row{{Name: c.name, Unit: c.unit, Verdicts: judge(subjects, c.targets), Subjects: subjects}}, nil
+}
+
+// alternate measures the contenders in turn, so that what disturbs the machine
+// disturbs all of them. A peer that fails is left out; Berth, the first, must
+// not fail.
+func (c comparison) alternate(ctx context.Context) ([]subject, error) {
+	all := slices.Clone(c.contenders)
 	samples := make([][]float64, len(all))
-	for i := range n + warmUp {
+	for i := range c.runs + c.warmUp {
 		for j := range all {
 			k := (i + j) % len(all) // nobody always follows the same one
-			c := &all[k]
-			if c.missing != "" {
+			one := &all[k]
+			if one.missing != "" {
 				continue
 			}
-			took, err := c.run(ctx)
+			sample, err := one.run(ctx)
 			if err != nil && (k == 0 || ctx.Err() != nil) {
-				return nil, fmt.Errorf("%s: %w", c.name, err)
+				return nil, fmt.Errorf("%s: %w", one.name, err)
 			}
 			if err != nil {
-				fmt.Fprintf(os.Stderr, "bench: %s: %v\n", c.name, err)
-				c.missing = "fails here"
+				one.missing = failed(one.name, err)
 				continue
 			}
-			if i >= warmUp {
-				samples[k] = append(samples[k], float64(took)/float64(time.Millisecond))
+			if i >= c.warmUp {
+				samples[k] = append(samples[k], sample)
 			}
 		}
 	}
@@ -93,9 +116,17 @@ func compare(subjects []subject) []subject {
 	return subjects
 }
 
-// timed returns how long f takes.
-func timed(f func() error) (time.Duration, error) {
+// timed returns how many milliseconds f takes.
+func timed(f func() error) (float64, error) {
 	start := time.Now()
 	err := f()
-	return time.Since(start), err
+	return milliseconds(time.Since(start)), err
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// failed tells of a peer's failure at once, and returns what the table says.
+func failed(name string, err error) string {
+	fmt.Fprintf(os.Stderr, "bench: %s: %v\n", name, err)
+	return "fails here"
 }

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
 	"testing"
-	"time"
 )
 
 func TestSummarize(t *testing.T) {
@@ -17,18 +17,25 @@ func TestSummarize(t *testing.T) {
 }
 
 func TestAlternate(t *testing.T) {
-	fixed := func(d time.Duration) func(context.Context) (time.Duration, error) {
-		return func(context.Context) (time.Duration, error) { return d, nil }
+	fixed := func(v float64) func(context.Context) (float64, error) {
+		return func(context.Context) (float64, error) { return v, nil }
 	}
-	got, err := alternate(t.Context(), 3, []contender{
-		{name: "berth", run: fixed(2 * time.Millisecond)},
+	fails := func(context.Context) (float64, error) { return 0, errors.New("broken") }
+	c := comparison{runs: 3, warmUp: 1, contenders: []contender{
+		{name: "berth", run: fixed(2)},
 		{name: "absent", missing: "not installed"},
-		{name: "peer", run: fixed(5 * time.Millisecond)},
-	})
+		{name: "peer", run: fixed(5)},
+		{name: "broken", run: fails},
+	}}
+	got, err := c.alternate(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got[0].Median != 2 || got[0].N != 3 || got[1].Missing == "" || got[1].N != 0 || got[2].Ratio != 2.5 {
+	if got[0].Median != 2 || got[0].N != 3 || got[1].Missing == "" || got[1].N != 0 || got[2].Ratio != 2.5 || got[3].Missing == "" {
 		t.Errorf("%+v", got)
+	}
+	c.contenders[0].run = fails
+	if _, err := c.alternate(t.Context()); err == nil {
+		t.Error("Berth fails and the row does not")
 	}
 }
