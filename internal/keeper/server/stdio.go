@@ -57,13 +57,11 @@ func (p *proc) openStdio(base string) (c childStdio, err error) {
 	if c.in, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
 		return c, err
 	}
-	switch {
-	case st.Kind == keeper.Sockets:
+	c.out, c.err = c.in, c.in
+	if st.Kind == keeper.Sockets {
 		p.addSockets()
 		c.err, err = p.openTail(base)
 		c.out = c.err
-	default:
-		c.out, c.err = c.in, c.in
 	}
 	return c, err
 }
