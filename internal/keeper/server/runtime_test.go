@@ -231,7 +231,7 @@ func (w *world) standingBy(program string) (pids []int) {
 		more, _ := os.ReadFile(t)
 		children = append(children, more...)
 	}
-	for _, field := range strings.FieldsSeq(string(children)) {
+	for field := range strings.FieldsSeq(string(children)) {
 		line, _ := os.ReadFile("/proc/" + field + "/cmdline")
 		if pid, err := strconv.Atoi(field); err == nil && string(line) == program+"\x00"+standby.Command+"\x00" {
 			pids = append(pids, pid)
