@@ -6,9 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 )
 
@@ -145,6 +148,27 @@ func TestExecIgnorePaused(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Errorf("the command: %v", err)
+	}
+}
+
+// TestFeatures names everything that the specification makes a runtime name, and every
+// mount option that MUST or SHOULD be known.
+func TestFeatures(t *testing.T) {
+	var f features.Features
+	b := newBox(t, "")
+	must(t, json.Unmarshal([]byte(b.oci("features").stdout), &f))
+	for option := range strings.FieldsSeq(`async atime bind defaults dev diratime dirsync exec iversion lazytime loud noatime nodev nodiratime
+		noexec noiversion nolazytime norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev rdiratime relatime remount rexec
+		rnoatime rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime rro rrw rshared rslave rstrictatime
+		rsuid rsymfollow runbindable rw shared silent slave strictatime suid symfollow sync tmpcopyup unbindable idmap ridmap`) {
+		if !slices.Contains(f.MountOptions, option) {
+			t.Errorf("mountOptions lacks %s", option)
+		}
+	}
+	l := f.Linux
+	if len(f.Hooks) != 6 || len(l.Namespaces) != 8 || len(l.Capabilities) < 41 || !*l.IntelRdt.Enabled || !*l.NetDevices.Enabled ||
+		len(l.MemoryPolicy.Modes) != 7 || len(l.MemoryPolicy.Flags) != 3 || !*l.MountExtensions.IDMap.Enabled || f.OCIVersionMax != specs.Version {
+		t.Errorf("%+v", f)
 	}
 }
 
