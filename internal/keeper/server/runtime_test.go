@@ -213,6 +213,21 @@ func TestRuntimeWarm(t *testing.T) {
 	if again := w.standingBy(p.Args[0]); !slices.Equal(first, again) {
 		t.Errorf("standing by: %v, then %v", first, again)
 	}
+	// One that was killed while it stood by is replaced.
+	if err := w.c.Forget(w.ctx, "p"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.c.Warm(w.ctx, p.Args[0]); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range w.standingBy(p.Args[0]) {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		w.eventually("it is dead", func() bool { return !running(pid) })
+	}
+	w.start(p)
+	w.wait("p")
 	w.eventually("it is let go", func() bool { return len(w.standingBy(p.Args[0])) == 0 })
 	if err := w.c.Warm(w.ctx, "/no/such/program"); err == nil || !strings.Contains(err.Error(), "/no/such/program") {
 		t.Errorf("error = %v", err)

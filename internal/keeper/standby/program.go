@@ -1,9 +1,9 @@
 package standby
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -47,33 +47,39 @@ func (p *Program) Run(ctx context.Context, args []string, stdio [3]*os.File) (st
 	if len(body) > maxRequest {
 		return 0, "", fmt.Errorf("%s: a command line of %d bytes, more than %d", p.Path, len(body), maxRequest)
 	}
-	proc, err := p.acquire()
-	if err != nil {
-		return 0, "", err
+	for again := false; ; again = true {
+		proc, err := p.acquire()
+		if err != nil {
+			return 0, "", err
+		}
+		reply, err := proc.ask(ctx, body, stdio)
+		if len(reply) > 1 && err == nil {
+			p.release(proc)
+			var a answer
+			err = json.Unmarshal(reply[1:], &a)
+			return a.Status, a.Text, err
+		}
+		// It was killed. Where it has not seen the command line, another one can.
+		p.retire(proc)
+		p.release(proc)
+		if again || len(reply) > 0 || ctx.Err() != nil {
+			return 0, "", fmt.Errorf("%s: it has died: %w", p.Path, cmp.Or(err, io.ErrUnexpectedEOF))
+		}
 	}
-	defer p.release(proc)
+}
+
+// ask hands over a command line and returns all that comes back. When ctx ends, the
+// process is told.
+func (proc *process) ask(ctx context.Context, body []byte, stdio [3]*os.File) ([]byte, error) {
 	back, err := proc.send(body, stdio)
 	if err != nil {
-		p.retire(proc)
-		return 0, "", fmt.Errorf("%s does not stand by: %w", p.Path, err)
+		return nil, err
 	}
 	defer back.Close()
 	// Half closed is enough for the other side to stop, and lets it answer.
 	stop := context.AfterFunc(ctx, func() { _ = shutdown(back) })
 	defer stop()
-	reply, err := io.ReadAll(io.LimitReader(back, maxRequest))
-	var a answer
-	if err == nil && len(reply) == 0 {
-		err = errors.New("it has died")
-	}
-	if err == nil {
-		err = json.Unmarshal(reply, &a)
-	}
-	if err != nil {
-		p.retire(proc)
-		return 0, "", fmt.Errorf("%s: %w", p.Path, err)
-	}
-	return a.Status, a.Text, nil
+	return io.ReadAll(io.LimitReader(back, maxRequest))
 }
 
 func shutdown(f *os.File) error {

@@ -5,6 +5,7 @@
 //	keeper                                     program (a child of the keeper)
 //	starts it with a socket ────────────────▶  waits
 //	request, standard streams, answer's end ▶  carries the command line out
+//	◀────────────────────────────────── seen
 //	◀──────────────────────── answer, or end of file: it has died
 //	closes the answer's other end ──────────▶  the caller has given up
 //	closes the socket when it is idle ──────▶  ends
@@ -35,7 +36,11 @@ type request struct {
 	Args []string // without the program's name
 }
 
-// answer is how it ended.
+// seen is the first byte of an answer: the command line has been taken up. A process
+// that dies without it has done nothing of it.
+const seen = '!'
+
+// answer, as JSON, says how it ended.
 type answer struct {
 	Status int
 	Text   string // what it had to say
