@@ -30,11 +30,12 @@ const bootTime = 2 * time.Minute
 // it whatever this machine can do; cgroup v2 alone; Debian's kernel with its
 // security modules; Berth's programs in /opt/berth, on its PATH.
 type Rack struct {
-	Hosts  []*Host
-	images rackImages
-	bin    string // EROFS of Berth's programs
-	dir    string
-	wire   *ethernetSwitch
+	Hosts   []*Host
+	edition edition
+	images  rackImages
+	bin     string // EROFS of Berth's programs
+	dir     string
+	wire    *ethernetSwitch
 }
 
 // NewRack boots hosts "host1" to "hostN" with addresses 10.77.0.1 to N. They
@@ -43,10 +44,22 @@ type Rack struct {
 // seconds to boot and 1.5 GiB.
 func NewRack(t testing.TB, n int, files map[string]string) *Rack {
 	t.Helper()
+	return newRack(t, n, files, plainHosts())
+}
+
+// NewSystemdRack is NewRack with hosts that systemd and D-Bus run, and that have
+// CRIU. They take some seconds more to boot, and run no VMs.
+func NewSystemdRack(t testing.TB, n int, files map[string]string) *Rack {
+	t.Helper()
+	return newRack(t, n, files, systemdHosts())
+}
+
+func newRack(t testing.TB, n int, files map[string]string, e edition) *Rack {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("a rack needs root")
 	}
-	r := &Rack{dir: Dir(t), images: buildRackImages(t)}
+	r := &Rack{dir: Dir(t), edition: e, images: buildRackImages(t, e)}
 	r.bin = packPrograms(t, r.dir, files)
 	var err error
 	if r.wire, err = newSwitch(filepath.Join(r.dir, "wire")); err != nil {
@@ -136,6 +149,10 @@ func (h *Host) arguments() []string {
 	images := h.rack.images
 	kernel := "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr no_timer_check cryptomgr.notests raid=noautodetect audit=0 random.trust_cpu=on" +
 		fmt.Sprintf(" rack.name=%s rack.addr=%s/24", h.Name, h.address)
+	if h.rack.edition.init != "" {
+		// Nobody logs in, and without udev systemd would wait for the terminal's device.
+		kernel += " systemd.getty_auto=no systemd.show_status=no rack.init=" + h.rack.edition.init
+	}
 	disk := func(name, file, flags string) []string {
 		return []string{
 			"-drive", "if=none,format=raw,id=" + name + ",file=" + file + flags,

@@ -17,6 +17,25 @@ import (
 // modules that it finds missing.
 var rackPackages = []string{"busybox-static", "e2fsprogs", "iproute2", "kmod", "nftables", "qemu-system-x86", "qemu-utils"}
 
+// edition is what distinguishes the hosts of one rack from those of another.
+type edition struct {
+	name     string   // of the root filesystem in CacheDir
+	packages []string // of Debian
+	init     string   // what becomes process 1, or "" for the rack's own
+}
+
+// plainHosts are small and boot fast.
+func plainHosts() edition { return edition{name: "rackhost", packages: rackPackages} }
+
+// systemdHosts are what a Debian server is: systemd is process 1, D-Bus runs. They
+// have CRIU too, and iptables, by which it finds out what to restore of a network.
+func systemdHosts() edition {
+	return edition{
+		name: "racksystemd", init: "/sbin/init",
+		packages: []string{"busybox-static", "criu", "dbus", "iproute2", "iptables", "kmod", "nftables", "systemd-sysv"},
+	}
+}
+
 // bootModules are loaded in the initramfs: what the root filesystem needs, and
 // what a Debian host has from udev.
 var bootModules = []string{
@@ -33,14 +52,14 @@ type rackImages struct {
 
 // buildRackImages makes the images from the packages of the distribution that
 // this machine's apt is set up for; they are kept in CacheDir.
-func buildRackImages(t testing.TB) rackImages {
+func buildRackImages(t testing.TB, e edition) rackImages {
 	t.Helper()
 	kernelPackage, err := kernelPackage(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := cached(t, "rackhost", kernelPackage+" "+strings.Join(rackPackages, " ")+" 3", func(ctx context.Context, dir string) error {
-		return fillHost(ctx, dir, kernelPackage)
+	host := cached(t, e.name, kernelPackage+" "+strings.Join(e.packages, " ")+" 3", func(ctx context.Context, dir string) error {
+		return fillHost(ctx, dir, kernelPackage, e.packages)
 	})
 	// The initramfs holds our own init, so it is as fresh as the repository.
 	init := filepath.Join(CacheDir(t), "rackhost.init")
@@ -82,7 +101,7 @@ func kernelPackage(ctx context.Context) (string, error) {
 }
 
 // fillHost makes vmlinuz, modules/ and root.erofs in dir.
-func fillHost(ctx context.Context, dir, kernelPackage string) error {
+func fillHost(ctx context.Context, dir, kernelPackage string, packages []string) error {
 	work, err := os.MkdirTemp(dir, "work")
 	if err != nil {
 		return err
@@ -99,7 +118,7 @@ func fillHost(ctx context.Context, dir, kernelPackage string) error {
 		return err
 	}
 	root := filepath.Join(work, "root")
-	if err := debootstrap(ctx, root, rackPackages); err != nil {
+	if err := debootstrap(ctx, root, packages); err != nil {
 		return err
 	}
 	modules, err := only(filepath.Join(work, "kernel/lib/modules/*"))
@@ -115,7 +134,7 @@ func fillHost(ctx context.Context, dir, kernelPackage string) error {
 		{"mkdir", "-p", filepath.Dir(inRoot), filepath.Join(root, "opt/berth"), filepath.Join(root, "data"), filepath.Join(root, "var/lib/berth")},
 		{"cp", "-a", modules, inRoot},
 		{"chroot", root, "depmod", filepath.Base(modules)},
-		{"chroot", root, "groupadd", "--system", "kvm"}, // as udev's package does
+		{"chroot", root, "groupadd", "--system", "--force", "kvm"}, // as udev's package does
 		{"mv", modules, filepath.Join(dir, "modules")},
 		{"mv", vmlinuz, filepath.Join(dir, "vmlinuz")},
 	}

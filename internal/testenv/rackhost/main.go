@@ -8,7 +8,8 @@
 //	           bin   EROFS, read-only: Berth's programs, at /opt/berth
 //	           data  ext4, the host's own: survives its reboot, at /data
 //
-// The kernel's command line says rack.name=NAME and rack.addr=ADDRESS/LENGTH.
+// The kernel's command line says rack.name=NAME and rack.addr=ADDRESS/LENGTH. With
+// rack.init=PROGRAM that program, systemd, becomes process 1, and the agent its service.
 package main
 
 import (
@@ -30,7 +31,11 @@ func main() {
 		return
 	}
 	err := boot()
-	if err == nil {
+	switch init := parameter("rack.init"); {
+	case err != nil:
+	case init != "":
+		err = handOver(init)
+	default:
 		err = supervise()
 	}
 	fmt.Fprintln(os.Stderr, "rackhost:", err)
@@ -38,11 +43,41 @@ func main() {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
+// agentPath is where the agent finds programs.
+const agentPath = "PATH=/opt/berth:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// unit makes the agent a service of systemd's; without it the host is of no use.
+const unit = `[Unit]
+After=dbus.socket basic.target
+Requires=dbus.socket
+FailureAction=poweroff-immediate
+[Service]
+ExecStart=/sbin/rackhost agent
+Environment=` + agentPath + ` HOME=/root TERM=dumb
+KillMode=process
+TasksMax=infinity
+`
+
+// handOver makes init, systemd, process 1; it returns why it cannot.
+func handOver(init string) error {
+	const dir, name = "/run/systemd/system/", "rackhost.service"
+	if err := os.MkdirAll(dir+"multi-user.target.wants", 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(dir+name, []byte(unit), 0o644); err != nil {
+		return err
+	}
+	if err := os.Symlink("../"+name, dir+"multi-user.target.wants/"+name); err != nil {
+		return err
+	}
+	return unix.Exec(init, []string{init}, []string{"TERM=dumb"})
+}
+
 // supervise starts the agent and reaps everything; it returns why it cannot.
 func supervise() error {
 	agent := exec.Command("/sbin/rackhost", "agent")
 	agent.Stdout, agent.Stderr = os.Stdout, os.Stderr
-	agent.Env = []string{"PATH=/opt/berth:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=dumb"}
+	agent.Env = []string{agentPath, "HOME=/root", "TERM=dumb"}
 	if err := agent.Start(); err != nil {
 		return err
 	}
