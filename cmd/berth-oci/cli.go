@@ -50,21 +50,23 @@ type command struct {
 // the invocations that look something up.
 func commands() map[string]command {
 	return map[string]command{
-		"create":   {"[options] ID", "create a container from a bundle and leave it before its first instruction", (*cli).create},
-		"delete":   {"[--force] ID", "delete a stopped container", (*cli).delete},
-		"events":   {"[--stats] [--interval D] ID", "print what a container uses", (*cli).events},
-		"exec":     {"[options] ID COMMAND [ARG…]", "run a further command in a container", (*cli).exec},
-		"features": {"", "print what this runtime can do, as the specification's features document", (*cli).features},
-		"kill":     {"[--all] ID [SIGNAL]", "send a signal to a container", (*cli).kill},
-		"list":     {"[--format table|json] [--quiet]", "list containers", (*cli).list},
-		"pause":    {"ID", "stop all processes of a container", (*cli).pause},
-		"ps":       {"[--format table|json] ID [PS-OPTION…]", "list the processes of a container", (*cli).ps},
-		"resume":   {"ID", "let the processes of a paused container go on", (*cli).resume},
-		"run":      {"[options] ID", "create and start a container, and wait for it unless --detach is given", (*cli).run},
-		"spec":     {"[--bundle DIR]", "write a config.json to begin with", (*cli).spec},
-		"start":    {"ID", "let a created container run", (*cli).start},
-		"state":    {"ID", "print the state of a container", (*cli).state},
-		"update":   {"[options] ID", "change the limits of a container", (*cli).update},
+		"checkpoint": {"[options] ID", "write a running container to files, with CRIU", (*cli).checkpoint},
+		"create":     {"[options] ID", "create a container from a bundle and leave it before its first instruction", (*cli).create},
+		"delete":     {"[--force] ID", "delete a stopped container", (*cli).delete},
+		"events":     {"[--stats] [--interval D] ID", "print what a container uses", (*cli).events},
+		"exec":       {"[options] ID COMMAND [ARG…]", "run a further command in a container", (*cli).exec},
+		"features":   {"", "print what this runtime can do, as the specification's features document", (*cli).features},
+		"kill":       {"[--all] ID [SIGNAL]", "send a signal to a container", (*cli).kill},
+		"list":       {"[--format table|json] [--quiet]", "list containers", (*cli).list},
+		"pause":      {"ID", "stop all processes of a container", (*cli).pause},
+		"ps":         {"[--format table|json] ID [PS-OPTION…]", "list the processes of a container", (*cli).ps},
+		"restore":    {"[options] ID", "make a container of the files of a checkpoint", (*cli).restore},
+		"resume":     {"ID", "let the processes of a paused container go on", (*cli).resume},
+		"run":        {"[options] ID", "create and start a container, and wait for it unless --detach is given", (*cli).run},
+		"spec":       {"[--bundle DIR]", "write a config.json to begin with", (*cli).spec},
+		"start":      {"ID", "let a created container run", (*cli).start},
+		"state":      {"ID", "print the state of a container", (*cli).state},
+		"update":     {"[options] ID", "change the limits of a container", (*cli).update},
 	}
 }
 
@@ -191,7 +193,7 @@ func usage(w io.Writer) {
 	}
 	sort.Strings(names)
 	for _, n := range names {
-		fmt.Fprintf(w, "  %-9s %s\n", n, all[n].help)
+		fmt.Fprintf(w, "  %-10s %s\n", n, all[n].help)
 	}
 }
 

@@ -180,6 +180,12 @@ func (c *cli) runCreated(o oci.CreateOptions, term *terminal, pidfd string, deta
 	if detach {
 		return 0, nil
 	}
+	return c.attend(ctr, sig, term, keep)
+}
+
+// attend waits for a container in the foreground and, unless it is to be kept,
+// deletes it.
+func (c *cli) attend(ctr *oci.Container, sig *forwarder, term *terminal, keep bool) (int, error) {
 	sig.forward(ctr.Pid(), term)
 	status := reap(ctr.Pid())
 	if term != nil {
@@ -188,7 +194,7 @@ func (c *cli) runCreated(o oci.CreateOptions, term *terminal, pidfd string, deta
 	if keep {
 		return status, nil
 	}
-	return status, remove(nil)
+	return status, c.runtime().Delete(c.ctx, ctr.ID(), true)
 }
 
 // reap waits for a child and returns its exit status as a shell would.

@@ -114,7 +114,7 @@ func (k *creator) create(ctx context.Context) error {
 			return errors.Join(ctx.Err(), k.explain(err))
 		}
 	}
-	return k.publish()
+	return k.publish(k.child.Pid)
 }
 
 // killWhenDone ends the child when ctx does, so that nobody waits for its word any
@@ -459,12 +459,12 @@ func (k *creator) explain(err error) error {
 }
 
 // publish makes the container known: state first, pid file last.
-func (k *creator) publish() error {
-	start, _, err := processStart(k.child.Pid)
+func (k *creator) publish(pid int) error {
+	start, _, err := processStart(pid)
 	if err != nil {
 		return fmt.Errorf("the container's first process: %w", err)
 	}
-	k.rec.Pid, k.rec.StartTime = k.child.Pid, start
+	k.rec.Pid, k.rec.StartTime = pid, start
 	if err := k.dir.writeRecord(&k.rec); err != nil {
 		return err
 	}

@@ -1,6 +1,9 @@
 package oci
 
 import (
+	"os/exec"
+	"strconv"
+
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -17,7 +20,10 @@ func SpecVersion() string { return specs.Version }
 // Features describes this runtime (features.md).
 func Features() *features.Features {
 	yes, no := true, false
+	_, noCRIU := exec.LookPath("criu")
 	return &features.Features{
+		// The word is runc's, which engines know.
+		Annotations:   map[string]string{"org.opencontainers.runc.checkpoint.enabled": strconv.FormatBool(noCRIU == nil)},
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: SpecVersion(),
 		Hooks:         []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},

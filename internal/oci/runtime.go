@@ -26,7 +26,8 @@
 //
 // bundle reads config.json; spawn enters namespaces; mount and cgroup prepare from
 // outside; stage is what happens inside; wire is their conversation; seccomp
-// compiles filters; listener hands what a filter asks about to an agent.
+// compiles filters; listener hands what a filter asks about to an agent;
+// criu writes processes to files and makes them anew.
 package oci
 
 import (

@@ -211,6 +211,40 @@ func (g *Group) OpenTasks() ([]int, error) {
 	return files, nil
 }
 
+// Enter moves a process that may have several threads into the cgroups. It is the
+// slow way, for CRIU, whose children are to be born there.
+func (g *Group) Enter(pid int) error {
+	if err := g.manager.Apply(pid); err != nil {
+		return fmt.Errorf("linux.cgroupsPath: %w", err)
+	}
+	return nil
+}
+
+// Roots returns the cgroups as /proc/PID/cgroup names them, by controller, or one
+// under "" on v2.
+func (g *Group) Roots() map[string]string {
+	roots := map[string]string{}
+	for controller, dir := range g.Paths() {
+		rel := strings.TrimPrefix(dir, "/sys/fs/cgroup")
+		if controller != "" { // below the hierarchy's directory
+			_, rel, _ = strings.Cut(strings.TrimPrefix(rel, "/"), "/")
+			rel = "/" + rel
+		} else if !g.v2 {
+			continue // a hybrid host's unified hierarchy, which limits nothing
+		}
+		roots[controller] = rel
+	}
+	return roots
+}
+
+// FreezerPath returns the directory that stops all processes, "" without one.
+func (g *Group) FreezerPath() string {
+	if g.v2 {
+		return g.manager.Path("")
+	}
+	return g.manager.Path("freezer")
+}
+
 // Update changes limits of a living container; nil fields stay.
 func (g *Group) Update(r *specs.LinuxResources) error {
 	res, err := resources(r)
