@@ -256,11 +256,12 @@ func (c *cli) kill(fs *flags, args []string) (int, error) {
 	return 0, c.runtime().Kill(args[0], signal, *all)
 }
 
-// parseSignal accepts 9, KILL, SIGKILL and RTMIN+3.
+// parseSignal accepts 9, KILL, SIGKILL and RTMIN+3; 0, as kill(2), only asks whether
+// there is somebody.
 func parseSignal(s string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil {
-		if n < 1 || n > 64 {
-			return 0, fmt.Errorf("signal %d is not between 1 and 64", n)
+		if n < 0 || n > 64 {
+			return 0, fmt.Errorf("signal %d is not between 0 and 64", n)
 		}
 		return unix.Signal(n), nil
 	}

@@ -58,7 +58,7 @@ func TestEngineCommandLines(t *testing.T) {
 		{"runc by hand", []string{
 			"--criu criu --rootless auto run --bundle=" + b.bundle + " --detach --keep --no-subreaper ID",
 			"exec --user 0:0 --additional-gids 5 -g 6 --env A=b -e C=d --cwd / --cap CAP_KILL --no-new-privs --ignore-paused ID true",
-			"exec -u 0 -c CAP_KILL ID true", "ps ID -ef", "kill ID", "kill ID SIGKILL", "delete --force ID", "delete --force ID",
+			"exec -u 0 -c CAP_KILL ID true", "ps ID -ef", "kill ID 0", "kill ID", "kill ID SIGKILL", "delete --force ID", "delete --force ID",
 		}},
 	} {
 		if engine.name == "crun without cgroups" {

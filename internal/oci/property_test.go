@@ -199,6 +199,27 @@ func TestResources(t *testing.T) {
 	}
 }
 
+// TestIdleResources sets what goes with no other weight: processors only when nothing
+// else wants them. An update takes it back.
+func TestIdleResources(t *testing.T) {
+	b := newBox(t, "sleep 100")
+	idle := int64(1)
+	b.spec.Linux.Resources.CPU = &specs.LinuxCPU{Idle: &idle}
+	b.start()
+	file := "/sys/fs/cgroup/cpu/" + b.id + "/cpu.idle"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		file = "/sys/fs/cgroup/" + b.id + "/cpu.idle"
+	}
+	for _, want := range []string{"1\n", "0\n"} {
+		if raw, err := os.ReadFile(file); err != nil || string(raw) != want {
+			t.Errorf("cpu.idle is %q, %v; want %q", raw, err, want)
+		}
+		if out := b.oci("update", "--cpu-idle", "0", b.id); out.code != 0 {
+			t.Errorf("%+v", out)
+		}
+	}
+}
+
 // throttle limits the first disk of the machine and returns its number, or "" where
 // there is none.
 func (b *box) throttle() string {
