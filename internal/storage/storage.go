@@ -6,7 +6,8 @@
 //	RUN/holders/ID       which layers instance ID uses, one digest a line
 //	ROOT/instances/ID/   upper and work of a container, root.raw of a VM
 //	ROOT/volumes/NAME/   a volume: _data and volume.json
-//	ROOT/unpacked/HEX/   a layer as a directory, where the kernel has no EROFS
+//	ROOT/unpacked/HEX/   a layer as a directory, where the kernel mounts no EROFS
+//	                     image; HEX.image leads to that, and ends with it
 //
 // # Layers
 //
@@ -41,6 +42,7 @@ import (
 // Storage is the storage of a host. Its methods may be called concurrently.
 type Storage struct {
 	root, run string
+	unpack    bool // layers are unpacked, as in OpenUnpacked
 
 	mu      sync.Mutex     // held while mounting: two holders must not mount one layer twice
 	users   map[string]int // holders of each mounted layer, by hex
@@ -55,8 +57,14 @@ type Layer struct {
 
 // Open returns the storage below root and run, and unmounts layers that no
 // holder needs any more.
-func Open(root, run string) (*Storage, error) {
-	s := &Storage{root: root, run: run, users: make(map[string]int)}
+func Open(root, run string) (*Storage, error) { return open(root, run, false) }
+
+// OpenUnpacked is Open for a user namespace: the kernel mounts no EROFS image
+// there, so layers are unpacked to directories.
+func OpenUnpacked(root, run string) (*Storage, error) { return open(root, run, true) }
+
+func open(root, run string, unpack bool) (*Storage, error) {
+	s := &Storage{root: root, run: run, unpack: unpack, users: make(map[string]int)}
 	for _, dir := range []string{s.layersDir(), s.holdersDir(), s.volumesDir(), filepath.Join(root, "instances")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, api.E("open the storage", api.Exhausted, dir, err)
@@ -100,7 +108,7 @@ func (s *Storage) recover() error {
 			}
 		}
 	}
-	return nil
+	return s.sweepUnpacked()
 }
 
 func (s *Storage) allMounted(hexes []string) bool {
@@ -146,11 +154,7 @@ func (s *Storage) Mount(ctx context.Context, holder string, layers []Layer) (dir
 	for _, l := range layers {
 		hex, dir := hexOf(l.Digest), s.LayerDir(l)
 		if s.users[hex] == 0 {
-			err := mountLayer(l.Path, dir)
-			if errors.Is(err, unix.ENODEV) { // the kernel has no EROFS
-				err = s.mountUnpacked(ctx, l.Path, dir)
-			}
-			if err != nil {
+			if err := s.mountLayer(ctx, l.Path, dir); err != nil {
 				return nil, api.E("mount the layer", "", hex[:12], err)
 			}
 		}
@@ -221,12 +225,23 @@ func (s *Storage) unmount(hex string) error {
 	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return os.RemoveAll(filepath.Join(s.unpackedDir(), hex))
+	return s.sweepUnpacked()
 }
 
-// mountLayer mounts an EROFS image read-only. A directory on which it is
+// mountLayer mounts a layer, in the way that the kernel allows.
+func (s *Storage) mountLayer(ctx context.Context, image, dir string) error {
+	if !s.unpack {
+		err := mountImage(image, dir)
+		if !errors.Is(err, unix.ENODEV) { // the kernel has EROFS
+			return err
+		}
+	}
+	return s.mountUnpacked(ctx, image, dir)
+}
+
+// mountImage mounts an EROFS image read-only. A directory on which it is
 // mounted already, by a berthd that was killed, is left as it is.
-func mountLayer(image, dir string) error {
+func mountImage(image, dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}

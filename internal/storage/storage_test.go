@@ -72,7 +72,7 @@ func TestLayersAreShared(t *testing.T) {
 	// A berthd that was killed leaves mounts and holders; b is still there, a
 	// layer without a holder is not kept.
 	stray := filepath.Join(run, "layers", strings.Repeat("0", 32))
-	if err := mountLayer(layers[0].Path, stray); err != nil {
+	if err := mountImage(layers[0].Path, stray); err != nil {
 		t.Fatal(err)
 	}
 	s, err = Open(root, run)

@@ -17,10 +17,36 @@ import (
 	"github.com/berthcloud/berth/internal/undo"
 )
 
-// Where the kernel has no EROFS, a layer is unpacked to a directory, which is
-// then mounted in the layer's place: everyone else sees no difference.
+// Where the kernel has no EROFS, or does not mount one in a user namespace, a
+// layer is unpacked to a directory, which is then mounted in the layer's place:
+// everyone else sees no difference.
 
 func (s *Storage) unpackedDir() string { return filepath.Join(s.root, "unpacked") }
+
+// sourceSuffix ends the name of the symbolic link beside an unpacked layer that
+// leads to its image. It is made last: a layer without one is not complete.
+const sourceSuffix = ".image"
+
+// sweepUnpacked removes unpacked layers that nobody uses and whose image is gone
+// or which are not complete. Others stay: to unpack a layer anew for each
+// instance would cost seconds. The caller holds mu, or is alone.
+func (s *Storage) sweepUnpacked() error {
+	entries, err := os.ReadDir(s.unpackedDir())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if !e.IsDir() || s.users[e.Name()] > 0 {
+			continue
+		}
+		dir := filepath.Join(s.unpackedDir(), e.Name())
+		if _, serr := os.Stat(dir + sourceSuffix); serr == nil {
+			continue
+		}
+		err = errors.Join(err, os.RemoveAll(dir), os.RemoveAll(dir+sourceSuffix))
+	}
+	return err
+}
 
 // mountUnpacked mounts the content of an EROFS image at dir without the
 // kernel's help.
@@ -28,14 +54,7 @@ func (s *Storage) mountUnpacked(ctx context.Context, image, dir string) (err err
 	var u undo.Stack
 	defer u.Run(ctx, &err)
 	from := filepath.Join(s.unpackedDir(), filepath.Base(dir))
-	if err := os.RemoveAll(from); err != nil { // of one that was killed
-		return err
-	}
-	if err := os.MkdirAll(from, 0o700); err != nil {
-		return diskFull(err)
-	}
-	u.Add(func(context.Context) error { return os.RemoveAll(from) })
-	if err := unpack(ctx, image, from); err != nil {
+	if err := unpackOnce(ctx, image, from); err != nil {
 		return diskFull(err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -50,6 +69,26 @@ func (s *Storage) mountUnpacked(ctx context.Context, image, dir string) (err err
 		return fmt.Errorf("make the unpacked layer read-only: %w", err)
 	}
 	u.Release()
+	return nil
+}
+
+// unpackOnce unpacks an image to a directory, unless it is there already.
+func unpackOnce(ctx context.Context, image, dir string) (err error) {
+	if source, err := os.Readlink(dir + sourceSuffix); err == nil && source == image {
+		return nil
+	}
+	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(dir+sourceSuffix)); err != nil { // of one that was killed
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err = unpack(ctx, image, dir); err == nil {
+		err = os.Symlink(image, dir+sourceSuffix)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
 	return nil
 }
 
@@ -112,6 +151,11 @@ func (p *unpacker) entry(name string, info iofs.FileInfo) error {
 		p.links[st.Ino] = path
 	}
 	if err := p.make(name, path, info, st); err != nil {
+		if errors.Is(err, unix.EPERM) && st.Mode&iofs.ModeCharDevice != 0 {
+			// A user namespace makes no devices but whiteouts; every container has those
+			// that layers may have anyway.
+			return nil
+		}
 		return err
 	}
 	finish := func() error { return setAttributes(path, st) }
@@ -161,7 +205,11 @@ func (p *unpacker) make(name, path string, info iofs.FileInfo, st *goerofs.Stat)
 // setAttributes gives an inode its owner, mode, attributes and time, in the
 // order in which none undoes another.
 func setAttributes(path string, st *goerofs.Stat) error {
-	if err := os.Lchown(path, int(st.UID), int(st.GID)); err != nil {
+	err := os.Lchown(path, int(st.UID), int(st.GID))
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("a file belongs to user %d and group %d, and the user's namespace has fewer ids; /etc/subuid and /etc/subgid can give it more", st.UID, st.GID)
+	}
+	if err != nil {
 		return err
 	}
 	if st.Mode&iofs.ModeSymlink == 0 {
@@ -170,7 +218,13 @@ func setAttributes(path string, st *goerofs.Stat) error {
 		}
 		for name, value := range st.Xattrs {
 			// The library ends the names of access lists with a dot.
-			if err := unix.Lsetxattr(path, strings.TrimSuffix(name, "."), []byte(value), 0); err != nil {
+			name = strings.TrimSuffix(name, ".")
+			err := unix.Lsetxattr(path, name, []byte(value), 0)
+			if own, ok := strings.CutPrefix(name, "trusted."); ok && errors.Is(err, unix.EPERM) {
+				// What overlayfs reads of a mount with userxattr.
+				err = unix.Lsetxattr(path, "user."+own, []byte(value), 0)
+			}
+			if err != nil {
 				return fmt.Errorf("set %s: %w", name, err)
 			}
 		}

@@ -38,7 +38,7 @@ func TestUnpackedIsMounted(t *testing.T) {
 		tar.Header{Typeflag: tar.TypeReg, Name: "closed/in", Linkname: "x"},
 	)
 	kernel, unpacked := filepath.Join(s.layersDir(), "kernel"), filepath.Join(s.layersDir(), "unpacked")
-	if err := mountLayer(l.Path, kernel); err != nil {
+	if err := mountImage(l.Path, kernel); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.unmount("kernel") })
@@ -52,6 +52,15 @@ func TestUnpackedIsMounted(t *testing.T) {
 		t.Error("the unpacked layer can be written to")
 	}
 	if err := s.unmount("unpacked"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(s.unpackedDir(), "unpacked", "d", "f")); err != nil {
+		t.Errorf("it is not kept for the next instance: %v", err)
+	}
+	if err := os.Remove(l.Path); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(s.root, s.run); err != nil {
 		t.Fatal(err)
 	}
 	if left, err := os.ReadDir(s.unpackedDir()); err != nil || len(left) != 0 {
