@@ -56,7 +56,7 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, er
 	}
 	var u undo.Stack
 	defer u.Run(ctx, &err)
-	k := &creator{rt: r, o: o, b: b, dir: d, undo: &u, boxed: r.isBoxed(b.Spec)}
+	k := &creator{rt: r, o: o, b: b, dir: d, undo: &u, boxed: r.isBoxed()}
 	u.Add(func(context.Context) error { k.poststop(); return nil })
 	u.Add(func(context.Context) error { return d.remove() })
 

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -53,7 +54,11 @@ func Enter(b *bundle.Bundle, files int, args []string) (pid int, err error) {
 		defer unix.Close(fd)
 		c.New, c.Join = unix.CLONE_NEWNS, []spawn.Join{{FD: fd, Type: unix.CLONE_NEWUSER}}
 	}
-	return rootless.Start(c)
+	pid, err = rootless.Start(c)
+	if errors.Is(err, rootless.ErrMaps) {
+		err = fmt.Errorf("linux.uidMappings, linux.gidMappings: %w", err)
+	}
+	return pid, err
 }
 
 // forgetUser takes the user namespace out of a specification whose container is made
@@ -63,15 +68,10 @@ func forgetUser(s *specs.Spec) {
 	s.Linux.UIDMappings, s.Linux.GIDMappings = nil, nil
 }
 
-// isBoxed reports whether a container without a user namespace of its own is in one
-// all the same, because its creator is: then there are no device nodes to make, no
+// isBoxed reports whether this process is in a user namespace, and so the container
+// too, whether or not it has one of its own: then there are no device nodes to make, no
 // sysfs of the host's network to mount, and cgroups only where they are delegated.
-func (r *Runtime) isBoxed(s *specs.Spec) bool {
-	if hasUserNamespace(s) {
-		return false
-	}
-	return r.Entered || !initialUserNamespace()
-}
+func (r *Runtime) isBoxed() bool { return r.Entered || !initialUserNamespace() }
 
 // initialUserNamespace reports whether this process is in the host's: that one maps
 // every id to itself (user_namespaces(7)).

@@ -201,7 +201,7 @@ func TestUserRefusals(t *testing.T) {
 		{"no user namespace", func(s *specs.Spec) {
 			s.Linux.Namespaces, s.Linux.UIDMappings, s.Linux.GIDMappings = s.Linux.Namespaces[:5], nil, nil
 		}, "spec --rootless"},
-		{"ids of others, or no helper to map them", func(s *specs.Spec) { s.Linux.UIDMappings[0].Size = 2 }, "linux.uidMappings: "},
+		{"ids of others, or no helper to map them", func(s *specs.Spec) { s.Linux.UIDMappings[0].Size = 2 }, "linux.uidMappings, linux.gidMappings: "},
 		{"the host's network", func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/proc/1/ns/net"})
 		}, "linux.namespaces["},

@@ -2,6 +2,8 @@ package oci
 
 import (
 	"fmt"
+	"os"
+	"strconv"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -44,12 +46,33 @@ func (r *Runtime) Pids(id string) ([]int, error) {
 		return nil, fmt.Errorf("%s: %w", id, err)
 	}
 	if g == nil {
-		if !alive(c.rec.Pid, c.rec.StartTime) {
-			return nil, nil
-		}
-		return []int{c.rec.Pid}, nil
+		return c.namespacePids()
 	}
 	return g.Pids()
+}
+
+// namespacePids finds the processes of a container without cgroups: those in its pid
+// namespace, or the first one where it has none of its own.
+func (c *Container) namespacePids() ([]int, error) {
+	if !alive(c.rec.Pid, c.rec.StartTime) {
+		return nil, nil
+	}
+	if !c.rec.OwnPids {
+		return []int{c.rec.Pid}, nil
+	}
+	own, err := os.Readlink("/proc/" + strconv.Itoa(c.rec.Pid) + "/ns/pid")
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir("/proc")
+	var pids []int
+	for _, e := range entries {
+		pid, perr := strconv.Atoi(e.Name())
+		if ns, lerr := os.Readlink("/proc/" + e.Name() + "/ns/pid"); perr == nil && lerr == nil && ns == own {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, err
 }
 
 // Stats measures a container's cgroups.

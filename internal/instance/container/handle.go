@@ -44,15 +44,16 @@ func (h *handle) fail(op string, err error) error {
 	return api.E(op, kind, h.p.Spec.Name, h.said(err))
 }
 
-// said is what the runtime itself had to say, where err is a failed command of
-// it, without the names of the program and of its container, which no user has
+// said is what the runtime itself had to say, where err is a failed command or call
+// of it, without the names of the program and of its container, which no user has
 // chosen.
 func (h *handle) said(err error) error {
-	command, ok := errors.AsType[*keeper.CommandError](err)
-	if !ok || command.Stderr == "" {
+	text := err.Error()
+	if command, ok := errors.AsType[*keeper.CommandError](err); ok && command.Stderr != "" {
+		text = strings.TrimPrefix(strings.TrimSpace(command.Stderr), "berth-oci: ")
+	} else if !strings.HasPrefix(text, h.p.ID+": ") {
 		return err
 	}
-	text := strings.TrimPrefix(strings.TrimSpace(command.Stderr), "berth-oci: ")
 	return errors.New(strings.TrimPrefix(text, h.p.ID+": "))
 }
 

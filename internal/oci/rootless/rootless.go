@@ -25,8 +25,9 @@ import (
 	"github.com/berthcloud/berth/internal/oci/spawn"
 )
 
-// Command is this program with other arguments, in other namespaces.
+// Command is a program to be run in other namespaces.
 type Command struct {
+	Program   string // path; "" for this program
 	Args, Env []string
 	Files     []int        // Files[i] becomes descriptor i
 	New       uintptr      // CLONE_NEW* bits of the namespaces to create; without CLONE_NEWUSER, Join has one
@@ -37,9 +38,12 @@ type Command struct {
 
 // Start starts the command as root of its user namespace. The caller reaps it.
 func Start(c Command) (pid int, err error) {
-	exe, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if c.Program == "" {
+		c.Program = "/proc/self/exe"
+	}
+	exe, err := unix.Open(c.Program, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, &os.PathError{Op: "open", Path: "/proc/self/exe", Err: err}
+		return 0, &os.PathError{Op: "open", Path: c.Program, Err: err}
 	}
 	defer unix.Close(exe)
 	child, err := spawn.Start(&spawn.Cmd{
@@ -86,10 +90,10 @@ func writeMaps(pid int, uids, gids []specs.LinuxIDMapping) error {
 		}
 		return nil
 	}
-	if err := mapHelper("newuidmap", "linux.uidMappings", "/etc/subuid", pid, uids); err != nil {
+	if err := mapHelper("newuidmap", "/etc/subuid", pid, uids); err != nil {
 		return err
 	}
-	return mapHelper("newgidmap", "linux.gidMappings", "/etc/subgid", pid, gids)
+	return mapHelper("newgidmap", "/etc/subgid", pid, gids)
 }
 
 // ownID reports whether the list maps this one id and nothing else.
@@ -109,13 +113,16 @@ func fields(list []specs.LinuxIDMapping) []string {
 	return out
 }
 
-func mapHelper(program, field, file string, pid int, list []specs.LinuxIDMapping) error {
+// ErrMaps says that the ids cannot be mapped.
+var ErrMaps = errors.New("the ids cannot be mapped")
+
+func mapHelper(program, file string, pid int, list []specs.LinuxIDMapping) error {
 	out, err := exec.Command(program, append([]string{strconv.Itoa(pid)}, fields(list)...)...).CombinedOutput() //nolint:forbidigo // it ends by itself
 	if errors.Is(err, exec.ErrNotFound) {
-		return fmt.Errorf("%s: mapping more than the own id takes %s; install the package uidmap", field, program)
+		return fmt.Errorf("%w: more than the own id takes %s; install the package uidmap", ErrMaps, program)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w (%s); %s says which ids the user has", field, err, strings.TrimSpace(string(out)), file)
+		return fmt.Errorf("%w: %w (%s); %s says which the user has", ErrMaps, err, strings.TrimSpace(string(out)), file)
 	}
 	return nil
 }
