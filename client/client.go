@@ -17,6 +17,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,7 +27,7 @@ import (
 	"github.com/berthcloud/berth/api"
 )
 
-// DefaultHost is where a daemon listens unless told otherwise.
+// DefaultHost is where the host's daemon listens unless told otherwise.
 const DefaultHost = "unix:///run/berth/berthd.sock"
 
 // ProblemTrailer is the HTTP trailer by which a raw body (a tar stream) says
@@ -40,11 +43,29 @@ type Client struct {
 	http *http.Client
 }
 
+// findHost returns the daemon of an ordinary user, where he has one, else
+// DefaultHost.
+func findHost() string {
+	if os.Geteuid() == 0 {
+		return DefaultHost
+	}
+	run := os.Getenv("XDG_RUNTIME_DIR")
+	if run == "" {
+		run = "/run/user/" + strconv.Itoa(os.Geteuid())
+	}
+	own := filepath.Join(run, "berth/berthd.sock")
+	if _, err := os.Stat(own); err != nil {
+		return DefaultHost
+	}
+	return "unix://" + own
+}
+
 // New returns a Client for a host of the form "unix:///path/of/socket"; ""
-// stands for DefaultHost. It does not dial.
+// stands for the daemon of the user who asks, $XDG_RUNTIME_DIR/berth/berthd.sock,
+// where he is not root and has one, else for DefaultHost. It does not dial.
 func New(host string) (*Client, error) {
 	if host == "" {
-		host = DefaultHost
+		host = findHost()
 	}
 	path, ok := strings.CutPrefix(host, "unix://")
 	if !ok || !strings.HasPrefix(path, "/") {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/daemon"
+	"github.com/berthcloud/berth/internal/rootless"
 )
 
 // Set by the linker.
@@ -27,9 +28,18 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	c := daemon.Config{Version: api.VersionInfo{Version: version, Commit: commit, Built: built, Go: runtime.Version(), API: api.Version}}
+	defaultRoot, defaultRun := daemon.DefaultRoot, daemon.DefaultRun
+	if len(args) > 0 && args[0] == rootless.EnteredArg {
+		rootless.Inside()
+		c.Rootless, args = true, args[1:]
+	}
+	ordinary := os.Geteuid() != 0
+	if ordinary {
+		defaultRoot, defaultRun = userPlaces()
+	}
 	flags := flag.NewFlagSet("berthd", flag.ContinueOnError)
-	flags.StringVar(&c.Root, "root", daemon.DefaultRoot, "`directory` of what survives a reboot: images, volumes, writable layers, records")
-	flags.StringVar(&c.Run, "run", daemon.DefaultRun, "`directory` of what does not: sockets, mounts, pids")
+	flags.StringVar(&c.Root, "root", defaultRoot, "`directory` of what survives a reboot: images, volumes, writable layers, records")
+	flags.StringVar(&c.Run, "run", defaultRun, "`directory` of what does not: sockets, mounts, pids")
 	flags.StringVar(&c.Socket, "socket", "", "`path` of the API's unix socket (default RUN/berthd.sock)")
 	flags.StringVar(&c.Bin, "bin", "", "`directory` of berth-oci, berth-keeper, berth-qemu and berth-agent (default: berthd's own)")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
@@ -48,6 +58,9 @@ func run(args []string) int {
 	var err error
 	if c.Log, err = logger(*level, *format); err != nil {
 		return fail(err)
+	}
+	if ordinary {
+		return launch(c, *level, *format)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

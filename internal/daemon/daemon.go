@@ -23,7 +23,6 @@ import (
 	"github.com/berthcloud/berth/internal/keeper"
 	"github.com/berthcloud/berth/internal/network/bridge"
 	"github.com/berthcloud/berth/internal/rest"
-	"github.com/berthcloud/berth/internal/storage"
 	"github.com/berthcloud/berth/internal/store/bolt"
 	"github.com/berthcloud/berth/internal/undo"
 )
@@ -43,12 +42,16 @@ type Config struct {
 	Bin     string // directory of Berth's other programs; default: that of this one
 	Version api.VersionInfo
 	Log     *slog.Logger
+
+	// Rootless says that this process is root of an ordinary user's namespaces: see
+	// package rootless.
+	Rootless bool
 }
 
 // Run runs a daemon until ctx ends. It calls ready once the socket answers.
 // Instances outlive it.
 func Run(ctx context.Context, c Config, ready func()) (err error) {
-	if err := c.complete(); err != nil {
+	if err := c.Complete(); err != nil {
 		return err
 	}
 	var u undo.Stack
@@ -81,7 +84,9 @@ func Run(ctx context.Context, c Config, ready func()) (err error) {
 // shutdownTimeout bounds how long requests under way may hold up the end.
 const shutdownTimeout = 10 * time.Second
 
-func (c *Config) complete() (err error) {
+// Complete fills in what follows from other fields, and makes paths absolute. Run does
+// so itself.
+func (c *Config) Complete() (err error) {
 	if c.Socket == "" {
 		c.Socket = filepath.Join(c.Run, "berthd.sock")
 	}
@@ -153,11 +158,8 @@ func (c *Config) cache() string { return filepath.Join(c.Root, "cache") }
 
 // build makes every subsystem, lowest first.
 func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, error) {
-	host, err := gatherHost()
+	host, err := c.host(ctx)
 	if err != nil {
-		return nil, err
-	}
-	if err := c.proveProcessor(ctx, &host); err != nil {
 		return nil, err
 	}
 
@@ -171,7 +173,7 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 		return nil, err
 	}
 	u.Add(func(context.Context) error { return images.Close() })
-	disks, err := storage.Open(c.Root, c.Run)
+	disks, err := c.openStorage()
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +182,7 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 	u.Add(func(ctx context.Context) error { return c.retireKeeper(ctx, keep) })
 	net, err := bridge.New(bridge.Config{
 		Dir: filepath.Join(c.Root, "network"), RunDir: filepath.Join(c.Run, "network"), Bridge: bridge.Name(c.Root, DefaultRoot), Log: c.Log,
+		Ports: c.ports(),
 	})
 	if err != nil {
 		return nil, err

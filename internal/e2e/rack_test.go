@@ -61,7 +61,7 @@ func TestRack(t *testing.T) {
 	testenv.Check(t)
 	files := map[string]string{machineTar: testenv.MachineArchive(t, "systemd-sysv")}
 	names := map[string]string{}
-	for name, file := range archives(t) {
+	for name, file := range archives(t, true) {
 		files[filepath.Base(file)] = file
 		names[name] = "/opt/berth/" + filepath.Base(file)
 	}

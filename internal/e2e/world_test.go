@@ -23,6 +23,7 @@ const (
 	fakes place = "fakes"
 	local place = "local"
 	rack  place = "rack"
+	user  place = "user" // local, and the daemon an ordinary user's
 )
 
 // world is a daemon that scenarios share. Each scenario leaves it as it was:
@@ -46,8 +47,8 @@ var (
 	containers = []api.Kind{api.Container}
 	vms        = []api.Kind{api.VM}
 
-	everywhere = []place{fakes, local, rack}
-	realOnly   = []place{local, rack}
+	everywhere = []place{fakes, local, rack, user}
+	realOnly   = []place{local, rack, user}
 	localOnly  = []place{local}
 	rackOnly   = []place{rack}
 )
@@ -73,7 +74,10 @@ func play(t *testing.T, w *world) {
 			kinds = []api.Kind{""}
 		}
 		for _, kind := range kinds {
-			if kind == api.VM && (testing.Short() || w.place == rack && !nested[s.name]) {
+			if w.place == user && notForUsers[s.name] != "" {
+				continue
+			}
+			if kind == api.VM && (testing.Short() || w.place == user || w.place == rack && !nested[s.name]) {
 				continue
 			}
 			t.Run(strings.TrimSuffix(s.name+"/"+string(kind), "/"), func(t *testing.T) {
@@ -193,7 +197,7 @@ func refused(t *testing.T, what string, r testenv.Result, exit int, words ...str
 // archives makes the tiny image and a guest kernel with the code under test,
 // and returns an archive of each by name: daemons in a network namespace and
 // hosts of a rack reach no mirror.
-func archives(t *testing.T) map[string]string {
+func archives(t *testing.T, kernel bool) map[string]string {
 	t.Helper()
 	dir := testenv.Dir(t)
 	images, err := image.Open(filepath.Join(dir, "store"), image.Options{})
@@ -205,12 +209,16 @@ func archives(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kernel, err := images.BootstrapKernel(t.Context(), "cloud", nil)
-	if err != nil {
-		t.Fatal(err)
+	names := []string{base}
+	if kernel {
+		name, err := images.BootstrapKernel(t.Context(), "cloud", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
 	}
 	files := map[string]string{}
-	for _, name := range []string{base, kernel} {
+	for _, name := range names {
 		files[name] = filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+".tar")
 		f, err := os.Create(files[name])
 		if err != nil {
@@ -228,7 +236,7 @@ func TestLocal(t *testing.T) {
 		t.Skip("boots VMs")
 	}
 	testenv.Check(t)
-	files := archives(t)
+	files := archives(t, true)
 	w := &world{Daemon: testenv.NewDaemon(t, testenv.NewLocal(t)), place: local}
 	for name, file := range files {
 		w.Berth(t, "image", "import", file, name)

@@ -37,6 +37,10 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 	if e.host.CgroupV2 {
 		info.Cgroup = "v2"
 	}
+	if e.host.Rootless() {
+		info.Cgroup = "none"
+		info.Warnings = append(info.Warnings, "this daemon is an ordinary user's: no VMs, and neither limits nor stats nor pause, which take cgroups")
+	}
 	for _, en := range e.entries() {
 		info.Instances[string(en.snapshot().State)]++
 	}
@@ -44,6 +48,8 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 		info.Drivers[string(kind)] = "ready"
 		if _, ok := e.drivers[kind]; !ok {
 			info.Drivers[string(kind)] = "not built into this daemon"
+		} else if kind == api.VM && e.host.Rootless() {
+			info.Drivers[string(kind)] = "takes a daemon that runs as root"
 		} else if kind == api.VM && e.host.QEMU == "" {
 			info.Drivers[string(kind)] = "no QEMU on this host; install qemu-system-x86"
 		}

@@ -21,8 +21,12 @@ const (
 func rangeIndex(r instance.IDRange) uint32 { return (r.First - rangeBase) / rangeSize }
 
 // allocateRange reserves a free range. The caller gives it back by freeRange
-// or by forgetting the entry that owns it.
+// or by forgetting the entry that owns it. The instances of an ordinary user's
+// daemon share the ids that it has.
 func (e *Engine) allocateRange() (instance.IDRange, error) {
+	if e.host.Rootless() {
+		return e.host.SharedUsers(), nil
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i := range uint32(rangeCount) {

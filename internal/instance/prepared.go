@@ -136,4 +136,25 @@ type Host struct {
 	Virtiofsd string // path, "" where there is none
 	KVM       bool   // proved by a probe guest
 	KVMReason string // one line: why KVM is, or is not, used
+
+	// UIDs and GIDs are the ids that all instances of an ordinary user's daemon share:
+	// those of the user namespace in which it is root, from 0 and without a gap, in the
+	// ranges in which that one has them, as no range of a namespace below it may reach
+	// from one into the next (user_namespaces(7)). Nil for the host's root.
+	UIDs, GIDs []IDRange
+}
+
+// Rootless reports whether the daemon is an ordinary user's.
+func (h Host) Rootless() bool { return len(h.UIDs) > 0 }
+
+// SharedUsers returns the ids that all instances of an ordinary user's daemon share.
+func (h Host) SharedUsers() IDRange {
+	var uids, gids uint32
+	for _, r := range h.UIDs {
+		uids += r.Size
+	}
+	for _, r := range h.GIDs {
+		gids += r.Size
+	}
+	return IDRange{Size: min(uids, gids)}
 }

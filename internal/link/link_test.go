@@ -50,7 +50,7 @@ func veth(n int) link.Veth {
 // plug plugs veth n into a new namespace.
 func plug(t *testing.T, ns *linktest.NS, v link.Veth) {
 	t.Helper()
-	if err := link.Prepare(ns.FD(), link.ContainerSysctls()); err != nil {
+	if err := link.Prepare(ns.FD(), link.ContainerSysctls(1<<31-1)); err != nil {
 		t.Fatal(err)
 	}
 	if err := link.Plug(ns.FD(), v); err != nil {
@@ -129,7 +129,7 @@ func TestPlug(t *testing.T) {
 				}
 			}
 			err := a.Do(func() error {
-				for name, want := range link.ContainerSysctls() {
+				for name, want := range link.ContainerSysctls(1<<31 - 1) {
 					got, err := link.Sysctl(name)
 					if err != nil || strings.Join(strings.Fields(got), " ") != want {
 						t.Errorf("%s = %q, %v", name, got, err)
@@ -297,7 +297,7 @@ func BenchmarkPlug(b *testing.B) {
 		b.StopTimer()
 		ns := linktest.New(b)
 		b.StartTimer()
-		if err := link.Prepare(ns.FD(), link.ContainerSysctls()); err != nil {
+		if err := link.Prepare(ns.FD(), link.ContainerSysctls(1<<31-1)); err != nil {
 			b.Fatal(err)
 		}
 		if err := link.Plug(ns.FD(), veth(2)); err != nil {

@@ -3,9 +3,11 @@ package link
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -43,11 +45,13 @@ func visit(ns int, fn func() error) (back bool, err error) {
 // ContainerSysctls are what a container's network namespace gets beside the
 // kernel's defaults: any user may bind low ports and send ping, since no port
 // of the namespace is worth guarding from the container itself. Docker does
-// the same (moby 20.10, "daemon: set net.ipv4.ping_group_range").
-func ContainerSysctls() map[string]string {
+// the same (moby 20.10, "daemon: set net.ipv4.ping_group_range"). lastGroup is the
+// last group id of the caller's user namespace: the kernel takes none that is not
+// mapped there.
+func ContainerSysctls(lastGroup uint32) map[string]string {
 	return map[string]string{
 		"net.ipv4.ip_unprivileged_port_start": "0",
-		"net.ipv4.ping_group_range":           "0 2147483647",
+		"net.ipv4.ping_group_range":           "0 " + strconv.FormatUint(uint64(min(lastGroup, math.MaxInt32)), 10),
 	}
 }
 

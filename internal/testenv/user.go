@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // User is an ordinary user, made up for a test: he has a name, a home, a run
@@ -60,6 +62,7 @@ func NewUser(t testing.TB) *User {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	script = append(script, openTun(t, dir)...)
 	for _, d := range []string{u.Home, u.Run} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			t.Fatal(err)
@@ -68,6 +71,24 @@ func NewUser(t testing.TB) *User {
 	}
 	u.script = strings.Join(append(script, fmt.Sprintf(`exec setpriv --reuid %d --regid %d --clear-groups --inh-caps -all "$@"`, u.ID, u.ID)), "\n")
 	return u
+}
+
+// openTun gives everybody /dev/net/tun, as udev does, where this machine does not.
+func openTun(t testing.TB, dir string) (script []string) {
+	t.Helper()
+	const tun = "/dev/net/tun"
+	info, err := os.Stat(tun)
+	if err != nil || info.Mode().Perm()&0o006 == 0o006 {
+		return nil
+	}
+	path := filepath.Join(dir, "tun")
+	if err := unix.Mknod(path, unix.S_IFCHR, int(unix.Mkdev(10, 200))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"mount --bind " + path + " " + tun}
 }
 
 // NeedIDs skips the test where the user cannot have his subordinate ids.
@@ -95,12 +116,53 @@ func (u *User) Own(t testing.TB, dir string) {
 // Command is exec.CommandContext with the user's ids, and nothing of the
 // environment but PATH.
 func (u *User) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	argv := u.argv(append([]string{name}, args...))
+	return exec.CommandContext(ctx, argv[0], argv[1:]...)
+}
+
+// argv is a command line of root that becomes the user's.
+func (u *User) argv(argv []string) []string {
 	script := u.script
 	if u.Cgroup != "" {
 		script = "echo $$ >" + u.Cgroup + "/cgroup.procs\n" + script
 	}
-	cmd := exec.CommandContext(ctx, "unshare", append([]string{"--mount", "--propagation", "unchanged", "sh", "-c", script, "sh", name}, args...)...)
-	cmd.Dir = u.Home
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.Home, "XDG_RUNTIME_DIR=" + u.Run, "USER=tester", marker + "=" + os.Getenv(marker)}
-	return cmd
+	own := []string{"env", "-i", "-C", u.Home, "PATH=" + os.Getenv("PATH"), "HOME=" + u.Home, "XDG_RUNTIME_DIR=" + u.Run, "USER=tester", marker + "=" + os.Getenv(marker)}
+	own = append(own, "unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script, "sh")
+	return append(own, argv...)
 }
+
+// UserLocal is Local as an ordinary user has it.
+type UserLocal struct {
+	*Local
+	User *User
+}
+
+// NewUserLocal makes the user and the network namespaces, and builds the programs.
+func NewUserLocal(t testing.TB) *UserLocal {
+	t.Helper()
+	u := NewUser(t)
+	u.NeedIDs(t)
+	l := &UserLocal{NewLocal(t), u}
+	bin := filepath.Join(u.Home, "bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// They are built below the home of whoever tests.
+	u.script = "mount --bind " + l.programs + " " + bin + "\n" + u.script
+	return l
+}
+
+// Do implements Machine.
+func (l *UserLocal) Do(ctx context.Context, c Command) Result {
+	c.Argv = l.User.argv(c.Argv)
+	return l.Local.Do(ctx, c)
+}
+
+// Programs implements Machine.
+func (l *UserLocal) Programs() string { return filepath.Join(l.User.Home, "bin") }
+
+// Temp implements Machine.
+func (l *UserLocal) Temp() string { return l.User.Home }
+
+// Runtime implements Machine.
+func (l *UserLocal) Runtime() string { return l.User.Run }

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -183,7 +184,11 @@ func (h *handle) plug(pid int) error {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(ns)
-	if err := link.Prepare(ns, link.ContainerSysctls()); err != nil {
+	lastGroup := uint32(math.MaxUint32)
+	if h.driver.cfg.Host.Rootless() {
+		lastGroup = h.driver.cfg.Host.SharedUsers().Size - 1
+	}
+	if err := link.Prepare(ns, link.ContainerSysctls(lastGroup)); err != nil {
 		return err
 	}
 	for _, i := range h.p.Interfaces {

@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
@@ -71,10 +72,19 @@ func ulimits(list []api.Ulimit) ([]specs.POSIXRlimit, error) {
 	return out, nil
 }
 
+// limited reports whether any limit is asked for that resources translates, beyond the
+// default ones.
+func limited(l api.Limits) bool {
+	return l.Memory > 0 || l.MemorySwap != 0 || l.CPUs > 0 || l.CPUSet != "" || l.CPUWeight != 0 || l.PIDs != 0 && l.PIDs != defaultPIDs
+}
+
 // initial leaves out of resources what a new cgroup has anyway: each limit is a
 // write to a file of its own.
-func initial(l api.Limits, v2 bool) *specs.LinuxResources {
-	r := resources(l, v2)
+func initial(l api.Limits, host instance.Host) *specs.LinuxResources {
+	if host.Rootless() {
+		return nil
+	}
+	r := resources(l, host.CgroupV2)
 	if l.Memory <= 0 {
 		r.Memory = nil
 	}

@@ -41,6 +41,9 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 	if p.Users.Size > 0 && !host.UserNamespaces {
 		return nil, api.E("plan", api.Unsupported, p.Spec.Name, errors.New("this host's kernel does not allow user namespaces; --userns=host runs without, and with less isolation"))
 	}
+	if err := rootlessCannot(p, host); err != nil {
+		return nil, api.E("plan", api.Unsupported, p.Spec.Name, err)
+	}
 	caps, err := capabilities(p)
 	if err != nil {
 		return nil, invalid("%w", err)
@@ -53,7 +56,7 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 		Version:  oci.SpecVersion(),
 		Hostname: p.Hostname,
 		Root:     &specs.Root{Readonly: p.Spec.Security.ReadOnly},
-		Mounts:   mounts(p),
+		Mounts:   mounts(p, host),
 		Process: &specs.Process{
 			Terminal:        p.Process.TTY,
 			User:            specs.User{Username: p.Process.User},
@@ -67,21 +70,47 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 		Linux: &specs.Linux{
 			Namespaces:  namespaces(p),
 			CgroupsPath: p.Cgroup,
-			Resources:   initial(p.Spec.Limits, host.CgroupV2),
+			Resources:   initial(p.Spec.Limits, host),
 		},
 	}
 	if size := p.Process.InitialSize; p.Process.TTY && size.Rows > 0 {
 		s.Process.ConsoleSize = &specs.Box{Height: uint(size.Rows), Width: uint(size.Cols)}
 	}
 	if p.Users.Size > 0 {
-		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: p.Users.First, Size: p.Users.Size}}
-		s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
+		uids, gids := []instance.IDRange{p.Users}, []instance.IDRange{p.Users}
+		if host.Rootless() {
+			uids, gids = host.UIDs, host.GIDs
+		}
+		s.Linux.UIDMappings, s.Linux.GIDMappings = mappings(uids), mappings(gids)
 	}
 	if p.Spec.Init == api.InitReap {
 		s.Annotations = map[string]string{oci.InitAnnotation: oci.InitReap}
 	}
 	bootable(s, p, host.CgroupV2)
 	return s, confine(s, p, host)
+}
+
+// rootlessCannot says what an ordinary user's daemon has not to give.
+func rootlessCannot(p *instance.Prepared, host instance.Host) error {
+	switch {
+	case !host.Rootless():
+	case p.HostNet:
+		return errors.New("an ordinary user's daemon has a network of its own and cannot share the host's; publish ports with -p")
+	case limited(p.Spec.Limits):
+		return errors.New("limits take cgroups, which an ordinary user's daemon has none of; leave them out, or use a daemon that runs as root")
+	}
+	return nil
+}
+
+// mappings maps the ids of a container from 0 to the ranges.
+func mappings(ranges []instance.IDRange) []specs.LinuxIDMapping {
+	var list []specs.LinuxIDMapping
+	next := uint32(0)
+	for _, r := range ranges {
+		list = append(list, specs.LinuxIDMapping{ContainerID: next, HostID: r.First, Size: r.Size})
+		next += r.Size
+	}
+	return list
 }
 
 // confine adds the seccomp filter and hides what tells about the host.
@@ -126,9 +155,9 @@ func environment(p *instance.Process) []string {
 
 // mounts lists the root filesystem, what every container has, and what was asked
 // for, in an order in which no mount hides another.
-func mounts(p *instance.Prepared) []specs.Mount {
+func mounts(p *instance.Prepared, host instance.Host) []specs.Mount {
 	list := []specs.Mount{
-		rootOverlay(p),
+		rootOverlay(p, host),
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: append([]string{"nosuid", "strictatime", "mode=755"}, bounds(devSize)...)},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
@@ -153,13 +182,15 @@ func mounts(p *instance.Prepared) []specs.Mount {
 		return strings.Count(filepath.Clean(a.Target), "/") - strings.Count(filepath.Clean(b.Target), "/")
 	})
 	for _, m := range own {
-		list = append(list, ownMount(p, m))
+		list = append(list, ownMount(p, m, host))
 	}
 	return list
 }
 
-// rootOverlay is the root filesystem: the image's layers under the writable one.
-func rootOverlay(p *instance.Prepared) specs.Mount {
+// rootOverlay is the root filesystem: the image's layers under the writable one. The
+// ids of an ordinary user's containers are those of his daemon, so there is nothing to
+// map, and overlayfs keeps its marks where he may write them.
+func rootOverlay(p *instance.Prepared, host instance.Host) specs.Mount {
 	lower := make([]string, len(p.Rootfs.Layers))
 	for i, dir := range p.Rootfs.Layers { // overlayfs wants the topmost first
 		lower[len(lower)-1-i] = strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(dir)
@@ -167,7 +198,10 @@ func rootOverlay(p *instance.Prepared) specs.Mount {
 	m := specs.Mount{Destination: "/", Type: "overlay", Source: "overlay", Options: []string{
 		"lowerdir=" + strings.Join(lower, ":"), "upperdir=" + p.Rootfs.Upper, "workdir=" + p.Rootfs.Work,
 	}}
-	if p.Users.Size > 0 {
+	switch {
+	case host.Rootless():
+		m.Options = append(m.Options, "userxattr")
+	case p.Users.Size > 0:
 		m.Options = append(m.Options, "idmap")
 	}
 	return m
@@ -194,7 +228,7 @@ func bounds(size int64) []string {
 	return []string{fmt.Sprintf("size=%d", size), fmt.Sprintf("nr_inodes=%d", max(size/4096, 1024))}
 }
 
-func ownMount(p *instance.Prepared, m instance.Mount) specs.Mount {
+func ownMount(p *instance.Prepared, m instance.Mount, host instance.Host) specs.Mount {
 	if m.Type == api.MountTmpfs {
 		options := append([]string{"nosuid", "nodev", fmt.Sprintf("mode=%o", m.Mode)}, bounds(m.Size)...)
 		if !isSystem(p) { // programs run in a machine's /tmp
@@ -209,7 +243,7 @@ func ownMount(p *instance.Prepared, m instance.Mount) specs.Mount {
 	if m.ReadOnly {
 		options = append(options, "ro", "rro")
 	}
-	if p.Users.Size > 0 {
+	if p.Users.Size > 0 && !host.Rootless() {
 		// Files keep the owners they have in the container, so that a volume can move
 		// from one instance to another, whose range of ids is another one.
 		options = append(options, "tryidmap")

@@ -63,6 +63,17 @@ type Config struct {
 	Bridge string       // the device; see Name
 	Subnet netip.Prefix // zero: chosen once among what is free
 	Log    *slog.Logger // nil: silent
+	Ports  Ports        // nil: this network namespace has the host's addresses
+}
+
+// Ports leads published ports to instances where the host's addresses are those of
+// another network namespace, out of reach of the rules of this one. The error of
+// Try is EADDRINUSE, EADDRNOTAVAIL or EACCES where that is why.
+type Ports interface {
+	// Try finds out whether the port could be listened on.
+	Try(api.Port) error
+	// Lead leads these ports, each to its address, and no others.
+	Lead(map[api.Port]netip.AddrPort) error
 }
 
 // Network implements network.Network.
@@ -142,10 +153,19 @@ func (n *Network) ensure() error {
 // holds mu.
 func (n *Network) replaceRules() error {
 	var targets []target
+	leads := make(map[api.Port]netip.AddrPort)
 	for _, id := range sortedKeys(n.endpoints) {
-		targets = append(targets, n.endpoints[id].targets()...)
+		r := n.endpoints[id]
+		targets = append(targets, r.targets()...)
+		for _, p := range r.Endpoint.Publish {
+			leads[p] = netip.AddrPortFrom(r.address(), p.Port)
+		}
 	}
-	return api.E("make network", api.Internal, n.cfg.Bridge, plan(n.cfg.Bridge, n.subnet, targets).replace())
+	err := plan(n.cfg.Bridge, n.subnet, targets).replace()
+	if err == nil && n.cfg.Ports != nil {
+		err = n.cfg.Ports.Lead(leads)
+	}
+	return api.E("make network", api.Internal, n.cfg.Bridge, err)
 }
 
 // Apply implements network.Network.
@@ -224,6 +244,9 @@ func (n *Network) remove() error {
 		err = errors.Join(err, link.Delete(name))
 	}
 	err = errors.Join(err, link.Delete(n.cfg.Bridge), removeTable(n.cfg.Bridge), n.restoreSysctls())
+	if n.cfg.Ports != nil {
+		err = errors.Join(err, n.cfg.Ports.Lead(nil))
+	}
 	if err != nil {
 		return api.E("remove network", api.Internal, n.cfg.Bridge, err)
 	}

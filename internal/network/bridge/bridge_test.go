@@ -154,7 +154,7 @@ func attachInstance(t *testing.T, n *Network, req network.Request) instance {
 
 func plug(t *testing.T, i instance) {
 	t.Helper()
-	if err := link.Prepare(i.FD(), link.ContainerSysctls()); err != nil {
+	if err := link.Prepare(i.FD(), link.ContainerSysctls(1<<31-1)); err != nil {
 		t.Fatal(err)
 	}
 	err := link.Plug(i.FD(), link.Veth{

@@ -95,12 +95,18 @@ func (n *Network) claim(r *record, p api.Port) error {
 			return api.E("publish", api.InUse, network.PortName(p), errors.New("the instance publishes the port twice"))
 		}
 	}
-	if err := tryListen(p); err != nil {
+	try := tryListen
+	if n.cfg.Ports != nil {
+		try = n.cfg.Ports.Try
+	}
+	if err := try(p); err != nil {
 		switch {
 		case errors.Is(err, unix.EADDRINUSE):
 			return api.E("publish", api.InUse, network.PortName(p), errors.New("another program of the host listens on the port; choose another"))
 		case errors.Is(err, unix.EADDRNOTAVAIL):
 			return api.E("publish", api.Invalid, network.PortName(p), errors.New("the host does not have this address"))
+		case errors.Is(err, unix.EACCES):
+			return api.E("publish", api.Denied, network.PortName(p), errors.New("an ordinary user's daemon may not listen on so low a port; choose one from the sysctl net.ipv4.ip_unprivileged_port_start up, 1024 by default"))
 		}
 		return api.E("publish", api.Internal, network.PortName(p), err)
 	}

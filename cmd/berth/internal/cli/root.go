@@ -40,7 +40,7 @@ EXIT STATUS
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage(fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath()))
 	})
-	root.PersistentFlags().StringVarP(&g.host, "host", "H", "", "daemon to talk to (default $BERTH_HOST, else unix:///run/berth/berthd.sock)")
+	root.PersistentFlags().StringVarP(&g.host, "host", "H", "", "daemon to talk to (default $BERTH_HOST, else the user's own, else unix:///run/berth/berthd.sock)")
 	root.AddGroup(
 		&cobra.Group{ID: groupInstances, Title: "Instances:"},
 		&cobra.Group{ID: groupImages, Title: "Images and volumes:"},

@@ -1,0 +1,240 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/testenv"
+)
+
+// notForUsers are the scenarios that an ordinary user's daemon does not play, and why.
+var notForUsers = map[string]string{
+	"pause": "takes cgroups", "stats": "takes cgroups", "memory": "takes cgroups", "processes": "takes cgroups", "update": "takes cgroups",
+	"isolation":     "looks for other ids; see idsOfUsers",
+	"host network":  "the host's is out of reach",
+	"berthd killed": "has a VM; see survivalOfUsers",
+}
+
+// TestUser plays on this machine, with the daemon of an ordinary user.
+func TestUser(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	testenv.Check(t)
+	machine := testenv.NewUserLocal(t)
+	w := &world{Daemon: testenv.NewDaemon(t, machine), place: user}
+	for name, file := range archives(t, false) {
+		own := filepath.Join(machine.User.Home, "image.tar")
+		share(t, file, own)
+		w.Berth(t, "image", "import", own, name)
+	}
+	for name, test := range map[string]func(*testing.T, *world, *testenv.User){
+		"user/refused": refusedToUsers, "user/ids": idsOfUsers, "user/client's address": clientsOfUsers, "user/survival": survivalOfUsers,
+		"user/way out": wayOutOfUsers, "user/own places": placesOfUsers,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Cleanup(func() { w.checkEmpty(t) })
+			test(t, w, machine.User)
+		})
+	}
+	play(t, w)
+}
+
+// share gives the user a file to read.
+func share(t *testing.T, from, to string) {
+	t.Helper()
+	content, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, content, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func refusedToUsers(t *testing.T, w *world, _ *testenv.User) {
+	for name, c := range map[string]struct {
+		args  []string
+		words string
+	}{
+		"VM":           {[]string{"--vm", "base", "true"}, "daemon that runs as root"},
+		"limit":        {[]string{"--memory", "64m", "base", "true"}, "cgroups"},
+		"host network": {[]string{"--network", "host", "base", "true"}, "publish ports"},
+		"low port":     {[]string{"-p", "81:80", "base", "true"}, "ip_unprivileged_port_start"},
+	} {
+		refused(t, name, w.Try(t.Context(), append([]string{"run", "--rm"}, c.args...)...), 125, c.words)
+	}
+	w.start(t, api.Container, "plain", "base", "sleep", "600")
+	for _, verb := range []string{"pause", "stats"} {
+		refused(t, verb, w.Try(t.Context(), verb, "plain"), 1, "plain", "no cgroups")
+	}
+	if info := w.Berth(t, "info"); !strings.Contains(info, "an ordinary user's") || !strings.Contains(info, "Cgroups:           none") {
+		t.Errorf("info:\n%s", info)
+	}
+}
+
+// idsOfUsers looks from outside at who a container's processes are, and at whose files
+// it makes.
+func idsOfUsers(t *testing.T, w *world, u *testenv.User) {
+	dir := filepath.Join(u.Home, "shared")
+	testenv.Shell(t, w.Machine, "mkdir "+dir)
+	w.start(t, api.Container, "ids", "-v", dir+":/shared", "base", "sh", "-c", "touch /shared/root /shared/other; chown 7:7 /shared/other; sleep 600")
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if _, err := os.Stat(filepath.Join(dir, "other")); err != nil {
+			return err
+		}
+		got := testenv.Shell(t, w.Machine, "cd "+dir+" && stat -c %u root other")
+		if want := fmt.Sprintf("%d\n%d", u.ID, testenv.SubordinateID+6); got != want {
+			return fmt.Errorf("files belong to %q, not %q", got, want)
+		}
+		return nil
+	})
+	testenv.Shell(t, w.Machine, "rm -f "+dir+"/*")
+	// As isolated as root's: in a user namespace below the daemon's, without rights there.
+	got := w.Berth(t, "exec", "ids", "sh", "-c", `grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\t'
+		mount -t tmpfs none /tmp 2>/dev/null || echo no mount
+		readlink /proc/self/ns/user`)
+	var own string
+	for _, pid := range w.PIDs(t, "berthd") {
+		if ns, err := os.Readlink("/proc/" + pid + "/ns/user"); err == nil {
+			own += ns
+		}
+	}
+	if !strings.HasPrefix(got, "NoNewPrivs:1\nSeccomp:2\nno mount\nuser:[") || strings.Contains(own, got[strings.Index(got, "user:["):]) {
+		t.Errorf("%q, and berthd is in %s", got, own)
+	}
+}
+
+// udpAnswer has this program answer each datagram with its sender's address, in a
+// container: busybox has no such server.
+const udpAnswer = "BERTH_TEST_UDP_ANSWER"
+
+func TestMain(m *testing.M) {
+	address := os.Getenv(udpAnswer)
+	if address == "" {
+		os.Exit(m.Run())
+	}
+	conn, err := net.ListenPacket("udp4", address)
+	for err == nil {
+		var n int
+		var from net.Addr
+		if n, from, err = conn.ReadFrom(make([]byte, 100)); n > 0 {
+			_, err = conn.WriteTo([]byte(from.String()), from)
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// clientsOfUsers has a neighbor of the host, and the host itself, call a published port.
+func clientsOfUsers(t *testing.T, w *world, u *testenv.User) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(u.Home, "answer")
+	share(t, self, program)
+	w.start(t, api.Container, "udp", "-p", "8093:53/udp", "-e", udpAnswer+"=:53", "-v", program+":/answer:ro", "base", "/answer")
+	w.start(t, api.Container, "tcp", "-p", "8092:80", "base", "httpd", "-f", "-v", "-h", "/etc")
+	address := w.Machine.Address()
+	get := testenv.Command{Argv: []string{"wget", "-T", "10", "-qO-", "http://" + address + ":8092/hostname"}}
+	udp := func(to string) testenv.Command {
+		// bash knows UDP; what comes in answer to one datagram is one line without an end.
+		return testenv.Command{Argv: []string{"bash", "-c", "exec 3<>/dev/udp/" + to + "/8093; for i in 1 2 3 4 5; do echo >&3; if read -t 2 -N 8 -u 3 a; then echo $a; exit; fi; done"}}
+	}
+	for _, c := range []struct {
+		name   string
+		from   testenv.Machine
+		client string
+	}{{"neighbor", w.Machine.Neighbor(), w.Machine.Neighbor().Address()}, {"host", w.Machine, address}} {
+		if r := c.from.Do(t.Context(), get); r.Exit != 0 {
+			t.Fatalf("%s: %s", c.name, r)
+		}
+		w.logged(t, "tcp", c.client+"]:")
+		if r := c.from.Do(t.Context(), udp(address)); !strings.HasPrefix(c.client, strings.TrimSpace(r.Stdout)) || r.Stdout == "" {
+			t.Errorf("%s: the container saw %q, not %s: %s", c.name, r.Stdout, c.client, r)
+		}
+	}
+	if r := w.Machine.Do(t.Context(), udp("127.0.0.1")); !strings.HasPrefix(r.Stdout, "10.") {
+		t.Errorf("from loopback the container saw %s, not the gateway", r)
+	}
+}
+
+// fetch is a line of shell that prints a page. The first process of a container ignores
+// signals, so it is not wget.
+func fetch(url string) string { return "timeout 3 wget -qO- " + url + "; exit $?" }
+
+// wayOutOfUsers has a container call a neighbor of the host, through pasta.
+func wayOutOfUsers(t *testing.T, w *world, _ *testenv.User) {
+	neighbor := w.Machine.Neighbor()
+	pid := testenv.Shell(t, neighbor, "busybox httpd -f -p 8095 -h /etc >/dev/null 2>&1 & echo $!")
+	t.Cleanup(func() { testenv.Shell(t, neighbor, "kill "+pid) })
+	want := testenv.Shell(t, neighbor, "cat /etc/hostname")
+	testenv.Eventually(t, 10*time.Second, func() error {
+		r := w.Try(t.Context(), "run", "--rm", "base", "sh", "-c", fetch("http://"+neighbor.Address()+":8095/hostname"))
+		if r.Stdout != want+"\n" {
+			return fmt.Errorf("the neighbor's page: %s", r)
+		}
+		return nil
+	})
+	// What listens on the host's loopback is not for containers.
+	testenv.Shell(t, w.Machine, "busybox httpd -p 127.0.0.1:8096 -h /etc")
+	t.Cleanup(func() {
+		testenv.Shell(t, w.Machine, "kill $(ss -Htlnp 'sport = 8096' | sed 's/.*pid=\\([0-9]*\\).*/\\1/')")
+	})
+	for _, to := range []string{"127.0.0.1", "100.127.255.1", "100.127.255.2"} {
+		if r := w.Try(t.Context(), "run", "--rm", "base", "sh", "-c", fetch("http://"+to+":8096/hostname")); r.Exit == 0 {
+			t.Errorf("a container reached the host's loopback by %s: %s", to, r)
+		}
+	}
+}
+
+// placesOfUsers starts a daemon and asks it without naming any place.
+func placesOfUsers(t *testing.T, w *world, u *testenv.User) {
+	bin := w.Machine.Programs()
+	got := testenv.Shell(t, w.Machine, bin+`/berthd >log 2>&1 & p=$!
+		for i in $(seq 100); do `+bin+`/berth version >/dev/null 2>&1 && break; sleep 0.1; done
+		`+bin+`/berth info; kill $p; wait $p; cat log`)
+	for _, want := range []string{"unix://" + u.Run + "/berth/berthd.sock", u.Home + "/.local/share/berth", u.Run + "/berth\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in %s", want, got)
+		}
+	}
+}
+
+// survivalOfUsers kills the daemon while a container runs and is called.
+func survivalOfUsers(t *testing.T, w *world, _ *testenv.User) {
+	w.start(t, api.Container, "lives", "-p", "8094:80", "base", "sh", "-c", "httpd -h /etc; trap 'exit 5' TERM; while :; do sleep 0.1; done")
+	w.start(t, api.Container, "ends", "base", "sh", "-c", "sleep 1; exit 6")
+	get := testenv.Command{Argv: []string{"wget", "-T", "10", "-qO-", "http://" + w.Machine.Address() + ":8094/hostname"}}
+	w.Kill(t)
+	if r := w.Machine.Neighbor().Do(t.Context(), get); r.Exit != 0 {
+		t.Errorf("while berthd is away: %s", r)
+	}
+	// What keeps the namespaces and leads the ports may die too: the next daemon has
+	// the instances' own namespaces kept, and led into, anew.
+	for _, pid := range w.PIDs(t, "berth-rootless") {
+		w.Machine.Do(t.Context(), testenv.Command{Argv: []string{"kill", "-9", pid}})
+		w.WaitGone(t, pid)
+	}
+	w.Start(t)
+	expect(t, "wait", w.Try(t.Context(), "wait", "ends"), 0, "6\n")
+	if r := w.Machine.Neighbor().Do(t.Context(), get); r.Exit != 0 {
+		t.Errorf("after berthd's return: %s", r)
+	}
+	w.Berth(t, "stop", "lives")
+	expect(t, "wait", w.Try(t.Context(), "wait", "lives"), 0, "5\n")
+	// With nothing left to keep, all that was started ends with the daemon.
+	w.Berth(t, "rm", "ends", "lives")
+	w.Stop(t)
+	for _, pid := range w.PIDs(t, "berth-rootless") {
+		w.WaitGone(t, pid)
+	}
+	w.Start(t)
+}
