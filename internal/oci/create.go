@@ -109,7 +109,7 @@ func (k *creator) create(ctx context.Context) error {
 		return err
 	}
 	defer stop()
-	for _, step := range []func() error{k.completeCgroups, k.instruct, k.converse} {
+	for _, step := range []func() error{k.completeCgroups, k.keepConfig, k.instruct, k.converse} {
 		if err := step(); err != nil {
 			return errors.Join(ctx.Err(), k.explain(err))
 		}
@@ -208,7 +208,7 @@ func delegate(s *specs.Spec) (uid int, ok bool) {
 	return 0, false
 }
 
-// makeRecord writes the first state.json, without a pid, and config.json.
+// makeRecord writes the first state.json, without a pid.
 func (k *creator) makeRecord() error {
 	if k.rec.ID != "" {
 		return nil
@@ -221,10 +221,13 @@ func (k *creator) makeRecord() error {
 	if k.group != nil {
 		k.rec.Cgroups = k.group.Paths()
 	}
-	if err := os.WriteFile(k.dir.file(configFile), k.b.Raw, 0o600); err != nil {
-		return err
-	}
 	return k.dir.writeRecord(&k.rec)
+}
+
+// keepConfig keeps the specification that the container is made of: later commands
+// must not depend on the bundle.
+func (k *creator) keepConfig() error {
+	return os.WriteFile(k.dir.file(configFile), k.b.Raw, 0o600)
 }
 
 // makeStartSocket listens where start will knock. The stage inherits the socket;
