@@ -50,6 +50,7 @@ func newSuite(t *testing.T) *suite {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { removeCgroups(t) })
 	// A peer's container in a user namespace must be able to reach its root filesystem.
 	if err := os.Chmod(s.temp, 0o711); err != nil {
 		t.Fatal(err)
@@ -60,6 +61,21 @@ func newSuite(t *testing.T) *suite {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// removeCgroups removes the cgroups that the programs name. The container's own go with
+// it; those above stay, as runtimes must let them, for others may be in there.
+func removeCgroups(t *testing.T) {
+	for _, name := range []string{"testdir/cgrouptest", "testdir", "cgrouptest"} {
+		for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+			dirs, _ := filepath.Glob(pattern + name)
+			for _, dir := range dirs {
+				if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) { // a hierarchy may have two names
+					t.Errorf("left by the suite: %v", err)
+				}
+			}
+		}
+	}
 }
 
 // command runs go with the pinned module.
