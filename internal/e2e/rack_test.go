@@ -13,6 +13,7 @@ import (
 var rackScenarios = []scenario{
 	{"hardware virtualization", rackOnly, vms, hardware},
 	{"AppArmor does not disturb", rackOnly, containers, appArmor},
+	{"killed before berthd", rackOnly, containers, killedFirst},
 	{"power cut", rackOnly, nil, powerCut},
 }
 
@@ -29,6 +30,25 @@ func appArmor(t *testing.T, w *world, kind api.Kind) {
 	r := w.Try(t.Context(), run(kind, "--rm", "base", "cat", "/proc/self/attr/current")...)
 	if r.Exit != 0 {
 		t.Errorf("run: %s", r)
+	}
+}
+
+// killedFirst has berthd and its keeper spared when memory ends, as its unit does:
+// instances and commands are not. Only here may a test lower the score.
+func killedFirst(t *testing.T, w *world, kind api.Kind) {
+	score := func(value string) {
+		for _, pid := range append(w.PIDs(t, "berthd"), w.PIDs(t, "berth-keeper")...) {
+			testenv.Shell(t, w.Machine, "echo "+value+" >/proc/"+pid+"/oom_score_adj || ! test -d /proc/"+pid)
+		}
+	}
+	score("-500")
+	t.Cleanup(func() { score("0") })
+	for _, name := range []string{"first", "second"} { // a runtime may have waited since before
+		w.start(t, kind, name, "base", "sh", "-c", "cat /proc/self/oom_score_adj; sleep 600")
+		if said := w.logged(t, name, "\n"); said != "0\n" {
+			t.Errorf("the entrypoint has %q", said)
+		}
+		expect(t, "exec", w.Try(t.Context(), "exec", name, "cat", "/proc/self/oom_score_adj"), 0, "0\n")
 	}
 }
 

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,6 +46,9 @@ func Launch(plan *Plan) error {
 			return err
 		}
 	}
+	if err := unspare(); err != nil {
+		return err
+	}
 	if os.Getuid() == 0 {
 		if err := confine(plan); err != nil {
 			return err
@@ -58,6 +62,17 @@ func Launch(plan *Plan) error {
 	}
 	err := syscall.Exec(plan.Args[0], plan.Args, []string{"PATH=/usr/bin:/bin", "LC_ALL=C"})
 	return &os.PathError{Op: "execute", Path: plan.Args[0], Err: err}
+}
+
+// unspare makes this process as likely as any other to be killed when memory ends:
+// berthd and its keeper are spared, and pass that on.
+func unspare() error {
+	const file = "/proc/self/oom_score_adj"
+	score, err := os.ReadFile(file)
+	if err != nil || !bytes.HasPrefix(score, []byte("-")) {
+		return err
+	}
+	return os.WriteFile(file, []byte("0"), 0o644)
 }
 
 // DecodePlan reads what Encode wrote.

@@ -66,6 +66,7 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 			Capabilities:    caps,
 			Rlimits:         limits,
 			NoNewPrivileges: !p.Spec.Security.NewPrivs,
+			OOMScoreAdj:     new(int), // berthd is spared when memory ends, not what it runs
 		},
 		Linux: &specs.Linux{
 			Namespaces:  namespaces(p),
