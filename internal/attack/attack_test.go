@@ -15,7 +15,7 @@ type attack struct {
 	name     string // of the subtest, and in the table
 	cves     string
 	slow     bool // repeats for seconds
-	carryOut func(a *arena) verdict
+	carryOut func(a *testbed) verdict
 }
 
 // class groups attacks on one weakness.
@@ -86,8 +86,8 @@ func message(text string) string {
 }
 
 // against carries an attack out against a runtime and compares the host.
-func (k attack) against(t testing.TB, rt contestant) verdict {
-	a := newArena(t, rt)
+func (k attack) against(t testing.TB, rt subject) verdict {
+	a := newTestbed(t, rt)
 	before := a.host()
 	v := k.carryOut(a)
 	a.end()

@@ -25,7 +25,7 @@ const overwrite = `exec 9</proc/self/exe; exec /bin/busybox sh -c 'i=0
 
 // trojan makes /bin/ash of the image the runtime itself. A runtime that is
 // linked dynamically then loads the image's dynamic linker, which is a shell.
-func (a *arena) trojan() {
+func (a *testbed) trojan() {
 	a.must(os.Symlink("/proc/self/exe", a.rootfs("bin/ash")))
 	for _, linker := range []string{"lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-aarch64.so.1"} {
 		a.must(os.Link(a.rootfs("bin/busybox"), a.rootfs(linker)))
@@ -33,19 +33,19 @@ func (a *arena) trojan() {
 	a.must(os.WriteFile(a.rootfs("evil"), []byte("#!/bin/ash\n"+overwrite), 0o755))
 }
 
-func entrypointIsRuntime(a *arena) verdict {
+func entrypointIsRuntime(a *testbed) verdict {
 	a.trojan()
 	a.spec.Process.Args = []string{"/bin/ash", "-c", overwrite}
 	return a.tryOverwrite()
 }
 
-func interpreterIsRuntime(a *arena) verdict {
+func interpreterIsRuntime(a *testbed) verdict {
 	a.trojan()
 	a.spec.Process.Args = []string{"/evil"}
 	return a.tryOverwrite()
 }
 
-func (a *arena) tryOverwrite() verdict {
+func (a *testbed) tryOverwrite() verdict {
 	if r := a.start(); r.code != 0 {
 		return refusal(r.stderr)
 	}
@@ -60,7 +60,7 @@ func (a *arena) tryOverwrite() verdict {
 	return held()
 }
 
-func execIsRuntime(a *arena) verdict {
+func execIsRuntime(a *testbed) verdict {
 	a.trojan()
 	a.shell("sleep 100")
 	if r := a.start(); r.code != 0 {
@@ -74,7 +74,7 @@ func execIsRuntime(a *arena) verdict {
 
 // overwrittenFromBeside writes to whatever other processes run as while the
 // runtime enters the container.
-func overwrittenFromBeside(a *arena) verdict {
+func overwrittenFromBeside(a *testbed) verdict {
 	a.shell(`echo started; while :; do for f in /proc/[0-9]*/exe; do case "$(readlink $f)" in *busybox*) ;; *) echo OWNED >$f;; esac; done; done 2>/dev/null`)
 	if r := a.start(); r.code != 0 {
 		return refusal(r.stderr)

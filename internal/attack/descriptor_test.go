@@ -24,7 +24,7 @@ const firstDescriptor, lastDescriptor = 3, 64
 
 // reach reads the victim's file by way of the working directory, and tells where
 // that is.
-func (a *arena) reach() string {
+func (a *testbed) reach() string {
 	return "echo started; cat ./../../../../../../../../.." + a.victim + "/secret 2>/dev/null; readlink /proc/self/cwd"
 }
 
@@ -41,7 +41,7 @@ func judgeCwd(cwd string, r result) verdict {
 	return held()
 }
 
-func cwdOfRun(a *arena) verdict {
+func cwdOfRun(a *testbed) verdict {
 	a.shell(a.reach())
 	var tries []verdict
 	for fd := firstDescriptor; fd <= lastDescriptor; fd++ {
@@ -51,7 +51,7 @@ func cwdOfRun(a *arena) verdict {
 	return worst(tries)
 }
 
-func cwdOfExec(a *arena) verdict {
+func cwdOfExec(a *testbed) verdict {
 	a.shell("sleep 100")
 	if r := a.start(); r.code != 0 {
 		return refusal(r.stderr)
@@ -65,7 +65,7 @@ func cwdOfExec(a *arena) verdict {
 }
 
 // cwdByLink hides the descriptor behind a link of the image, and goes up from it.
-func cwdByLink(a *arena) verdict {
+func cwdByLink(a *testbed) verdict {
 	a.shell(a.reach())
 	var tries []verdict
 	for fd := firstDescriptor; fd < 16; fd++ {
@@ -79,7 +79,7 @@ func cwdByLink(a *arena) verdict {
 
 // leakedDescriptors hands the runtime descriptors of the host that nobody asked
 // to preserve, and lists what the container's processes have.
-func leakedDescriptors(a *arena) verdict {
+func leakedDescriptors(a *testbed) verdict {
 	var leaks []*os.File
 	for _, path := range []string{"/", a.victim, filepath.Join(a.victim, "secret")} {
 		f, err := os.Open(path)
@@ -99,7 +99,7 @@ func leakedDescriptors(a *arena) verdict {
 }
 
 // onlyStreams allows a process the standard streams and nothing else.
-func (a *arena) onlyStreams(who string, pid int) verdict {
+func (a *testbed) onlyStreams(who string, pid int) verdict {
 	testenv.Eventually(a.t, patience, func() error { // until then it is the runtime still
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err == nil && !strings.HasPrefix(string(text), "sleep") {
@@ -123,7 +123,7 @@ func (a *arena) onlyStreams(who string, pid int) verdict {
 
 // descriptorsFromBeside tries every directory that a process entering the
 // container has in hand.
-func descriptorsFromBeside(a *arena) verdict {
+func descriptorsFromBeside(a *testbed) verdict {
 	a.shell(`echo started; while :; do for p in /proc/[0-9]*; do for d in $p/fd/* $p/cwd $p/root; do
 		cat $d` + a.victim + `/secret $d/../../../../../../..` + a.victim + `/secret && echo by $d; done; done; done 2>/dev/null`)
 	if r := a.start(); r.code != 0 {

@@ -13,9 +13,9 @@ import (
 // deviceAttacks put links where the runtime looks for devices.
 var deviceAttacks = []attack{
 	{"/dev/null is a link", "CVE-2025-31133", false, nullIsLink},
-	{"/dev/null is a link, user namespace", "CVE-2025-31133", false, func(a *arena) verdict { a.userNamespace(); return nullIsLink(a) }},
+	{"/dev/null is a link, user namespace", "CVE-2025-31133", false, func(a *testbed) verdict { a.userNamespace(); return nullIsLink(a) }},
 	{"devices are links to the host", "CVE-2025-31133, CVE-2024-45310", false, devicesAreLinks},
-	{"devices are links to the host, user namespace", "CVE-2025-31133, CVE-2024-45310", false, func(a *arena) verdict { a.userNamespace(); return devicesAreLinks(a) }},
+	{"devices are links to the host, user namespace", "CVE-2025-31133, CVE-2024-45310", false, func(a *testbed) verdict { a.userNamespace(); return devicesAreLinks(a) }},
 	{"/dev/console is a link", "CVE-2025-52565", false, consoleIsLink},
 	{"/dev/pts/N is a link", "CVE-2025-52565", false, ptsIsLink},
 	{"/dev/null swapped while containers start", "CVE-2025-31133", true, nullSwapped},
@@ -36,13 +36,13 @@ const lookAtMasks = `echo started
 	true`
 
 // masks asks for what docker asks for.
-func (a *arena) masks() {
+func (a *testbed) masks() {
 	a.spec.Linux.MaskedPaths = []string{"/proc/kcore", "/proc/keys", "/sys/firmware"}
 	a.spec.Linux.ReadonlyPaths = []string{"/proc/sys", "/proc/sysrq-trigger"}
 	a.shell(lookAtMasks)
 }
 
-func (a *arena) judgeMasks(r result) verdict {
+func (a *testbed) judgeMasks(r result) verdict {
 	switch {
 	case !r.started() && r.code == 0:
 		return fall("it ran with its output led to where the image's link points")
@@ -68,7 +68,7 @@ func line(text, part string) string {
 	return ""
 }
 
-func nullIsLink(a *arena) verdict {
+func nullIsLink(a *testbed) verdict {
 	a.masks()
 	a.withoutDev()
 	a.must(os.Symlink(sensitive, a.rootfs("dev/null")))
@@ -76,7 +76,7 @@ func nullIsLink(a *arena) verdict {
 }
 
 // devicesAreLinks leads every default device out of the image.
-func devicesAreLinks(a *arena) verdict {
+func devicesAreLinks(a *testbed) verdict {
 	a.masks()
 	a.withoutDev()
 	up := strings.Repeat("../", 20)
@@ -92,7 +92,7 @@ func devicesAreLinks(a *arena) verdict {
 	return worst(tries)
 }
 
-func consoleIsLink(a *arena) verdict {
+func consoleIsLink(a *testbed) verdict {
 	a.masks()
 	a.withoutDev()
 	a.must(os.Symlink(sensitive, a.rootfs("dev/console")))
@@ -101,7 +101,7 @@ func consoleIsLink(a *arena) verdict {
 	return a.judgeMasks(a.runTerminal())
 }
 
-func ptsIsLink(a *arena) verdict {
+func ptsIsLink(a *testbed) verdict {
 	a.masks()
 	a.withoutDev()
 	a.must(os.Mkdir(a.rootfs("dev/pts"), 0o755))
@@ -114,7 +114,7 @@ func ptsIsLink(a *arena) verdict {
 
 // nullSwapped swaps /dev/null of a directory that containers share while they
 // start.
-func nullSwapped(a *arena) verdict {
+func nullSwapped(a *testbed) verdict {
 	a.masks()
 	a.withoutDev()
 	dev := filepath.Join(a.dir, "dev")
@@ -132,7 +132,7 @@ func nullSwapped(a *arena) verdict {
 
 // devicesAsStreams runs as a user with a device of the host as standard input:
 // whoever becomes its owner can take it away from everybody.
-func devicesAsStreams(a *arena) verdict {
+func devicesAsStreams(a *testbed) verdict {
 	a.shell("echo started")
 	a.spec.Process.User = specs.User{UID: 1000, GID: 1000}
 	var tries []verdict

@@ -3,20 +3,64 @@ package attack
 import (
 	"archive/tar"
 	"bytes"
-	"context"
-	"errors"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
+	"strings"
 	"testing"
-	"time"
+	"unicode"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/berthcloud/berth/internal/image"
 	"github.com/berthcloud/berth/internal/testenv"
 )
+
+// engineAttack is an attack on the whole of Berth, from an image or a container.
+type engineAttack struct {
+	name, cves string
+	carryOut   func(e *engine) verdict
+}
+
+// engineClass groups attacks on one weakness.
+type engineClass struct {
+	name    string
+	attacks []engineAttack
+}
+
+// engineClasses are all attacks on an engine.
+func engineClasses() []engineClass {
+	return []engineClass{
+		{"An image's config reaches the host", configAttacks()},
+		{"The daemon's rights reach a container", rightsAttacks()},
+		{"The host acts on a container's files", fileAttacks()},
+		{"A container uses up what others need", exhaustionAttacks()},
+	}
+}
+
+// engine is a daemon with a neighbor whom no attack may disturb, and a directory
+// of the host that no container has.
+type engine struct {
+	*testenv.Daemon
+	t      *testing.T
+	victim string
+}
+
+func newEngine(t *testing.T) *engine {
+	t.Helper()
+	e := &engine{Daemon: newBerth(t), t: t, victim: testenv.Dir(t)}
+	if err := os.WriteFile(filepath.Join(e.victim, "secret"), []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.Berth(t, "run", "-d", "--name", "neighbor", "--network", "none", "base", "sh", "-c", "echo alive; exec sleep 3600")
+	return e
+}
 
 // newBerth starts a daemon that has the image "base".
 func newBerth(t *testing.T) *testenv.Daemon {
@@ -44,96 +88,130 @@ func newBerth(t *testing.T) *testenv.Daemon {
 	return d
 }
 
-// docker is a dockerd of the test's own.
-type docker struct {
-	t      *testing.T
-	socket string
-}
-
-// newDocker starts a dockerd with an image "base" of one busybox, in a mount
-// namespace of its own. It has no network: none of what it is asked needs one.
-func newDocker(t *testing.T) *docker {
-	t.Helper()
-	for _, program := range []string{"dockerd", "containerd", "docker"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("%s is not installed", program)
+// against carries an attack out, and looks at the neighbor and at the host.
+func (e *engine) against(t *testing.T, k engineAttack) verdict {
+	e.t = t
+	before := e.host()
+	v := k.carryOut(e)
+	if v.outcome == fell {
+		return v
+	}
+	after := e.host()
+	for name, was := range before {
+		if now := after[name]; now != was {
+			return fall("%s was %q and is %q", name, was, now)
 		}
 	}
-	dir := testenv.Dir(t)
-	d := &docker{t: t, socket: "unix://" + dir + "/sock"}
-	log, err := os.Create(filepath.Join(dir, "log"))
+	return v
+}
+
+// host is what no attack may change.
+func (e *engine) host() map[string]string {
+	state := map[string]string{}
+	for _, path := range watched() {
+		if text, err := os.ReadFile(path); err == nil {
+			state[path] = string(text)
+		}
+	}
+	programs, err := filepath.Glob(filepath.Join(e.Machine.Programs(), "*"))
 	if err != nil {
-		t.Fatal(err)
+		e.t.Fatal(err)
 	}
-	defer log.Close()
-	daemon := exec.Command("unshare", "--mount", "--net", "dockerd", "--data-root", dir+"/root", "--exec-root", dir+"/run",
-		"-H", d.socket, "--pidfile", dir+"/pid", "--cgroup-parent", "/"+testenv.Name(t), "--bridge", "none", "--iptables=false")
-	daemon.Stdout, daemon.Stderr = log, log
-	if err := daemon.Start(); err != nil {
-		t.Fatal(err)
+	for _, path := range append(programs, filepath.Join(e.victim, "secret")) {
+		text, err := os.ReadFile(path)
+		state[path] = fmt.Sprintf("%x %v", sha256.Sum256(text), err)
 	}
-	t.Cleanup(func() {
-		_ = daemon.Process.Signal(syscall.SIGTERM)
-		_ = daemon.Wait()
-		// It leaves the parent of its containers' cgroups.
-		parents, _ := filepath.Glob("/sys/fs/cgroup/*/" + testenv.Name(t))
-		for _, parent := range append(parents, filepath.Join("/sys/fs/cgroup", testenv.Name(t))) {
-			_ = os.Remove(parent)
-		}
-	})
-	testenv.Eventually(t, time.Minute, func() error {
-		if r := d.try(nil, "version"); r.Exit != 0 {
-			text, _ := os.ReadFile(log.Name())
-			return fmt.Errorf("dockerd does not answer: %s", text[max(0, len(text)-1000):])
-		}
-		return nil
-	})
-	if r := d.try(busyboxArchive(t), "import", "-", "base"); r.Exit != 0 {
-		t.Fatalf("docker import: %s", r)
-	}
-	return d
+	entries, err := os.ReadDir(e.victim)
+	state["victim"] = fmt.Sprint(len(entries), err)
+	r := e.Try(e.t.Context(), "exec", "neighbor", "sh", "-c", "echo x >/tmp/x && cat /tmp/x")
+	state["the neighbor"] = r.String()
+	state["instances"] = e.Berth(e.t, "ps", "-a", "--format", "{{.Names}}")
+	state["images"] = e.Berth(e.t, "images", "--format", "{{.Name}}")
+	return state
 }
 
-// try runs a docker command.
-func (d *docker) try(stdin io.Reader, args ...string) testenv.Result {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.t.Context()), time.Minute)
-	defer cancel()
-	// The distribution's own client: another that comes first may not fit its daemon.
-	cli := "/usr/bin/docker"
-	if _, err := os.Stat(cli); err != nil {
-		cli = "docker"
-	}
-	cmd := exec.CommandContext(ctx, cli, append([]string{"-H", d.socket}, args...)...)
-	cmd.Stdin = stdin
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	r := testenv.Result{Stdout: out.String(), Stderr: errs.String(), Exit: cmd.ProcessState.ExitCode()}
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		r.Err = err
-	}
-	return r
+// run runs a container of an image to its end.
+func (e *engine) run(args ...string) testenv.Result {
+	return e.Try(e.t.Context(), append([]string{"run", "--rm", "--network", "none"}, args...)...)
 }
 
-// busyboxArchive is a root filesystem of one program.
-func busyboxArchive(t *testing.T) io.Reader {
-	t.Helper()
+// hostile imports an image of busybox with a config and further files, and calls
+// try with its name. An image that is refused has withstood.
+func (e *engine) hostile(config v1.Config, files []tar.Header, try func(image string) verdict) verdict {
+	e.t.Helper()
+	const hostile = "hostile"
+	r := e.TryInput(e.t.Context(), e.archive(config, files), "image", "import", "-q", "-", hostile)
+	if strings.ContainsFunc(r.Stdout+r.Stderr, isControl) {
+		return fall("the import writes control characters to the terminal: %q", r.Stdout+r.Stderr)
+	}
+	if r.Exit != 0 {
+		return refusal(r.Stderr)
+	}
+	defer e.Berth(e.t, "image", "rm", hostile)
+	return try(hostile)
+}
+
+func isControl(c rune) bool { return unicode.IsControl(c) && c != '\n' && c != '\t' }
+
+// archive is a docker archive of the image.
+func (e *engine) archive(config v1.Config, files []tar.Header) io.Reader {
+	e.t.Helper()
 	busybox, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		t.Skip("needs busybox-static")
+	e.must(err)
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	e.must(w.WriteHeader(&tar.Header{Name: "bin/busybox", Mode: 0o755, Size: int64(len(busybox))}))
+	_, err = w.Write(busybox)
+	e.must(err)
+	for applet := range strings.FieldsSeq("sh id cat echo sleep") {
+		e.must(w.WriteHeader(&tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"}))
 	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, err := range []error{
-		w.WriteHeader(&tar.Header{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777}),
-		w.WriteHeader(&tar.Header{Name: "bin/busybox", Mode: 0o755, Size: int64(len(busybox))}),
-		func() error { _, err := w.Write(busybox); return err }(),
-		w.WriteHeader(&tar.Header{Name: "bin/sh", Typeflag: tar.TypeSymlink, Linkname: "busybox"}),
-		w.Close(),
-	} {
-		if err != nil {
-			t.Fatal(err)
+	for _, f := range files {
+		e.must(w.WriteHeader(&f))
+		_, err := io.CopyN(w, zeros{}, f.Size)
+		e.must(err)
+	}
+	e.must(w.Close())
+	img, err := mutate.AppendLayers(empty.Image, e.layer(layer.Bytes()))
+	e.must(err)
+	img, err = mutate.Config(img, config)
+	e.must(err)
+	var archive bytes.Buffer
+	e.must(tarball.Write(name.MustParseReference("hostile:latest"), img, &archive))
+	return &archive
+}
+
+func (e *engine) layer(data []byte) v1.Layer {
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
+	e.must(err)
+	return layer
+}
+
+func (e *engine) must(err error) {
+	e.t.Helper()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// zeros never ends.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// TestEngine attacks Berth from images and containers.
+func TestEngine(t *testing.T) {
+	testenv.Check(t)
+	e := newEngine(t)
+	for _, c := range engineClasses() {
+		for _, k := range c.attacks {
+			t.Run(k.name, func(t *testing.T) {
+				if v := e.against(t, k); v.outcome == fell {
+					t.Errorf("%s: %s", c.name, v)
+				} else {
+					t.Log(v)
+				}
+			})
 		}
 	}
-	return &b
 }

@@ -17,13 +17,13 @@ import (
 // privilegeAttacks use rights that nobody granted.
 var privilegeAttacks = []attack{
 	{"capabilities", "CVE-2022-27649, CVE-2022-29162", false, capabilities},
-	{"capabilities, user namespace", "CVE-2022-27649, CVE-2022-29162", false, func(a *arena) verdict { a.userNamespace(); return capabilities(a) }},
+	{"capabilities, user namespace", "CVE-2022-27649, CVE-2022-29162", false, func(a *testbed) verdict { a.userNamespace(); return capabilities(a) }},
 	{"state directory", "CVE-2024-25621", false, stateDirectory},
 }
 
 // capabilities compares every set of the first process, of a command and of a
 // user's command with what was asked for, together with the other confinement.
-func capabilities(a *arena) verdict {
+func capabilities(a *testbed) verdict {
 	a.spec.Process.NoNewPrivileges = true
 	a.spec.Process.Capabilities = &specs.LinuxCapabilities{
 		Bounding:  []string{"CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW"},
@@ -48,7 +48,7 @@ func capabilities(a *arena) verdict {
 }
 
 // exec runs a command with what was asked for the first process, as engines do.
-func (a *arena) exec(user specs.User, args ...string) result {
+func (a *testbed) exec(user specs.User, args ...string) result {
 	process := *a.spec.Process
 	process.Args, process.User = args, user
 	raw, err := json.Marshal(process)
@@ -86,7 +86,7 @@ func confinedAs(who, status string, want map[string]string) verdict {
 
 // stateDirectory looks as nobody for anything of a running container that can be
 // read or entered.
-func stateDirectory(a *arena) verdict {
+func stateDirectory(a *testbed) verdict {
 	a.spec.Process.Args = []string{"sleep", "100"}
 	if r := a.start(); r.code != 0 {
 		return refusal(r.stderr)

@@ -12,15 +12,15 @@ import (
 // procAttacks lead the runtime's own writes to /proc elsewhere, so that a label
 // or a setting is lost, or lands where it does harm.
 var procAttacks = []attack{
-	{"/proc is a link", "CVE-2019-19921, CVE-2023-27561, CVE-2023-28642", false, func(a *arena) verdict { return a.filesystemIsLink("proc") }},
-	{"/sys is a link", "CVE-2023-28642", false, func(a *arena) verdict { return a.filesystemIsLink("sys") }},
+	{"/proc is a link", "CVE-2019-19921, CVE-2023-27561, CVE-2023-28642", false, func(a *testbed) verdict { return a.filesystemIsLink("proc") }},
+	{"/sys is a link", "CVE-2023-28642", false, func(a *testbed) verdict { return a.filesystemIsLink("sys") }},
 	{"a mount inside /proc", "CVE-2019-16884, CVE-2025-52881", false, mountInProc},
 	{"a mount on a link into /proc", "CVE-2019-16884, CVE-2025-52881", false, mountOnLinkToProc},
 	{"shared mounts swapped while containers start", "CVE-2025-52881, CVE-2019-19921", true, procSwapped},
 }
 
 // filesystemIsLink leads /proc or /sys to a directory that the image filled.
-func (a *arena) filesystemIsLink(name string) verdict {
+func (a *testbed) filesystemIsLink(name string) verdict {
 	a.must(os.RemoveAll(a.rootfs(name)))
 	a.must(os.MkdirAll(a.rootfs("evil/self/attr/apparmor"), 0o755))
 	a.must(os.MkdirAll(a.rootfs("evil/sys/net/ipv4"), 0o755))
@@ -40,7 +40,7 @@ func (a *arena) filesystemIsLink(name string) verdict {
 // hidden are files of /proc that the kernel or the runtime rely on.
 var hiddenTargets = []string{"/proc/self", "/proc/self/attr", "/proc/1/attr/apparmor/exec", "/proc/sys/kernel", "/proc/self/exe", "/proc/thread-self/attr/exec"}
 
-func mountInProc(a *arena) verdict {
+func mountInProc(a *testbed) verdict {
 	a.shell("echo started; mount | grep ' /proc/'")
 	var tries []verdict
 	for _, dest := range hiddenTargets {
@@ -51,7 +51,7 @@ func mountInProc(a *arena) verdict {
 	return worst(tries)
 }
 
-func mountOnLinkToProc(a *arena) verdict {
+func mountOnLinkToProc(a *testbed) verdict {
 	a.shell("echo started; mount | grep ' /proc/'")
 	var tries []verdict
 	for _, target := range hiddenTargets {
@@ -65,7 +65,7 @@ func mountOnLinkToProc(a *arena) verdict {
 }
 
 // coverings are mounts that would hide what is at dest.
-func (a *arena) coverings(dest string) []specs.Mount {
+func (a *testbed) coverings(dest string) []specs.Mount {
 	return []specs.Mount{
 		{Destination: dest, Type: "tmpfs", Source: "tmpfs"},
 		{Destination: dest, Type: "bind", Source: a.victim, Options: []string{"bind"}},
@@ -74,7 +74,7 @@ func (a *arena) coverings(dest string) []specs.Mount {
 }
 
 // judgeCovering runs with one more mount.
-func (a *arena) judgeCovering(m specs.Mount) verdict {
+func (a *testbed) judgeCovering(m specs.Mount) verdict {
 	kept := a.spec.Mounts
 	defer func() { a.spec.Mounts = kept }()
 	a.spec.Mounts = append(slices.Clip(kept), m)
@@ -90,7 +90,7 @@ func (a *arena) judgeCovering(m specs.Mount) verdict {
 
 // procSwapped races with a directory that containers share, and compares what
 // they got with what was asked for: capabilities, seccomp, a sysctl.
-func procSwapped(a *arena) verdict {
+func procSwapped(a *testbed) verdict {
 	shared := filepath.Join(a.dir, "shared")
 	a.must(os.MkdirAll(filepath.Join(shared, "a"), 0o755))
 	a.must(os.Symlink("/proc/self/attr", filepath.Join(shared, "b")))

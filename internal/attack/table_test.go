@@ -32,7 +32,7 @@ func TestTable(t *testing.T) {
 		t.Skip("make attacks asks for it")
 	}
 	var r report
-	all := append([]contestant{berthOCI(t)}, peers()...)
+	all := append([]subject{berthOCI(t)}, peers()...)
 	t.Run("runtimes", func(t *testing.T) { r.attackRuntimes(t, all) })
 	t.Run("engine", r.attackEngine)
 	t.Run("defaults", r.compareDefaults)
@@ -45,7 +45,7 @@ func TestTable(t *testing.T) {
 }
 
 // attackRuntimes attacks the runtimes, one attack after the other.
-func (r *report) attackRuntimes(t *testing.T, all []contestant) {
+func (r *report) attackRuntimes(t *testing.T, all []subject) {
 	s := &r.runtimes
 	var names []string
 	for _, rt := range all {
@@ -71,14 +71,14 @@ func (r *report) attackRuntimes(t *testing.T, all []contestant) {
 
 // attackEngine attacks Berth from images and containers.
 func (r *report) attackEngine(t *testing.T) {
-	s, h := &r.engine, newHouse(t)
+	s, e := &r.engine, newEngine(t)
 	s.row("attack", "past cases", "Berth")
 	s.row("---", "---", "---")
-	for _, c := range insides() {
+	for _, c := range engineClasses() {
 		s.row("**"+c.name+"**", "", "")
 		for _, k := range c.attacks {
 			t.Run(k.name, func(t *testing.T) {
-				v := h.against(t, k)
+				v := e.against(t, k)
 				s.row(k.name, k.cves, string(v.outcome))
 				s.note(k.name, v)
 			})
@@ -157,7 +157,7 @@ Written by ` + "`make attacks`" + `, which carries out every attack of ` + "`int
 Races are tried a hundred times; one that nobody won is counted as withstood.
 `
 
-func (r *report) write(w io.Writer, all []contestant) {
+func (r *report) write(w io.Writer, all []subject) {
 	var versions []string
 	for _, rt := range all {
 		versions = append(versions, rt.version())

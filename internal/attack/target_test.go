@@ -20,7 +20,7 @@ var targetAttacks = []attack{
 
 // outward leads names of the image to the victim's directory in every way a
 // link can.
-func (a *arena) outward() (dests []string) {
+func (a *testbed) outward() (dests []string) {
 	up := strings.Repeat("../", 20)
 	for name, target := range map[string]string{
 		"abs": a.victim, "rel": up + a.victim, "dir": up, "dangling": up + a.victim + "/made", "magic": "/proc/self/root" + a.victim,
@@ -30,7 +30,7 @@ func (a *arena) outward() (dests []string) {
 	return []string{"/abs/in", "/rel/in", "/dir" + a.victim + "/in", "/dangling/in", up + a.victim + "/in", "/dangling", "/magic/in"}
 }
 
-func targetsAreLinks(a *arena) verdict {
+func targetsAreLinks(a *testbed) verdict {
 	a.shell("echo started")
 	var tries []verdict
 	kept := a.spec.Mounts
@@ -44,14 +44,14 @@ func targetsAreLinks(a *arena) verdict {
 }
 
 // judgeStart runs the container; the host tells the rest.
-func (a *arena) judgeStart() verdict {
+func (a *testbed) judgeStart() verdict {
 	if r := a.run(); !r.started() {
 		return refusal(r.stderr)
 	}
 	return held()
 }
 
-func madeBelowLinks(a *arena) verdict {
+func madeBelowLinks(a *testbed) verdict {
 	a.shell("echo started")
 	var tries []verdict
 	for _, dest := range a.outward() {
@@ -68,7 +68,7 @@ func madeBelowLinks(a *arena) verdict {
 
 // swapped makes a directory that containers share, in which "a" is a directory
 // and a link to target in turns.
-func (a *arena) swapped(target string) (stop func()) {
+func (a *testbed) swapped(target string) (stop func()) {
 	shared := filepath.Join(a.dir, "shared")
 	a.must(os.MkdirAll(filepath.Join(shared, "a"), 0o755))
 	a.must(os.Symlink(target, filepath.Join(shared, "b")))
@@ -76,7 +76,7 @@ func (a *arena) swapped(target string) (stop func()) {
 	return exchange(filepath.Join(shared, "a"), filepath.Join(shared, "b"))
 }
 
-func targetSwapped(a *arena) verdict {
+func targetSwapped(a *testbed) verdict {
 	a.shell("echo started")
 	defer a.swapped(strings.Repeat("../", 20) + a.victim)()
 	a.spec.Mounts = append(a.spec.Mounts, specs.Mount{Destination: "/vol/a/in", Type: "tmpfs", Source: "tmpfs"},
@@ -90,7 +90,7 @@ func targetSwapped(a *arena) verdict {
 
 // madeWhileSwapped has the runtime make a path of many elements below the swapped
 // one.
-func madeWhileSwapped(a *arena) verdict {
+func madeWhileSwapped(a *testbed) verdict {
 	a.shell("echo started")
 	defer a.swapped(strings.Repeat("../", 20) + a.victim)()
 	a.spec.Mounts = append(a.spec.Mounts,

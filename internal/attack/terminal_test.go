@@ -11,7 +11,7 @@ import (
 
 // runTerminal runs the container with a terminal, and returns what it wrote
 // there as its output.
-func (a *arena) runTerminal() result {
+func (a *testbed) runTerminal() result {
 	a.t.Helper()
 	a.spec.Process.Terminal = true
 	a.write()

@@ -30,11 +30,11 @@ const patience = 30 * time.Second
 // secret is what the victim's file holds. Who prints it has left its container.
 const secret = "of the host"
 
-// arena is where one attack happens: a bundle with busybox, a copy of the
+// testbed is where one attack happens: a bundle with busybox, a copy of the
 // runtime, and a directory of the host that no container has.
-type arena struct {
+type testbed struct {
 	t      testing.TB
-	rt     contestant
+	rt     subject
 	id     string
 	dir    string
 	binary string
@@ -44,9 +44,9 @@ type arena struct {
 	rounds int // of a race
 }
 
-func newArena(t testing.TB, rt contestant) *arena {
+func newTestbed(t testing.TB, rt subject) *testbed {
 	t.Helper()
-	a := &arena{t: t, rt: rt, id: testenv.Name(t), dir: testenv.Dir(t), rounds: 30}
+	a := &testbed{t: t, rt: rt, id: testenv.Name(t), dir: testenv.Dir(t), rounds: 30}
 	if *table != "" {
 		a.rounds = 100 // a race that is not won proves little
 	}
@@ -67,7 +67,7 @@ func newArena(t testing.TB, rt contestant) *arena {
 	return a
 }
 
-func (a *arena) must(err error) {
+func (a *testbed) must(err error) {
 	a.t.Helper()
 	if err != nil {
 		a.t.Fatal(err)
@@ -75,7 +75,7 @@ func (a *arena) must(err error) {
 }
 
 // device makes a node of one of the memory devices (major number 1) and opens it.
-func (a *arena) device(path string, minor uint32) *os.File {
+func (a *testbed) device(path string, minor uint32) *os.File {
 	a.must(unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor))))
 	f, err := os.Open(path)
 	a.must(err)
@@ -84,12 +84,12 @@ func (a *arena) device(path string, minor uint32) *os.File {
 }
 
 // rootfs returns a path of the image.
-func (a *arena) rootfs(path ...string) string {
+func (a *testbed) rootfs(path ...string) string {
 	return filepath.Join(append([]string{a.dir, "bundle/rootfs"}, path...)...)
 }
 
 // fillRootfs makes the image anew.
-func (a *arena) fillRootfs() {
+func (a *testbed) fillRootfs() {
 	a.t.Helper()
 	busybox, err := os.ReadFile("/bin/busybox")
 	if err != nil {
@@ -107,7 +107,7 @@ func (a *arena) fillRootfs() {
 }
 
 // reset asks for a container that is as strong as a careless user can make it.
-func (a *arena) reset() {
+func (a *testbed) reset() {
 	all := capability.Names()
 	a.spec = oci.ExampleSpec()
 	a.spec.Version = "1.0.2" // crun 1.8 knows no newer one
@@ -121,7 +121,7 @@ func (a *arena) reset() {
 
 // possible leaves out the capabilities that this test lacks itself: not every
 // runtime does.
-func (a *arena) possible(names []string) []string {
+func (a *testbed) possible(names []string) []string {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	a.must(unix.Capget(&header, &data[0]))
@@ -130,10 +130,10 @@ func (a *arena) possible(names []string) []string {
 }
 
 // shell makes a line of shell the entrypoint.
-func (a *arena) shell(script string) { a.spec.Process.Args = []string{"sh", "-c", script} }
+func (a *testbed) shell(script string) { a.spec.Process.Args = []string{"sh", "-c", script} }
 
 // userNamespace gives the container one of its own, and it the image.
-func (a *arena) userNamespace() {
+func (a *testbed) userNamespace() {
 	a.must(filepath.WalkDir(a.rootfs(), func(path string, _ os.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, 1<<20, 1<<20))
 	}))
@@ -143,12 +143,12 @@ func (a *arena) userNamespace() {
 }
 
 // withoutDev shows the container the image's own /dev.
-func (a *arena) withoutDev() {
+func (a *testbed) withoutDev() {
 	a.spec.Mounts = slices.DeleteFunc(a.spec.Mounts, func(m specs.Mount) bool { return strings.HasPrefix(m.Destination, "/dev") })
 }
 
 // bind adds a bind mount of a directory of the host.
-func (a *arena) bind(source, dest string) {
+func (a *testbed) bind(source, dest string) {
 	a.spec.Mounts = append(a.spec.Mounts, specs.Mount{Destination: dest, Type: "bind", Source: source, Options: []string{"rbind", "rw"}})
 }
 
@@ -161,18 +161,18 @@ type result struct {
 // started tells whether the entrypoint has run at all; the scripts say so first.
 func (r result) started() bool { return strings.Contains(r.stdout, "started") }
 
-func (a *arena) root() string { return filepath.Join(a.dir, "state") }
-func (a *arena) log() string  { return filepath.Join(a.dir, "log") }
+func (a *testbed) root() string { return filepath.Join(a.dir, "state") }
+func (a *testbed) log() string  { return filepath.Join(a.dir, "log") }
 
 // oci runs the runtime to its end. Its standard input, output and error are
 // files: whoever keeps them open does not hold us up.
-func (a *arena) oci(args ...string) result {
+func (a *testbed) oci(args ...string) result {
 	a.t.Helper()
 	return a.ociWith(nil, args...)
 }
 
 // ociWith hands the runtime further descriptors, from 3 on.
-func (a *arena) ociWith(files []*os.File, args ...string) result {
+func (a *testbed) ociWith(files []*os.File, args ...string) result {
 	a.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -199,13 +199,13 @@ func (a *arena) ociWith(files []*os.File, args ...string) result {
 }
 
 // scratch is a file without a name.
-func (a *arena) scratch() *os.File {
+func (a *testbed) scratch() *os.File {
 	fd, err := unix.Open(a.dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o666)
 	a.must(err)
 	return os.NewFile(uintptr(fd), "scratch")
 }
 
-func (a *arena) write() {
+func (a *testbed) write() {
 	a.t.Helper()
 	raw, err := json.Marshal(a.spec)
 	a.must(err)
@@ -213,7 +213,7 @@ func (a *arena) write() {
 }
 
 // run runs the container to its end.
-func (a *arena) run() result {
+func (a *testbed) run() result {
 	a.t.Helper()
 	a.write()
 	r := a.oci("run", "--bundle", filepath.Join(a.dir, "bundle"), a.id)
@@ -222,7 +222,7 @@ func (a *arena) run() result {
 }
 
 // start runs the container in the background, its output going to a.log().
-func (a *arena) start(files ...*os.File) result {
+func (a *testbed) start(files ...*os.File) result {
 	a.t.Helper()
 	a.write()
 	log, err := os.OpenFile(a.log(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o666)
@@ -240,7 +240,7 @@ func (a *arena) start(files ...*os.File) result {
 }
 
 // said waits until the container's output has a text, and returns the output.
-func (a *arena) said(text string) string {
+func (a *testbed) said(text string) string {
 	a.t.Helper()
 	var log []byte
 	testenv.Eventually(a.t, patience, func() (err error) {
@@ -253,7 +253,7 @@ func (a *arena) said(text string) string {
 }
 
 // pid is the container's first process.
-func (a *arena) pid() int {
+func (a *testbed) pid() int {
 	text, err := os.ReadFile(filepath.Join(a.dir, "pid"))
 	a.must(err)
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
@@ -263,7 +263,7 @@ func (a *arena) pid() int {
 
 // end deletes the container and all that a peer may have left of it. Berth
 // leaves nothing.
-func (a *arena) end() {
+func (a *testbed) end() {
 	a.oci("delete", "--force", a.id)
 	if left, _ := os.ReadDir(a.root()); len(left) > 0 && a.rt.name == "berth-oci" {
 		a.t.Errorf("left behind in --root: %v", left)
@@ -285,7 +285,7 @@ func watched() []string {
 }
 
 // host is what an attack must leave as it was: names and what they are.
-func (a *arena) host() map[string]string {
+func (a *testbed) host() map[string]string {
 	a.t.Helper()
 	state := map[string]string{}
 	program, err := os.ReadFile(a.binary)
@@ -313,14 +313,14 @@ func (a *arena) host() map[string]string {
 }
 
 // inode tells kind, rights, owner and device number of a file.
-func (a *arena) inode(path string) string {
+func (a *testbed) inode(path string) string {
 	var st unix.Stat_t
 	a.must(unix.Lstat(path, &st))
 	return fmt.Sprintf("%o %d:%d %x", st.Mode, st.Uid, st.Gid, st.Rdev)
 }
 
 // restore gives the host back what an attack has changed all the same.
-func (a *arena) restore(before map[string]string) {
+func (a *testbed) restore(before map[string]string) {
 	for _, path := range watched() {
 		if text, err := os.ReadFile(path); err == nil && string(text) != before[path] {
 			a.must(os.WriteFile(path, []byte(before[path]), 0o644))

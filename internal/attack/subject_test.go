@@ -13,34 +13,34 @@ import (
 // prebuilt names a berth-oci that was built before: a host of a rack has no Go.
 const prebuilt = "BERTH_TEST_OCI"
 
-// contestant is an OCI runtime under attack.
-type contestant struct {
+// subject is an OCI runtime under attack.
+type subject struct {
 	name   string
 	binary string // attacks get a copy
 	// hidden is a mount that the runtime must not see, "" for none.
 	hidden string
 }
 
-func berthOCI(t testing.TB) contestant {
+func berthOCI(t testing.TB) subject {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
 	if path := os.Getenv(prebuilt); path != "" {
-		return contestant{name: "berth-oci", binary: path}
+		return subject{name: "berth-oci", binary: path}
 	}
-	return contestant{name: "berth-oci", binary: filepath.Join(testenv.Programs(t), "berth-oci")}
+	return subject{name: "berth-oci", binary: filepath.Join(testenv.Programs(t), "berth-oci")}
 }
 
 // peers are the other runtimes that are installed.
-func peers() []contestant {
-	var list []contestant
+func peers() []subject {
+	var list []subject
 	for _, name := range []string{"runc", "crun"} {
 		binary, err := exec.LookPath(name)
 		if err != nil {
 			continue
 		}
-		c := contestant{name: name, binary: binary}
+		c := subject{name: name, binary: binary}
 		// crun 1.8 refuses the hybrid layout of cgroups.
 		if _, err := os.Stat("/sys/fs/cgroup/unified"); err == nil && name == "crun" {
 			c.hidden = "/sys/fs/cgroup/unified"
@@ -51,7 +51,7 @@ func peers() []contestant {
 }
 
 // version is what the runtime says of itself.
-func (c contestant) version() string {
+func (c subject) version() string {
 	out, err := exec.Command(c.binary, "--version").Output()
 	if err != nil {
 		return c.name
@@ -61,7 +61,7 @@ func (c contestant) version() string {
 }
 
 // command is the command line of a copy of the runtime.
-func (c contestant) command(binary string, args ...string) []string {
+func (c subject) command(binary string, args ...string) []string {
 	if c.hidden == "" {
 		return append([]string{binary}, args...)
 	}
