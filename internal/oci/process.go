@@ -151,6 +151,9 @@ func (r *Runtime) prepareProcess(pid int, p *specs.Process) error {
 // killed a little sooner is better than none.
 func (r *Runtime) setOOMScoreAdj(pid, want int) error {
 	path := "/proc/" + strconv.Itoa(pid) + "/oom_score_adj"
+	if has, err := readInt(path); err == nil && has == want {
+		return nil // an ordinary user may not even write the same value
+	}
 	err := writeFile(path, strconv.Itoa(want))
 	if err == nil {
 		return nil
