@@ -82,6 +82,9 @@ FUZZTIME ?= 10s
 fuzz: ## every fuzz target for FUZZTIME (10s)
 	@scripts/fuzz $(FUZZTIME)
 
+conformance: packages ## the OCI validation suite with berth-oci, runc and crun: the table of docs/runtime-conformance.md
+	$(AS_ROOT) $(GO) test -count=1 ./internal/oci/conformance -v -peers
+
 bench: packages build ## speed and memory beside peers measured in the same run: a table, and bench.json
 	$(AS_ROOT) $(GO) run ./bench -json bench.json
 
@@ -105,4 +108,4 @@ help: ## this list
 	@echo
 	@echo "Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME) CYCLES=$(CYCLES) VERSION=$(VERSION)"
 
-.PHONY: build docs openapi install uninstall quickstart test test-fast lint fuzz bench attacks stress packages clean help
+.PHONY: build docs openapi install uninstall quickstart test test-fast lint fuzz conformance bench attacks stress packages clean help
