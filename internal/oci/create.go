@@ -218,6 +218,9 @@ func (k *creator) makeRecord() error {
 		Created: time.Now().UTC(), Annotations: k.b.Spec.Annotations,
 		OwnPids: bundle.Namespace(k.b.Spec, specs.PIDNamespace) != nil && bundle.Namespace(k.b.Spec, specs.PIDNamespace).Path == "",
 	}
+	if h := k.b.Spec.Hooks; h != nil {
+		k.rec.LateHooks = len(h.Poststart)+len(h.Poststop) > 0
+	}
 	if k.group != nil {
 		k.rec.Cgroups = k.group.Paths()
 	}

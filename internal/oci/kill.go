@@ -181,6 +181,9 @@ func (c *Container) killInit(ctx context.Context) error {
 // poststop runs the hooks after the container has gone. "…any error MUST be logged
 // but otherwise ignored" (runtime.md, Lifecycle).
 func (c *Container) poststop() {
+	if !c.rec.LateHooks {
+		return
+	}
 	spec, err := c.spec()
 	if err != nil || spec.Hooks == nil {
 		return

@@ -84,6 +84,9 @@ func awaitExec(conn wire.Conn, listening func() error) error {
 // poststart runs the hooks after the workload has begun. Their failure ends the
 // container, as with runc.
 func (c *Container) poststart() error {
+	if !c.rec.LateHooks {
+		return nil
+	}
 	spec, err := c.spec()
 	if err != nil || spec.Hooks == nil || len(spec.Hooks.Poststart) == 0 {
 		return err

@@ -56,7 +56,8 @@ type record struct {
 	Created     time.Time         `json:"created"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Cgroups     map[string]string `json:"cgroups,omitempty"`
-	OwnPids     bool              `json:"ownPids"` // has its own pid namespace: the first process takes all with it
+	LateHooks   bool              `json:"lateHooks"` // has poststart or poststop hooks: else config.json need not be read for them
+	OwnPids     bool              `json:"ownPids"`   // has its own pid namespace: the first process takes all with it
 	Resctrl     *rdt.Group        `json:"resctrl,omitempty"`
 }
 

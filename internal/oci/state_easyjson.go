@@ -261,6 +261,12 @@ func easyjsonBd887cf1DecodeGithubComBerthcloudBerthInternalOci1(in *jlexer.Lexer
 				}
 				in.Delim('}')
 			}
+		case "lateHooks":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.LateHooks = bool(in.Bool())
+			}
 		case "ownPids":
 			if in.IsNull() {
 				in.Skip()
@@ -363,6 +369,11 @@ func easyjsonBd887cf1EncodeGithubComBerthcloudBerthInternalOci1(out *jwriter.Wri
 			}
 			out.RawByte('}')
 		}
+	}
+	{
+		const prefix string = ",\"lateHooks\":"
+		out.RawString(prefix)
+		out.Bool(bool(in.LateHooks))
 	}
 	{
 		const prefix string = ",\"ownPids\":"
