@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -94,6 +95,38 @@ func TestOverlayRoot(t *testing.T) {
 			if name == "etc/low" && (st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0) {
 				t.Errorf("the removed file has no whiteout")
 			}
+		}
+		b.nothing()
+	}
+}
+
+// TestOverlayOfManyLayers has more layers than one option of older kernels takes.
+func TestOverlayOfManyLayers(t *testing.T) {
+	for _, user := range []bool{false, true} {
+		b := newBox(t, "echo /layer* | wc -w; echo x > /new")
+		layers := t.TempDir()
+		must(t, os.MkdirAll(filepath.Join(layers, "inst/upper"), 0o755))
+		must(t, os.MkdirAll(filepath.Join(layers, "inst/work"), 0o755))
+		lower := []string{filepath.Join(b.bundle, "base")}
+		must(t, os.Rename(b.rootfs(), lower[0]))
+		for i := range 60 {
+			dir := filepath.Join(layers, strconv.Itoa(i))
+			must(t, os.MkdirAll(dir, 0o755))
+			must(t, os.WriteFile(filepath.Join(dir, "layer"+strconv.Itoa(i)), nil, 0o644))
+			lower = append(lower, dir)
+		}
+		options := []string{
+			"lowerdir=" + strings.Join(lower, ":"),
+			"upperdir=" + filepath.Join(layers, "inst/upper"), "workdir=" + filepath.Join(layers, "inst/work"),
+		}
+		if user {
+			b.userNamespaceOf()
+			options = append(options, "idmap")
+		}
+		b.spec.Root = nil
+		b.spec.Mounts = append([]specs.Mount{{Destination: "/", Type: "overlay", Source: "overlay", Options: options}}, b.spec.Mounts...)
+		if out := b.run(); out.stdout != "60\n" {
+			t.Errorf("user namespace %v: %+v", user, out)
 		}
 		b.nothing()
 	}

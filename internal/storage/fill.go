@@ -53,10 +53,7 @@ func (s *Storage) Fill(ctx context.Context, v api.Volume, layers []Layer, target
 
 // openInRoot opens a directory as a process sees it whose root is root.
 func openInRoot(root *os.File, path string) (*os.File, error) {
-	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := mount.Root{FD: int(root.Fd())}.Open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/oci/mount"
 )
 
 // Program returns the name of the program that file, an absolute path, leads to
@@ -23,10 +24,7 @@ func (s *Storage) Program(dirs []string, file string) (string, error) {
 		return "", api.E("find program", "", file, err)
 	}
 	defer merged.Close()
-	fd, err := unix.Openat2(int(merged.Fd()), file, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := mount.Root{FD: int(merged.Fd())}.Open(file, unix.O_PATH, 0)
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
 		return "", api.E("find program", api.NotFound, file, err)

@@ -66,7 +66,18 @@ func TestOverlayWays(t *testing.T) {
 		{"appended", func(ov Overlay, l []layer) (int, error) { return ov.create(l, appendLower) }},
 		{"joined", func(ov Overlay, l []layer) (int, error) { return ov.create(l, joinLower) }},
 		{"attached", func(ov Overlay, l []layer) (int, error) {
+			ov.IDMap = true // its layers are clones
 			return inPrivateNamespace(func() (int, error) { return ov.makeAttached(l) })
+		}},
+		{"by mount", func(ov Overlay, _ []layer) (int, error) {
+			return inPrivateNamespace(func() (int, error) {
+				l, err := ov.openLayers(-1)
+				defer closeLayers(l)
+				if err != nil {
+					return -1, err
+				}
+				return ov.makeByMount(l)
+			})
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -87,7 +98,7 @@ func TestOverlayWays(t *testing.T) {
 				layers = append(layers, layer{filepath.Join(dir, d), fd})
 			}
 			fd, err := c.make(ov, layers)
-			if c.name != "attached" && err != nil {
+			if c.name != "attached" && c.name != "by mount" && err != nil {
 				t.Skipf("this kernel wants another way: %v", err)
 			}
 			if err != nil {

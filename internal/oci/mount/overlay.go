@@ -89,18 +89,15 @@ func splitEscaped(s string) []string {
 // container's root on the host.
 func (ov Overlay) Mount(userns, uid, gid int) (int, error) {
 	layers, err := ov.openLayers(userns)
-	defer func() {
-		for _, l := range layers {
-			unix.Close(l.fd)
-		}
-	}()
+	defer closeLayers(layers)
 	if err != nil {
 		return -1, err
 	}
 	fd, err := ov.makeAs(uid, gid, layers, ov.make)
-	if errors.Is(err, unix.EINVAL) && ov.IDMap {
+	if errors.Is(err, unix.EINVAL) {
 		// Before Linux 6.14 overlayfs took only layers that are mounted somewhere
-		// (clone_private_mount refused anonymous mount namespaces).
+		// (clone_private_mount refused anonymous mount namespaces), and before 6.5 no
+		// long list of them but by mount(2), which needs a place.
 		fd, err = inPrivateNamespace(func() (int, error) { return ov.makeAs(uid, gid, layers, ov.makeAttached) })
 	}
 	if err != nil {
@@ -132,6 +129,12 @@ func (ov Overlay) makeAs(uid, gid int, layers []layer, how func([]layer) (int, e
 type layer struct {
 	host string
 	fd   int
+}
+
+func closeLayers(layers []layer) {
+	for _, l := range layers {
+		unix.Close(l.fd)
+	}
 }
 
 // path is where overlayfs finds the layer: through the descriptor.
@@ -174,15 +177,49 @@ func (ov Overlay) make(layers []layer) (int, error) {
 	return fd, err
 }
 
-// makeAttached is make with each layer mounted over its own directory, which only
-// the private mount namespace of the calling thread sees.
+// makeAttached is make with each layer mounted in the private mount namespace of the
+// calling thread, which nobody else sees: a clone over its own directory, another one
+// where it is, opened anew as a part of this namespace.
 func (ov Overlay) makeAttached(layers []layer) (int, error) {
-	for _, l := range layers {
-		if err := unix.MoveMount(l.fd, "", unix.AT_FDCWD, l.host, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-			return -1, &os.PathError{Op: "move_mount", Path: l.host, Err: err}
+	if ov.IDMap {
+		for _, l := range layers {
+			if err := unix.MoveMount(l.fd, "", unix.AT_FDCWD, l.host, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+				return -1, &os.PathError{Op: "move_mount", Path: l.host, Err: err}
+			}
+		}
+	} else {
+		var err error
+		layers, err = ov.openLayers(-1)
+		defer closeLayers(layers)
+		if err != nil {
+			return -1, err
 		}
 	}
-	return ov.make(layers)
+	fd, err := ov.make(layers)
+	if errors.Is(err, unix.EINVAL) {
+		if old, oldErr := ov.makeByMount(layers); oldErr == nil {
+			return old, nil
+		}
+	}
+	return fd, err
+}
+
+// makeByMount creates the overlay by mount(2), in the private mount namespace of the
+// calling thread. Its options fill a page, about 200 layers; one of fsconfig(2) has 256
+// bytes, about 14 layers, until "lowerdir+" does without.
+func (ov Overlay) makeByMount(layers []layer) (int, error) {
+	var options []string
+	comma := strings.NewReplacer(`\`, `\\`, ",", `\,`)
+	_ = ov.settings(layers, joinLower, func(key, value string) error {
+		options = append(options, key+"="+comma.Replace(value))
+		return nil
+	})
+	data, place := strings.Join(append(options, ov.Data...), ","), layers[0].host
+	if err := unix.Mount("overlay", place, "overlay", 0, data); err != nil {
+		return -1, fmt.Errorf("overlay: %w", os.NewSyscallError("mount", err))
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, place, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	return fd, os.NewSyscallError("open_tree", err)
 }
 
 func appendLower(lower []layer, set func(key, value string) error) error {
@@ -202,6 +239,18 @@ func joinLower(lower []layer, set func(key, value string) error) error {
 	return set("lowerdir", strings.Join(paths, ":"))
 }
 
+// settings names the layers.
+func (ov Overlay) settings(layers []layer, lower func([]layer, func(k, v string) error) error, set func(key, value string) error) error {
+	if err := lower(layers[:len(ov.Lower)], set); err != nil || ov.Upper == "" {
+		return err
+	}
+	parent := layers[len(layers)-1].path()
+	if err := set("upperdir", parent+"/"+filepath.Base(ov.Upper)); err != nil {
+		return err
+	}
+	return set("workdir", parent+"/"+filepath.Base(ov.Work))
+}
+
 // create asks the kernel for the overlay.
 func (ov Overlay) create(layers []layer, lower func([]layer, func(k, v string) error) error) (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
@@ -215,17 +264,8 @@ func (ov Overlay) create(layers []layer, lower func([]layer, func(k, v string) e
 		}
 		return nil
 	}
-	if err := lower(layers[:len(ov.Lower)], set); err != nil {
+	if err := ov.settings(layers, lower, set); err != nil {
 		return -1, err
-	}
-	if ov.Upper != "" {
-		parent := layers[len(layers)-1].path()
-		if err := set("upperdir", parent+"/"+filepath.Base(ov.Upper)); err != nil {
-			return -1, err
-		}
-		if err := set("workdir", parent+"/"+filepath.Base(ov.Work)); err != nil {
-			return -1, err
-		}
 	}
 	if err := configureData(fs, ov.Data); err != nil {
 		return -1, err
