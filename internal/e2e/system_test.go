@@ -125,6 +125,9 @@ func busyboxMachine(t *testing.T, w *world, _ api.Kind) {
 	w.Berth(t, "exec", "box", "reboot")
 	w.booted(t, "box", "berth up down berth up down berth up")
 	w.becomes(t, "box", ".Status.State", "running")
+	if got := w.Berth(t, "events", "--since", "5m", "--until", "0s", "--filter", "action=exit", "--format", "{{.Detail}}"); !strings.Contains(got, "reboot:true") {
+		t.Errorf("no event tells of the reboot: %q", got)
+	}
 	if log := w.logged(t, "box", "is up"); strings.Count(log, strings.TrimSpace(up)) != 3 {
 		t.Errorf("the machine's id is not the same in each run:\n%s", log)
 	}

@@ -92,6 +92,9 @@ func exitDetail(x api.Exit) map[string]string {
 	if x.OOM {
 		d["oom"] = "true"
 	}
+	if x.Reboot {
+		d["reboot"] = "true"
+	}
 	if x.Error != "" {
 		d["error"] = x.Error
 	}
