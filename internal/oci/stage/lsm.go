@@ -3,6 +3,7 @@ package stage
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,7 +59,7 @@ func (s *stage) applyLSM() error {
 	}
 	defer unix.Close(s.lsm.fd)
 	if _, err := unix.Write(s.lsm.fd, []byte(s.lsm.label)); err != nil {
-		return fmt.Errorf("%s: %q: %w", s.lsm.field, s.lsm.label, err)
+		return fmt.Errorf("%s: %q: %w", s.lsm.field, strings.TrimPrefix(s.lsm.label, "exec "), err)
 	}
 	return nil
 }
