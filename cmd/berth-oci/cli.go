@@ -87,8 +87,8 @@ func (c *cli) main(args []string) int {
 	global.StringVar(&c.logPath, "log", "", "file to write errors and warnings to, instead of standard error")
 	global.StringVar(&c.logFormat, "log-format", "text", "text or json")
 	global.BoolVar(&c.debug, "debug", false, "accepted for compatibility")
-	global.BoolVar(&c.systemdCgroup, "systemd-cgroup", false, "refused: cgroups are managed directly")
-	global.StringVar(&c.cgroupManager, "cgroup-manager", "cgroupfs", "cgroupfs, or disabled to leave containers in the caller's cgroups (as crun)")
+	global.BoolVar(&c.systemdCgroup, "systemd-cgroup", false, "have systemd make the cgroups: linux.cgroupsPath is SLICE:PREFIX:NAME")
+	global.StringVar(&c.cgroupManager, "cgroup-manager", "cgroupfs", "cgroupfs, systemd, or disabled to leave containers in the caller's cgroups (as crun)")
 	global.String("rootless", "auto", "accepted for compatibility")
 	global.String("criu", "", "accepted for compatibility")
 	showVersion := global.Bool("version", false, "print the version")
@@ -121,9 +121,6 @@ func (c *cli) dispatch(name string, args []string) int {
 		c.systemdCgroup = true
 	default:
 		return c.fail(fmt.Errorf("--cgroup-manager: %q is none of cgroupfs, systemd, disabled", c.cgroupManager))
-	}
-	if c.systemdCgroup {
-		return c.fail(errors.New("--systemd-cgroup: this runtime manages cgroups directly; configure the engine for cgroupfs"))
 	}
 	root, err := filepath.Abs(c.root)
 	if err != nil {
@@ -199,7 +196,7 @@ func usage(w io.Writer) {
 
 // runtime returns the library, with its warnings going to the log.
 func (c *cli) runtime() *oci.Runtime {
-	return &oci.Runtime{Root: c.root, Entered: c.entered, Siblings: c.standby, Warn: func(text string) { c.log("warning", text) }}
+	return &oci.Runtime{Root: c.root, SystemdCgroup: c.systemdCgroup, Entered: c.entered, Siblings: c.standby, Warn: func(text string) { c.log("warning", text) }}
 }
 
 // fail reports an error and returns its exit status: that of the workload where it

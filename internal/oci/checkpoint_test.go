@@ -110,6 +110,8 @@ func TestCheckpoint(t *testing.T) {
 			if n := second.next(); n <= last || n > last+2 {
 				t.Errorf("goes on with %d after %d", n, last)
 			}
+			// It counts on before CRIU, and then the runtime, have said so.
+			eventually(t, "running", func() bool { return b.status() == "running" })
 			if out := b.oci("exec", b.id, "ls", "/"); out.code != 0 {
 				t.Errorf("exec after the restore: %+v", out)
 			}

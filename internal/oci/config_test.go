@@ -272,7 +272,7 @@ func TestBadInput(t *testing.T) {
 		{"no command", []string{"frobnicate"}, "unknown command"},
 		{"no id", []string{"start"}, "0 arguments"},
 		{"option", []string{"run", "--frob", "x"}, "frob"},
-		{"systemd", []string{"--systemd-cgroup", "run", "x"}, "--systemd-cgroup"},
+		{"systemd", []string{"--systemd-cgroup", "run", "--bundle", b.bundle, "x"}, "--systemd-cgroup"},
 		{"cgroup manager", []string{"--cgroup-manager", "frob", "run", "x"}, "cgroup-manager"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

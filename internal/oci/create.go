@@ -149,11 +149,18 @@ func (k *creator) prepareCgroups() error {
 		}
 		return nil
 	}
-	g, err := cgroup.New(k.o.ID, k.b.Spec.Linux.CgroupsPath, k.b.Spec.Linux.Resources)
+	named := cgroup.New
+	if k.rt.SystemdCgroup {
+		named = cgroup.NewScope
+	}
+	g, err := named(k.o.ID, k.b.Spec.Linux.CgroupsPath, k.b.Spec.Linux.Resources)
 	if err != nil {
 		return err
 	}
 	if k.boxed {
+		if g.Scope() != "" {
+			return errors.New("--systemd-cgroup: is for containers of the host's root; run berth-oci itself in a scope with systemd-run --user --scope --property=Delegate=yes")
+		}
 		if !g.Delegated() {
 			if wantsLimits(k.b.Spec.Linux.Resources) {
 				k.rt.warn("linux.resources: the limits are left out, for no cgroup is delegated to this user; systemd-run --user --scope --property=Delegate=yes gives one on a host with cgroup v2")
@@ -176,9 +183,16 @@ func (k *creator) prepareCgroups() error {
 	return g.Prepare()
 }
 
-func (k *creator) completeCgroups() error {
+func (k *creator) completeCgroups() error { return k.settleCgroups(k.child.Pid) }
+
+// settleCgroups completes the cgroups. Where systemd manages them the process, still
+// outside, becomes their first member.
+func (k *creator) settleCgroups(pid int) error {
 	if k.group == nil {
 		return nil
+	}
+	if err := k.group.Settle(pid); err != nil {
+		return err
 	}
 	if err := k.group.Complete(); err != nil {
 		return err
@@ -222,7 +236,7 @@ func (k *creator) makeRecord() error {
 		k.rec.LateHooks = len(h.Poststart)+len(h.Poststop) > 0
 	}
 	if k.group != nil {
-		k.rec.Cgroups = k.group.Paths()
+		k.rec.Cgroups, k.rec.Scope = k.group.Paths(), k.group.Scope()
 	}
 	return k.dir.writeRecord(&k.rec)
 }

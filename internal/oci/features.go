@@ -2,14 +2,14 @@ package oci
 
 import (
 	"os/exec"
-	"strconv"
-
 	"slices"
+	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
 	"github.com/berthcloud/berth/internal/oci/capability"
+	"github.com/berthcloud/berth/internal/oci/cgroup"
 	"github.com/berthcloud/berth/internal/oci/mount"
 	"github.com/berthcloud/berth/internal/oci/seccomp"
 )
@@ -19,7 +19,7 @@ func SpecVersion() string { return specs.Version }
 
 // Features describes this runtime (features.md).
 func Features() *features.Features {
-	yes, no := true, false
+	yes, no, systemd := true, false, cgroup.BySystemd()
 	_, noCRIU := exec.LookPath("criu")
 	return &features.Features{
 		// The word is runc's, which engines know.
@@ -31,7 +31,7 @@ func Features() *features.Features {
 		Linux: &features.Linux{
 			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"},
 			Capabilities: capability.Names(),
-			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
+			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &systemd, SystemdUser: &no, Rdma: &yes},
 			Seccomp: &features.Seccomp{
 				Enabled: &yes, Actions: seccomp.Actions(), Operators: seccomp.Operators(),
 				Archs: seccomp.Arches(), KnownFlags: seccomp.FlagNames(), SupportedFlags: seccomp.FlagNames(),

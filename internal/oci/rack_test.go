@@ -26,7 +26,7 @@ func TestRack(t *testing.T) {
 // TestRackSystemd runs tests on a host where systemd manages the cgroups and CRIU
 // works.
 func TestRackSystemd(t *testing.T) {
-	again(t, testenv.NewSystemdRack, suite{".", "oci.test", "-test.run 'Checkpoint'"})
+	again(t, testenv.NewSystemdRack, suite{".", "oci.test", "-test.run '^Test(Systemd|Checkpoint)'"})
 }
 
 // suite is a package's tests, the name of their program, and arguments for it.

@@ -58,7 +58,7 @@ func (r *Runtime) Restore(ctx context.Context, o RestoreOptions) (c *Container, 
 func (k *creator) restore(o *criu.Options) error {
 	defer func() { wire.CloseAll([]int{k.exe, k.userns}) }()
 	for _, step := range []func() error{
-		k.prepareCgroups, k.makeRecord, k.completeCgroups,
+		k.prepareCgroups, k.makeRecord, k.keepConfig,
 		func() error { return k.inheritStreams(o) },
 		func() error { return k.giveImages(o.ImagesDir) },
 	} {
@@ -166,9 +166,10 @@ func ownMounts() error {
 	return os.NewSyscallError("make the host's mounts slaves", unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""))
 }
 
+// enterCgroups makes the cgroups, with CRIU in them: its children are to be born there.
 func (k *creator) enterCgroups(pid int) error {
-	if k.group == nil {
-		return nil
+	if err := k.settleCgroups(pid); err != nil || k.group == nil {
+		return err
 	}
 	return k.group.Enter(pid)
 }

@@ -67,6 +67,9 @@ type Runtime struct {
 	// May be nil.
 	Warn func(string)
 
+	// SystemdCgroup has systemd make the cgroups: a transient scope for each container.
+	SystemdCgroup bool
+
 	// Entered says that this process is root of the user namespace that the bundle asks
 	// for: see Enter.
 	Entered bool

@@ -56,8 +56,9 @@ type record struct {
 	Created     time.Time         `json:"created"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Cgroups     map[string]string `json:"cgroups,omitempty"`
-	LateHooks   bool              `json:"lateHooks"` // has poststart or poststop hooks: else config.json need not be read for them
-	OwnPids     bool              `json:"ownPids"`   // has its own pid namespace: the first process takes all with it
+	LateHooks   bool              `json:"lateHooks"`       // has poststart or poststop hooks: else config.json need not be read for them
+	OwnPids     bool              `json:"ownPids"`         // has its own pid namespace: the first process takes all with it
+	Scope       string            `json:"scope,omitempty"` // of systemd's, see cgroup.NewScope
 	Resctrl     *rdt.Group        `json:"resctrl,omitempty"`
 }
 
@@ -110,7 +111,7 @@ func (r *Runtime) Load(id string) (*Container, error) {
 // cgroups returns the container's cgroups, or nil where it has none.
 func (c *Container) cgroups() (*cgroup.Group, error) {
 	if c.group == nil && len(c.rec.Cgroups) > 0 {
-		g, err := cgroup.Open(c.rec.Cgroups)
+		g, err := cgroup.Open(c.rec.Cgroups, c.rec.Scope)
 		if err != nil {
 			return nil, err
 		}

@@ -273,6 +273,12 @@ func easyjsonBd887cf1DecodeGithubComBerthcloudBerthInternalOci1(in *jlexer.Lexer
 			} else {
 				out.OwnPids = bool(in.Bool())
 			}
+		case "scope":
+			if in.IsNull() {
+				in.Skip()
+			} else {
+				out.Scope = string(in.String())
+			}
 		case "resctrl":
 			if in.IsNull() {
 				in.Skip()
@@ -379,6 +385,11 @@ func easyjsonBd887cf1EncodeGithubComBerthcloudBerthInternalOci1(out *jwriter.Wri
 		const prefix string = ",\"ownPids\":"
 		out.RawString(prefix)
 		out.Bool(bool(in.OwnPids))
+	}
+	if in.Scope != "" {
+		const prefix string = ",\"scope\":"
+		out.RawString(prefix)
+		out.String(string(in.Scope))
 	}
 	if in.Resctrl != nil {
 		const prefix string = ",\"resctrl\":"

@@ -37,5 +37,5 @@ func (g *Group) Below(text string) (*Group, error) {
 			return nil, err
 		}
 	}
-	return Open(paths)
+	return Open(paths, "")
 }

@@ -6,6 +6,8 @@
 // makes the kernel take a lock that waits for every fork in flight, several
 // milliseconds a time. A thread that moves only itself ("0" to tasks, v1) and a
 // process born into its cgroup (CLONE_INTO_CGROUP, v2) do without.
+//
+// Where the engine wants it, systemd makes the cgroups instead, see scope.go.
 package cgroup
 
 import (
@@ -32,6 +34,9 @@ type Group struct {
 	config  *cgroups.Cgroup
 
 	kernelTCP *int64 // linux.resources.memory.kernelTCP
+
+	scope   string // SLICE:PREFIX:NAME where systemd manages the cgroups, see scope.go
+	settled bool   // … and has made them
 }
 
 // Unified reports whether this host has cgroup v2 alone.
@@ -42,7 +47,7 @@ func Unified() bool { return cgroups.IsCgroup2UnifiedMode() }
 // relative or empty one (then id) from the caller's own cgroup.
 func New(id, path string, r *specs.LinuxResources) (*Group, error) {
 	if strings.Count(path, ":") == 2 && !strings.Contains(path, "/") {
-		return nil, fmt.Errorf("linux.cgroupsPath: %q is for the systemd driver, which this runtime does not have; use cgroupfs", path)
+		return nil, fmt.Errorf("linux.cgroupsPath: %q is for cgroups that systemd manages; give --systemd-cgroup too, or configure the engine for cgroupfs", path)
 	}
 	if r != nil && len(r.Unified) > 0 && !Unified() {
 		return nil, errors.New(`linux.resources.unified: names files of cgroup v2, but this host's controllers are on v1 (config-linux.md: "If the conversion is not possible the runtime MUST generate an error")`)
@@ -68,8 +73,16 @@ func New(id, path string, r *specs.LinuxResources) (*Group, error) {
 	return g, err
 }
 
-// Open finds the cgroups of a container again by the paths that Paths returned.
-func Open(paths map[string]string) (*Group, error) {
+// Open finds the cgroups of a container again by what Paths and Scope returned.
+func Open(paths map[string]string, scope string) (*Group, error) {
+	if scope != "" {
+		config, err := scopeConfig(scope)
+		if err != nil {
+			return nil, err
+		}
+		config.Resources = &cgroups.Resources{SkipDevices: true}
+		return openScope(config, scope, paths)
+	}
 	return open(&cgroups.Cgroup{Resources: &cgroups.Resources{SkipDevices: true}}, paths)
 }
 
@@ -116,6 +129,9 @@ func (g *Group) Vacant() error {
 // Prepare is the part of Create that must come before the first process: it makes
 // the directory that a process can only be born into.
 func (g *Group) Prepare() error {
+	if g.scope != "" {
+		return nil
+	}
 	if g.v2 {
 		return g.makeAll()
 	}
@@ -129,7 +145,7 @@ func (g *Group) Prepare() error {
 
 // Complete is the rest of Create, which can go on while the first process loads.
 func (g *Group) Complete() error {
-	if !g.v2 {
+	if !g.v2 && g.scope == "" {
 		if err := g.makeAll(); err != nil {
 			return err
 		}
@@ -173,10 +189,10 @@ func (g *Group) makeAll() error {
 
 // OpenBirth opens the directory that a new process is to be born into (Linux 5.7,
 // CLONE_INTO_CGROUP): the cgroup of v2, or of the unified hierarchy that a hybrid
-// host has beside v1. It returns -1 where there is none.
+// host has beside v1. It returns -1 where there is none, or not yet.
 func (g *Group) OpenBirth() (int, error) {
 	dir := g.Paths()[""]
-	if dir == "" {
+	if dir == "" || g.scope != "" && !g.settled {
 		return -1, nil
 	}
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -214,6 +230,9 @@ func (g *Group) OpenTasks() ([]int, error) {
 // Enter moves a process that may have several threads into the cgroups. It is the
 // slow way, for CRIU, whose children are to be born there.
 func (g *Group) Enter(pid int) error {
+	if g.scope != "" {
+		return nil // Settle has done it
+	}
 	if err := g.manager.Apply(pid); err != nil {
 		return fmt.Errorf("linux.cgroupsPath: %w", err)
 	}
