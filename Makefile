@@ -6,6 +6,7 @@ DESTDIR ?=
 bindir        = $(PREFIX)/bin
 mandir        = $(PREFIX)/share/man/man1
 unitdir       = $(PREFIX)/lib/systemd/system
+userunitdir   = $(PREFIX)/lib/systemd/user
 sysusersdir   = $(PREFIX)/lib/sysusers.d
 bashdir       = $(PREFIX)/share/bash-completion/completions
 zshdir        = $(PREFIX)/share/zsh/site-functions
@@ -42,8 +43,8 @@ docs: build ## man pages and shell completions, in dist/
 openapi: ## the REST API's OpenAPI document, in docs/openapi.json
 	$(GO) run ./internal/rest/gen > docs/openapi.json
 
-install: build docs ## install below $(DESTDIR)$(PREFIX): programs, man pages, completions, systemd unit
-	install -d $(addprefix $(DESTDIR),$(bindir) $(mandir) $(unitdir) $(sysusersdir) $(bashdir) $(zshdir) $(fishdir))
+install: build docs ## install below $(DESTDIR)$(PREFIX): programs, man pages, completions, systemd units
+	install -d $(addprefix $(DESTDIR),$(bindir) $(mandir) $(unitdir) $(userunitdir) $(sysusersdir) $(bashdir) $(zshdir) $(fishdir))
 	install -m 755 $(addprefix bin/,$(PROGRAMS)) $(DESTDIR)$(bindir)
 	install -m 644 dist/man/*.1 $(DESTDIR)$(mandir)
 	install -m 644 dist/completion/berth      $(DESTDIR)$(bashdir)/berth
@@ -51,14 +52,15 @@ install: build docs ## install below $(DESTDIR)$(PREFIX): programs, man pages, c
 	install -m 644 dist/completion/berth.fish $(DESTDIR)$(fishdir)/berth.fish
 	install -m 644 packaging/berth.sysusers   $(DESTDIR)$(sysusersdir)/berth.conf
 	sed 's|@bindir@|$(bindir)|' packaging/berthd.service > $(DESTDIR)$(unitdir)/berthd.service
+	sed 's|@bindir@|$(bindir)|' packaging/berthd-user.service > $(DESTDIR)$(userunitdir)/berthd.service
 
 uninstall: ## take back what install made; state below /var/lib/berth stays
 	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(PROGRAMS))
 	rm -f $(DESTDIR)$(mandir)/berth.1 $(DESTDIR)$(mandir)/berth-*.1
 	rm -f $(DESTDIR)$(bashdir)/berth $(DESTDIR)$(zshdir)/_berth $(DESTDIR)$(fishdir)/berth.fish
-	rm -f $(DESTDIR)$(sysusersdir)/berth.conf $(DESTDIR)$(unitdir)/berthd.service
+	rm -f $(DESTDIR)$(sysusersdir)/berth.conf $(DESTDIR)$(unitdir)/berthd.service $(DESTDIR)$(userunitdir)/berthd.service
 	@# Directories go where they are empty, but never those that a system has anyway.
-	@for dir in $(bindir) $(mandir) $(unitdir) $(sysusersdir) $(bashdir) $(zshdir) $(fishdir); do \
+	@for dir in $(bindir) $(mandir) $(unitdir) $(userunitdir) $(sysusersdir) $(bashdir) $(zshdir) $(fishdir); do \
 		while case " / $(KEPT) " in *" $$dir "*) false ;; esac && rmdir "$(DESTDIR)$$dir" 2>/dev/null; \
 		do dir=$$(dirname "$$dir"); done; \
 	done

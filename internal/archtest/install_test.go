@@ -31,8 +31,8 @@ func TestInstallLeavesNoTrace(t *testing.T) {
 	}
 	installed := list(t, dest)
 	for _, want := range []string{
-		"usr/bin/berth", "usr/bin/berthd", "usr/bin/berth-oci", "usr/bin/berth-agent", "usr/bin/berth-keeper",
-		"usr/lib/systemd/system/berthd.service", "usr/lib/sysusers.d/berth.conf",
+		"usr/bin/berth", "usr/bin/berthd", "usr/bin/berth-oci", "usr/bin/berth-agent", "usr/bin/berth-keeper", "usr/bin/berth-rootless",
+		"usr/lib/systemd/system/berthd.service", "usr/lib/systemd/user/berthd.service", "usr/lib/sysusers.d/berth.conf",
 		"usr/share/man/man1/berth.1", "usr/share/man/man1/berth-run.1",
 		"usr/share/bash-completion/completions/berth", "usr/share/zsh/site-functions/_berth",
 		"usr/share/fish/vendor_completions.d/berth.fish",
@@ -41,9 +41,11 @@ func TestInstallLeavesNoTrace(t *testing.T) {
 			t.Errorf("not installed: %s", want)
 		}
 	}
-	unit, err := os.ReadFile(filepath.Join(dest, "usr/lib/systemd/system/berthd.service"))
-	if err != nil || !strings.Contains(string(unit), "ExecStart=/usr/bin/berthd\n") || !strings.Contains(string(unit), "KillMode=process\n") {
-		t.Errorf("the unit does not start the installed berthd, or ends instances with it: %v\n%s", err, unit)
+	for _, whose := range []string{"system", "user"} {
+		unit, err := os.ReadFile(filepath.Join(dest, "usr/lib/systemd", whose, "berthd.service"))
+		if err != nil || !strings.Contains(string(unit), "ExecStart=/usr/bin/berthd\n") || !strings.Contains(string(unit), "KillMode=process\n") {
+			t.Errorf("the %s unit does not start the installed berthd, or ends instances with it: %v\n%s", whose, err, unit)
+		}
 	}
 
 	for range 2 {
