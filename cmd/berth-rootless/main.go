@@ -1,8 +1,10 @@
 // Command berth-rootless is what an ordinary user's berthd has beside the host's root's:
-// see package internal/rootless. berthd starts it.
+// see package internal/rootless. berthd becomes the
+// first of them, a program of a few megabytes, which starts the others.
 //
-//	berth-rootless hold DIR      keeps the user's namespaces
-//	berth-rootless forward DIR   leads ports of the host into them, and has pasta lead out
+//	berth-rootless launch RUN BERTHD ARG…   is the process that the user sees as berthd
+//	berth-rootless hold DIR                 keeps the user's namespaces
+//	berth-rootless forward DIR              leads ports of the host into them, and has pasta lead out
 package main
 
 import (
@@ -20,10 +22,24 @@ import (
 const tell = 3
 
 func main() {
+	if len(os.Args) >= 4 && os.Args[1] == "launch" {
+		l := rootless.Launcher{Run: os.Args[2], Daemon: os.Args[3]}
+		status, err := l.Launch(context.Background(), os.Args[4:])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "berthd: without root:", err)
+			status = 1
+		}
+		os.Exit(status)
+	}
 	if len(os.Args) != 3 || os.Args[1] != "hold" && os.Args[1] != "forward" {
-		fmt.Fprintln(os.Stderr, "berth-rootless: is started by berthd; usage: berth-rootless hold|forward DIR")
+		fmt.Fprintln(os.Stderr, "berth-rootless: is started by berthd")
 		os.Exit(2)
 	}
+	os.Exit(stay(os.Args[1], os.Args[2]))
+}
+
+// stay becomes one of the processes that outlive berthd.
+func stay(role, dir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	// Not the terminal's signals: what is kept here outlives whoever pressed a key.
@@ -35,14 +51,15 @@ func main() {
 		waiting.Close()
 	}
 	var err error
-	if os.Args[1] == "hold" {
-		err = rootless.Hold(ctx, os.Args[2], ready)
+	if role == "hold" {
+		err = rootless.Hold(ctx, dir, ready)
 	} else {
-		err = rootless.Forward(ctx, os.Args[2], slog.New(slog.NewTextHandler(os.Stderr, nil)), ready)
+		err = rootless.Forward(ctx, dir, slog.New(slog.NewTextHandler(os.Stderr, nil)), ready)
 	}
 	if err != nil {
 		_, _ = fmt.Fprintln(waiting, err)
 		fmt.Fprintln(os.Stderr, "berth-rootless:", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }

@@ -1,14 +1,13 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"github.com/berthcloud/berth/internal/daemon"
-	"github.com/berthcloud/berth/internal/rootless"
 )
 
 // userPlaces returns where an ordinary user's daemon is, by the XDG base directory
@@ -24,18 +23,16 @@ func userPlaces() (root, run string) {
 	return filepath.Join(data, "berth"), filepath.Join(runtime, "berth")
 }
 
-// launch has this program run again as root of the user's own namespaces, and returns
-// its exit status.
+// launch becomes the program that runs this one again as root of the user's own
+// namespaces. It returns where that cannot be.
 func launch(c daemon.Config, level, format string) int {
 	if err := c.Complete(); err != nil {
 		return fail(err)
 	}
-	l := rootless.Launcher{Run: c.Run, Helper: filepath.Join(c.Bin, "berth-rootless"), Keeper: filepath.Join(c.Run, "keeper.sock")}
-	status, err := l.Launch(context.Background(), []string{
+	helper := filepath.Join(c.Bin, "berth-rootless")
+	err := syscall.Exec(helper, []string{
+		"berth-rootless", "launch", c.Run, filepath.Join(c.Bin, "berthd"),
 		"--root", c.Root, "--run", c.Run, "--socket", c.Socket, "--bin", c.Bin, "--log-level", level, "--log-format", format,
-	})
-	if err != nil {
-		return fail(fmt.Errorf("without root: %w", err))
-	}
-	return status
+	}, os.Environ())
+	return fail(fmt.Errorf("without root: %s: %w", helper, err))
 }

@@ -183,6 +183,17 @@ func wayOutOfUsers(t *testing.T, w *world, _ *testenv.User) {
 		}
 		return nil
 	})
+	// pasta is started anew where it dies.
+	for _, pid := range pastas(t, w) {
+		testenv.Shell(t, neighbor, "kill -9 "+pid)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		r := w.Try(t.Context(), "run", "--rm", "base", "sh", "-c", fetch("http://"+neighbor.Address()+":8095/hostname"))
+		if r.Stdout != want+"\n" {
+			return fmt.Errorf("after pasta's death: %s", r)
+		}
+		return nil
+	})
 	// What listens on the host's loopback is not for containers.
 	testenv.Shell(t, w.Machine, "busybox httpd -p 127.0.0.1:8096 -h /etc")
 	t.Cleanup(func() {
@@ -193,6 +204,27 @@ func wayOutOfUsers(t *testing.T, w *world, _ *testenv.User) {
 			t.Errorf("a container reached the host's loopback by %s: %s", to, r)
 		}
 	}
+}
+
+// pastas returns the daemon's pasta: it has no arguments any more by which to find it,
+// and the name of the variant for the processor.
+func pastas(t *testing.T, w *world) (pids []string) {
+	t.Helper()
+	for _, pid := range w.PIDs(t, "berth-rootless") {
+		threads, _ := filepath.Glob("/proc/" + pid + "/task/*/children")
+		for _, thread := range threads {
+			children, _ := os.ReadFile(thread)
+			for child := range strings.FieldsSeq(string(children)) {
+				if comm, err := os.ReadFile("/proc/" + child + "/comm"); err == nil && strings.HasPrefix(string(comm), "pas") {
+					pids = append(pids, child)
+				}
+			}
+		}
+	}
+	if len(pids) == 0 {
+		t.Error("berth-rootless runs no pasta")
+	}
+	return pids
 }
 
 // placesOfUsers starts a daemon and asks it without naming any place.

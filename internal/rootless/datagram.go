@@ -42,12 +42,20 @@ func newDatagrams(f *forwarder, conn *net.UDPConn, l *lead) *datagrams {
 func (d *datagrams) Close() error {
 	err := d.conn.Close()
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.closed = true
+	d.mu.Unlock()
+	d.forget()
+	return err
+}
+
+// forget ends the sockets of all clients.
+func (d *datagrams) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for _, c := range d.clients {
 		c.Close()
 	}
-	return err
+	clear(d.clients)
 }
 
 // maxDatagram is the most that UDP carries, in bytes.
@@ -94,7 +102,9 @@ func (d *datagrams) inner(client netip.AddrPort, from []byte) net.Conn {
 func (d *datagrams) answer(client netip.AddrPort, inner net.Conn, from []byte) {
 	defer func() {
 		d.mu.Lock()
-		delete(d.clients, client)
+		if d.clients[client] == inner { // not his next one
+			delete(d.clients, client)
+		}
 		d.mu.Unlock()
 		inner.Close()
 	}()

@@ -5,7 +5,7 @@
 //
 //	         the user's own namespaces          │  user, mount, network namespaces
 //	                                            │
-//	berthd (launcher) ── starts, passes signals ┼─▶ berthd ─▶ keeper, berth-oci, containers
+//	berth-rootless launch ── passes signals on ─┼─▶ berthd ─▶ keeper, berth-oci, containers
 //	     │ starts                               │     │ which ports to lead
 //	     ▼                                      │     ▼
 //	berth-rootless forward ◀── RUN/rootless/forward.sock

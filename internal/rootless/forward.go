@@ -13,21 +13,15 @@ import (
 	"time"
 )
 
-// Forward is the process that listens on published ports of the host and runs pasta. It
-// ends when it is asked to, or when hold is gone. It calls ready once it answers.
+// Forward is the process that listens on published ports of the host and runs pasta,
+// until it is asked to end. It calls ready once it answers.
 func Forward(ctx context.Context, dir string, log *slog.Logger, ready func()) error {
 	holder, files, err := ask(ctx, dir, holdSocket, request{Op: opNamespaces})
 	closeFiles(files)
 	if err != nil {
 		return err
 	}
-	out, err := startPasta(ctx, dir, holder.PID)
-	if err != nil {
-		// Published ports work all the same.
-		log.Warn("instances have no way out to the network", "error", err)
-	} else {
-		defer out.stop()
-	}
+	defer keepPasta(ctx, dir, holder.PID, log)()
 	l, err := listen(dir, forwardSocket)
 	if err != nil {
 		return err
@@ -70,6 +64,18 @@ type lead struct {
 
 	mu sync.Mutex
 	to netip.AddrPort
+}
+
+// redirect leads new clients to another instance. One who goes on sending datagrams is a
+// new client.
+func (l *lead) redirect(to netip.AddrPort) {
+	l.mu.Lock()
+	same := l.to == to
+	l.to = to
+	l.mu.Unlock()
+	if d, ok := l.Closer.(*datagrams); ok && !same {
+		d.forget()
+	}
 }
 
 func (l *lead) target() netip.AddrPort {
@@ -125,10 +131,7 @@ func (f *forwarder) lead(ports []Port) (err error) {
 		}
 	}
 	for _, p := range ports {
-		l := next[listenKey{p.Network, p.Host}]
-		l.mu.Lock()
-		l.to = p.To
-		l.mu.Unlock()
+		next[listenKey{p.Network, p.Host}].redirect(p.To)
 	}
 	for _, run := range fresh {
 		go run()

@@ -19,11 +19,10 @@ import (
 	"github.com/berthcloud/berth/internal/oci/spawn"
 )
 
-// Launcher starts berthd for an ordinary user.
+// Launcher starts berthd for an ordinary user. Its program is that of hold and forward.
 type Launcher struct {
 	Run    string // the daemon's run directory
-	Helper string // path of berth-rootless
-	Keeper string // socket of the keeper, whose namespaces are entered if hold was killed
+	Daemon string // path of berthd
 }
 
 // Dir is where hold and forward have their sockets.
@@ -35,7 +34,7 @@ const EnteredArg = "entered"
 // lifeline is the descriptor on which the daemon inside sees its launcher's end.
 const lifeline = 3
 
-// Launch runs this program with EnteredArg and args as root of the user's namespaces,
+// Launch runs the daemon with EnteredArg and args as root of the user's namespaces,
 // passes signals on to it, and returns its exit status. hold and forward are started
 // where they do not run, and ended afterwards where nothing is left for them.
 func (l *Launcher) Launch(ctx context.Context, args []string) (status int, err error) {
@@ -55,7 +54,7 @@ func (l *Launcher) Launch(ctx context.Context, args []string) (status int, err e
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
-	pid, line, err := start(namespaces, args)
+	pid, line, err := l.start(namespaces, args)
 	closeFiles(namespaces)
 	if err != nil {
 		return 0, err
@@ -105,7 +104,7 @@ func absent(err error) bool {
 // startHold makes the namespaces and the process that keeps them. Where instances
 // run still, but hold was killed, it keeps theirs.
 func (l *Launcher) startHold(dir string) error {
-	c := enter.Command{Program: l.Helper, Args: []string{"berth-rootless", "hold", dir}, Env: os.Environ()}
+	c := enter.Command{Args: []string{"berth-rootless", "hold", dir}, Env: os.Environ()}
 	namespaces, err := l.keepersNamespaces()
 	defer closeFiles(namespaces)
 	if err != nil {
@@ -130,7 +129,7 @@ func (l *Launcher) startHold(dir string) error {
 
 // keepersNamespaces opens those of the keeper, or returns nil where there is none.
 func (l *Launcher) keepersNamespaces() ([]*os.File, error) {
-	conn, err := net.Dial("unix", l.Keeper)
+	conn, err := net.Dial("unix", filepath.Join(l.Run, "keeper.sock"))
 	if absent(err) {
 		return nil, nil
 	}
@@ -161,8 +160,12 @@ func joins(namespaces []*os.File) []spawn.Join {
 }
 
 func (l *Launcher) startForward(dir string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
 	return detached(dir, func(files []*os.File) error {
-		p, err := os.StartProcess(l.Helper, []string{"berth-rootless", "forward", dir}, &os.ProcAttr{Dir: "/", Env: os.Environ(), Files: files})
+		p, err := os.StartProcess(self, []string{"berth-rootless", "forward", dir}, &os.ProcAttr{Dir: "/", Env: os.Environ(), Files: files})
 		if err == nil {
 			err = p.Release()
 		}
@@ -204,14 +207,14 @@ func detached(dir string, start func(files []*os.File) error) error {
 }
 
 // start starts the daemon inside. line is closed, by our end at the latest, to end it.
-func start(namespaces []*os.File, args []string) (pid int, line *os.File, err error) {
+func (l *Launcher) start(namespaces []*os.File, args []string) (pid int, line *os.File, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, nil, err
 	}
 	defer r.Close()
 	pid, err = enter.Start(enter.Command{
-		Args: append([]string{"berthd", EnteredArg}, args...), Env: os.Environ(), Files: []int{0, 1, 2, int(r.Fd())}, Join: joins(namespaces),
+		Program: l.Daemon, Args: append([]string{"berthd", EnteredArg}, args...), Env: os.Environ(), Files: []int{0, 1, 2, int(r.Fd())}, Join: joins(namespaces),
 	})
 	if err != nil {
 		w.Close()
@@ -224,7 +227,6 @@ func start(namespaces []*os.File, args []string) (pid int, line *os.File, err er
 // were one process, also when that is killed.
 func Inside() {
 	unix.CloseOnExec(lifeline)
-	_ = os.WriteFile("/proc/self/comm", []byte("berthd"), 0) // it was executed as /proc/self/exe
 	go func() {
 		var b [1]byte
 		for {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,6 +82,34 @@ func startPasta(ctx context.Context, dir string, holder int) (*pasta, error) {
 		}
 		p.stop()
 		return nil, err
+	}
+}
+
+// keepPasta runs pasta, anew where it dies, until stop is called. Without it published
+// ports work all the same.
+func keepPasta(ctx context.Context, dir string, holder int, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	p, err := startPasta(ctx, dir, holder)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for err == nil {
+			select {
+			case <-ctx.Done():
+				p.stop()
+				return
+			case <-p.ended:
+			}
+			log.Warn("pasta died and is started anew", "error", p.err)
+			p, err = startPasta(ctx, dir, holder)
+		}
+		if ctx.Err() == nil {
+			log.Warn("instances have no way out to the network", "error", err)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
 	}
 }
 
