@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/berthcloud/berth/internal/image"
 )
 
@@ -150,15 +148,6 @@ func newBench(ctx context.Context, o options) (b *bench, err error) {
 	return b, nil
 }
 
-// mountRun makes a directory for what does not outlive a reboot: on a tmpfs, as /run
-// is on a Debian host, wherever this machine has it. close unmounts it.
-func mountRun(path string) error {
-	if err := os.MkdirAll(path, 0o755); err != nil {
-		return err
-	}
-	return os.NewSyscallError("mount", unix.Mount("tmpfs", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"))
-}
-
 func (b *bench) close() {
 	if b.oci != nil {
 		b.oci.close()
@@ -195,9 +184,6 @@ func (b *bench) startBerth(ctx context.Context) error {
 	b.daemon = &server{label: "berth", netns: filepath.Base(b.dir) + "b", dir: dir,
 		cli: []string{filepath.Join(b.bin, "berth"), "-H", "unix://" + socket}}
 	if err := fillStore(ctx, filepath.Join(dir, "root")); err != nil {
-		return err
-	}
-	if err := mountRun(filepath.Join(dir, "run")); err != nil {
 		return err
 	}
 	return b.daemon.start(ctx, []string{"version"}, filepath.Join(b.bin, "berthd"),

@@ -32,9 +32,6 @@ func (b *bench) startDocker(ctx context.Context, image string) {
 	}
 	err := os.Mkdir(dir, 0o711)
 	if err == nil {
-		err = mountRun(dir + "/run")
-	}
-	if err == nil {
 		err = b.dockerd.start(ctx, []string{"version"}, "dockerd", "--data-root", dir+"/root", "--exec-root", dir+"/run",
 			"-H", "unix://"+dir+"/docker.sock", "--pidfile", dir+"/pid", "--cgroup-parent", "/"+filepath.Base(b.dir))
 	}
@@ -50,16 +47,12 @@ func (b *bench) startDocker(ctx context.Context, image string) {
 func (b *bench) preparePodman(ctx context.Context, image string) {
 	dir := filepath.Join(b.dir, "podman")
 	b.podmanEngine = &server{label: "podman with runc", dir: dir, cli: []string{"podman", "--runtime", "runc", "--root", dir + "/root", "--runroot", dir + "/run",
-		"--tmpdir", dir + "/run/tmp", "--cgroup-manager", "cgroupfs", "--events-backend", "none"},
+		"--tmpdir", dir + "/tmp", "--cgroup-manager", "cgroupfs", "--events-backend", "none"},
 		run: []string{"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}} // raising limits needs CAP_SYS_RESOURCE
 	if b.podmanEngine.why = b.wanted("podman", "runc"); b.podmanEngine.why != "" {
 		return
 	}
-	err := mountRun(dir + "/run")
-	if err == nil {
-		err = b.podmanEngine.command(ctx, "import", image, "base")
-	}
-	if err != nil {
+	if err := b.podmanEngine.command(ctx, "import", image, "base"); err != nil {
 		b.podmanEngine.why = "does not work here"
 		fmt.Fprintln(os.Stderr, "bench: podman:", err)
 	}

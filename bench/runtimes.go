@@ -32,15 +32,12 @@ type ociRuntime struct {
 // newRuntimes finds the runtimes. All work on the same root filesystem.
 func (b *bench) newRuntimes(rootfs string) (r *runtimes, err error) {
 	r = &runtimes{dir: filepath.Join(b.dir, "oci"), rootfs: rootfs, prefix: filepath.Base(b.dir) + "-"}
-	if err := mountRun(r.dir + "/run"); err != nil { // before the den, which has a copy of all mounts
-		return nil, err
-	}
 	if r.den, err = newDen(atOnce); err != nil {
 		return nil, err
 	}
-	r.subjects = []ociRuntime{{label: "berth-oci", cli: []string{filepath.Join(b.bin, "berth-oci"), "--root", r.dir + "/run/berth"}}}
+	r.subjects = []ociRuntime{{label: "berth-oci", cli: []string{filepath.Join(b.bin, "berth-oci"), "--root", r.dir + "/berth"}}}
 	for _, peer := range []string{"crun", "runc"} {
-		r.subjects = append(r.subjects, ociRuntime{peer, b.wanted(peer), []string{peer, "--root", r.dir + "/run/" + peer}})
+		r.subjects = append(r.subjects, ociRuntime{peer, b.wanted(peer), []string{peer, "--root", r.dir + "/" + peer}})
 	}
 	return r, nil
 }
