@@ -41,7 +41,7 @@ func (b *bench) smallestLimitOfEngines() measurement {
 			}})
 		}
 		all = append(all, b.oci.limited(b.oci.subjects[1]))
-		return smallestLimit(ctx, name, atMost(512, "KiB"), all)
+		return smallestLimit(ctx, name, atMostOf(1, "crun"), all)
 	}}
 }
 
