@@ -96,7 +96,7 @@ type forwarder struct{ signals chan os.Signal }
 
 // forwarded are the signals that terminals, shells, service managers and people
 // send. Not all there are: catching one costs the Go runtime two switches between
-// threads, and with all 64 that was a tenth of the time of a short run.
+// threads, which with all 64 were a third of those of a short run.
 func forwarded() []os.Signal {
 	const sigrtmin = syscall.Signal(34)
 	return []os.Signal{

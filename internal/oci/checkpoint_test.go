@@ -140,7 +140,7 @@ func TestCheckpointDetached(t *testing.T) {
 	for _, args := range [][]string{
 		{"--pre-dump", "--image-path", dir + "/1"},
 		{"--pre-dump", "--image-path", dir + "/2", "--parent-path", "../1"},
-		{"--leave-running", "--image-path", dir + "/3", "--parent-path", "../2", "--work-path", dir + "/work", "--file-locks", "--tcp-established"},
+		{"--leave-running", "--image-path", dir + "/3", "--parent-path", "../2", "--work-path", dir + "/logs", "--file-locks", "--tcp-established"},
 	} {
 		n := first.next()
 		if out := b.oci(append(append([]string{"checkpoint"}, args...), b.id)...); out.code != 0 {
@@ -149,7 +149,7 @@ func TestCheckpointDetached(t *testing.T) {
 		for seen = n; seen < n+5; seen = first.next() {
 		}
 	}
-	if _, err := os.Stat(dir + "/work/dump.log"); err != nil {
+	if _, err := os.Stat(dir + "/logs/dump.log"); err != nil {
 		t.Error(err)
 	}
 	b.oci("delete", "--force", b.id)

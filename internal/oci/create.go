@@ -54,9 +54,11 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, er
 	if err != nil {
 		return nil, err
 	}
+	k := &creator{rt: r, o: o, b: b, dir: d, boxed: r.isBoxed(), netns: -1}
+	defer func() { wire.CloseAll([]int{k.netns}) }() // after what is undone there
 	var u undo.Stack
 	defer u.Run(ctx, &err)
-	k := &creator{rt: r, o: o, b: b, dir: d, undo: &u, boxed: r.isBoxed()}
+	k.undo = &u
 	u.Add(func(context.Context) error { k.poststop(); return nil })
 	u.Add(func(context.Context) error { return d.remove() })
 
@@ -64,7 +66,6 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, er
 		return nil, fmt.Errorf("%s: %w", o.ID, err)
 	}
 	u.Release()
-	wire.CloseAll([]int{k.netns})
 	d.unlock()
 	return &Container{rt: r, path: d.path, rec: k.rec, group: k.group}, nil
 }
@@ -95,14 +96,13 @@ type creator struct {
 // if a later step fails. The stage is started as soon as it can be: it loads while
 // the rest is made.
 func (k *creator) create(ctx context.Context) error {
-	k.exe, k.userns, k.listen, k.netns = -1, -1, -1, -1
-	defer func() { wire.CloseAll([]int{k.exe, k.userns, k.listen}) }()
+	k.exe, k.userns, k.listen, k.conn.FD = -1, -1, -1, -1
+	defer func() { wire.CloseAll([]int{k.exe, k.userns, k.listen, k.conn.FD}) }()
 	for _, step := range []func() error{k.prepareCgroups, k.makeRecord, k.makeStartSocket, k.spawn} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	defer k.conn.Close()
 	defer k.child.Close()
 	stop, err := killWhenDone(ctx, k.child)
 	if err != nil {
@@ -294,7 +294,6 @@ func (k *creator) spawn() error {
 		Cgroup: birth, Root: hasUserNamespace(k.b.Spec), Sibling: k.rt.Siblings,
 	})
 	if err != nil {
-		k.conn.Close()
 		if errors.Is(err, unix.EAGAIN) && k.group != nil {
 			err = fmt.Errorf("linux.resources.pids.limit: no process fits into the cgroup any more, or into one above it: %w", err)
 		}

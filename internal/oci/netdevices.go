@@ -26,10 +26,8 @@ func (k *creator) moveDevices() error {
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	// Create closes it when all is well: open, it keeps the interfaces even when the
-	// child has died.
+	// Create closes it last: open, it keeps the interfaces even when the child has died.
 	k.netns = ns
-	k.undo.Add(func(context.Context) error { return unix.Close(ns) })
 	var own, theirs unix.Stat_t
 	if err := errors.Join(unix.Stat("/proc/self/ns/net", &own), unix.Fstat(ns, &theirs)); err != nil {
 		return fmt.Errorf("linux.netDevices: %w", err)

@@ -164,15 +164,6 @@ func (p *Program) drop(proc *process) {
 	}
 }
 
-// Close lets the program go.
-func (p *Program) Close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.proc != nil {
-		p.drop(p.proc)
-	}
-}
-
 // start starts the program with nothing but its end of the socket. It is not waited
 // for: whoever calls reaps its children.
 func start(path string) (*process, error) {

@@ -1,6 +1,6 @@
 // Package standby keeps a program loaded, so that carrying out one more of its
-// command lines does not cost another start of it: two milliseconds of processor
-// time for a Go program that is to know anything of the world.
+// command lines does not cost another start of it: more than a millisecond of
+// processor time, and all that a fresh process has to look up anew.
 //
 //	keeper                                     program (a child of the keeper)
 //	starts it with a socket ────────────────▶  waits
