@@ -132,7 +132,10 @@ func (c *Config) directories(u *undo.Stack) error {
 	if err := os.MkdirAll(c.cache(), 0o700); err != nil {
 		return api.E("start", api.Exhausted, c.cache(), err)
 	}
-	return api.E("start", api.Exhausted, c.Run, c.forgetLastBoot())
+	if err := c.forgetLastBoot(); err != nil {
+		return api.E("start", api.Exhausted, c.Run, err)
+	}
+	return c.spread()
 }
 
 // forgetLastBoot empties a run directory that tells of another boot of the

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/client"
 	"github.com/berthcloud/berth/internal/testenv"
@@ -154,5 +156,25 @@ func TestRunDirectoryOfAnotherBoot(t *testing.T) {
 	start(t, root, run)
 	if _, err := os.Stat(stale); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after another boot: %v", err)
+	}
+}
+
+func TestInstancesArePlacedApart(t *testing.T) {
+	needRoot(t)
+	testenv.Check(t)
+	root := t.TempDir()
+	var fs unix.Statfs_t
+	if err := unix.Statfs(root, &fs); err != nil || fs.Type != unix.EXT4_SUPER_MAGIC {
+		t.Skip("temporary files are not on ext4")
+	}
+	start(t, root, testenv.Dir(t))
+	dir, err := os.Open(filepath.Join(root, "instances"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	flags, err := unix.IoctlGetUint32(int(dir.Fd()), unix.FS_IOC_GETFLAGS)
+	if err != nil || flags&topDir == 0 {
+		t.Errorf("flags of ROOT/instances are %#x, %v", flags, err)
 	}
 }
