@@ -68,7 +68,7 @@ func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 	}
 	observed, err := handle.Status(ctx)
 	if err != nil {
-		observed = instance.Status{State: api.Running}
+		observed = instance.Status{State: api.Running, PID: st.PID, Created: st.Started}
 		e.log.Warn("observe an adopted run", "instance", en.name(), "error", err)
 	}
 	r := &run{handle: handle, prepared: p, ended: make(chan struct{})}
@@ -78,21 +78,20 @@ func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 		e.release(ctx, en, r)
 		return e.lost(ctx, en, "berthd ended while it was starting; start it again")
 	}
-	e.readopt(ctx, en, r, observed)
+	e.readopt(en, r, observed)
 	return nil
 }
 
 // readopt supervises a run that was found again.
-func (e *Engine) readopt(ctx context.Context, en *entry, r *run, observed instance.Status) {
-	state := observed.State
-	if !state.Alive() {
-		state = api.Running // its end is recorded by the supervisor
+func (e *Engine) readopt(en *entry, r *run, observed instance.Status) {
+	if !observed.State.Alive() {
+		observed.State = api.Running // its end is recorded by the supervisor
 	}
-	err := e.change(ctx, en, func(rec *record) { rec.Status.State, rec.Status.PID = state, observed.PID })
-	if err != nil {
-		e.log.Error("record an adopted run", "instance", en.name(), "error", err)
+	started := en.snapshot().Started
+	if started.Before(observed.Created) { // of a run before
+		started = observed.Created
 	}
-	en.setRun(r)
+	en.setRun(r, observed, started)
 	e.publish(en, "adopt", nil)
 	e.background(func(ctx context.Context) { e.supervise(ctx, en, r) })
 	e.watchHealth(en, r)

@@ -404,9 +404,32 @@ func TestNextEngineAdopts(t *testing.T) {
 	if err != nil || inst.Status.State != api.Running || inst.Status.PID != stays.Status.PID {
 		t.Errorf("adopted: %+v, %v; want pid %d", inst.Status, err, stays.Status.PID)
 	}
+	// The record has only the beginning of the start; the run knows when it was made.
+	if d := stays.Status.Started.Sub(inst.Status.Started); d < 0 || d > time.Minute {
+		t.Errorf("started %v, after the adoption %v", stays.Status.Started, inst.Status.Started)
+	}
 	if err := w.Stop(t.Context(), "stays", StopOptions{}); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestNextEngineRemoves kills an engine between the end of an instance that is
+// removed then, of which nothing is recorded, and the removal.
+func TestNextEngineRemoves(t *testing.T) {
+	w := newWorld(t)
+	spec := shell("passing", forever)
+	spec.AutoRemove = true
+	inst := w.start(t, spec)
+	w.close(t)
+	w.runs.KillAll()
+	if err := os.RemoveAll(w.runDir(inst.ID)); err != nil {
+		t.Fatal(err)
+	}
+	w.open(t)
+	if _, err := w.Wait(t.Context(), "passing", "removed"); err != nil && !api.IsKind(err, api.NotFound) {
+		t.Error(err)
+	}
+	w.nothingLeft(t)
 }
 
 func TestReboot(t *testing.T) {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
@@ -50,14 +51,21 @@ func (e *Engine) prepareNetwork(ctx context.Context, en *entry, p *instance.Prep
 			p.DNS = append(p.DNS, a.String())
 		}
 	}
-	en.observe(func(st *api.Status) {
-		st.Interfaces = []api.Interface{{Network: plug.Network, Name: plug.Name, MAC: plug.MAC, Gateway: plug.Gateway}}
-		if len(plug.Address) > 0 {
-			st.Interfaces[0].Address = plug.Address[0]
-		}
-		st.Ports = ep.Publish
-	})
+	p.Ports = ep.Publish
+	en.observe(func(st *api.Status) { showNetwork(st, p) })
 	return nil
+}
+
+// showNetwork says where a run can be reached.
+func showNetwork(st *api.Status, p *instance.Prepared) {
+	st.Interfaces, st.Ports = nil, slices.Clone(p.Ports)
+	for _, i := range p.Interfaces {
+		shown := api.Interface{Network: i.Network, Name: i.Name, MAC: i.MAC, Gateway: i.Gateway}
+		if len(i.Address) > 0 {
+			shown.Address = i.Address[0]
+		}
+		st.Interfaces = append(st.Interfaces, shown)
+	}
 }
 
 // releaseNetwork detaches an instance. It is no error if it is not attached.

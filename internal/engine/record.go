@@ -73,14 +73,17 @@ func (e *Engine) change(ctx context.Context, en *entry, f func(*record)) error {
 	return nil
 }
 
-// observe applies f to the status in memory alone, for what the next engine
-// would observe anew.
-func (en *entry) observe(f func(*api.Status)) {
+// amend applies f to the record in memory alone, for what the next engine would
+// find out anew.
+func (en *entry) amend(f func(*record)) {
 	en.mu.Lock()
 	defer en.mu.Unlock()
-	f(&en.rec.Status)
+	f(&en.rec)
 	en.notify()
 }
+
+// observe is amend for the status.
+func (en *entry) observe(f func(*api.Status)) { en.amend(func(r *record) { f(&r.Status) }) }
 
 // forget removes the record from the store and the indexes.
 func (e *Engine) forget(ctx context.Context, en *entry) error {

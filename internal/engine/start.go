@@ -86,33 +86,29 @@ func (e *Engine) launch(ctx context.Context, en *entry) (err error) {
 	if err := e.attachPending(ctx, en, r); err != nil {
 		return err
 	}
-	if err := handle.Start(ctx); err != nil {
-		return err
-	}
-	observed, err := handle.Status(ctx)
-	if err != nil {
-		return err
-	}
-	err = e.change(ctx, en, func(r *record) {
-		r.Status.State, r.Status.Started, r.Status.PID = api.Running, time.Now().UTC(), observed.PID
-		r.Status.Virtualization, r.Status.Notice = observed.Virtualization, observed.Notice
-	})
+	observed, err := handle.Start(ctx)
 	if err != nil {
 		return err
 	}
 	u.Release()
-	en.setRun(r)
+	// The record says that it starts, which is as much: an engine that finds the run
+	// observes the rest anew.
+	observed.State = api.Running
+	en.setRun(r, observed, time.Now())
 	e.publish(en, "start", nil)
 	e.background(func(ctx context.Context) { e.supervise(ctx, en, r) })
 	e.watchHealth(en, r)
 	return nil
 }
 
-func (en *entry) setRun(r *run) {
-	en.mu.Lock()
-	defer en.mu.Unlock()
-	en.run = r
-	en.notify()
+// setRun makes a run visible whose entrypoint was let go.
+func (en *entry) setRun(r *run, observed instance.Status, started time.Time) {
+	en.observe(func(st *api.Status) {
+		en.run = r
+		st.State, st.PID, st.Started = observed.State, observed.PID, started.UTC()
+		st.Virtualization, st.Notice = observed.Virtualization, observed.Notice
+		showNetwork(st, r.prepared)
+	})
 }
 
 // recordFailedStart puts the instance back, with docker's exit codes for what

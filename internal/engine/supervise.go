@@ -35,7 +35,7 @@ func (e *Engine) supervise(ctx context.Context, en *entry, r *run) {
 func (e *Engine) finish(ctx context.Context, en *entry, r *run, exit api.Exit) {
 	e.release(ctx, en, r)
 	restart := false
-	err := e.change(ctx, en, func(rec *record) {
+	end := func(rec *record) {
 		st := &rec.Status
 		if exit.Time.Sub(st.Started) > restartSettled {
 			rec.FailedRuns = 0
@@ -54,10 +54,14 @@ func (e *Engine) finish(ctx context.Context, en *entry, r *run, exit api.Exit) {
 		if restart = exit.Reboot || wantsRestart(rec.Spec.Restart, *st); restart {
 			st.State = api.Restarting
 		} else if rec.Spec.AutoRemove {
-			st.State = api.Removing // one record less to write for what is going
+			st.State = api.Removing
 		}
-	})
-	if err != nil {
+	}
+	if en.instance().Spec.AutoRemove && !exit.Reboot {
+		// Its removal is all that is recorded: an engine that finds neither the run
+		// nor this goes on with it.
+		en.amend(end)
+	} else if err := e.change(ctx, en, end); err != nil {
 		e.log.Error("record the end of a run", "instance", en.name(), "error", err)
 	}
 	r.exit = exit

@@ -63,8 +63,9 @@ type Driver interface {
 
 // Handle is one run of an instance.
 type Handle interface {
-	// Start lets the entrypoint go. It returns once the entrypoint runs.
-	Start(context.Context) error
+	// Start lets the entrypoint go. It returns once the entrypoint runs, with
+	// what Status would say.
+	Start(context.Context) (Status, error)
 
 	// Signal sends a signal to the entrypoint. A run that has ended yields
 	// kind Conflict.
@@ -95,6 +96,7 @@ type Handle interface {
 type Status struct {
 	State          api.State          // Created, Running, Paused, Exited or Failed
 	PID            int                // on the host; 0 once ended
+	Created        time.Time          // of the run
 	Virtualization api.Virtualization // of a VM: what was chosen
 	Notice         string             // one line worth telling, or ""
 }

@@ -19,6 +19,7 @@ type Prepared struct {
 
 	Interfaces []Interface  `json:"interfaces,omitempty"` // beside loopback
 	HostNet    bool         `json:"host_net,omitempty"`   // containers: share the host's network
+	Ports      []api.Port   `json:"ports,omitempty"`      // as they are published; the network's business
 	Mounts     []Mount      `json:"mounts,omitempty"`     // sources resolved and existing
 	Hostname   string       `json:"hostname"`
 	DNS        []string     `json:"dns,omitempty"`   // name servers for resolv.conf

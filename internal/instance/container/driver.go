@@ -77,11 +77,10 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 	if err := h.writeBundle(plan); err != nil {
 		return nil, h.fail("create", err)
 	}
-	status, err := d.cfg.Keeper.Start(ctx, h.process())
-	if err != nil {
+	if h.kept, err = d.cfg.Keeper.Start(ctx, h.process()); err != nil {
 		return nil, h.fail("create", err)
 	}
-	if err := h.plug(status.PID); err != nil {
+	if err := h.plug(h.kept.PID); err != nil {
 		return nil, h.fail("create", err)
 	}
 	u.Release()
@@ -90,13 +89,14 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 
 // Adopt finds a run again: the keeper knows it as long as it was not deleted.
 func (d *Driver) Adopt(ctx context.Context, p *instance.Prepared) (instance.Handle, error) {
-	if _, err := d.cfg.Keeper.Status(ctx, p.ID); err != nil {
+	kept, err := d.cfg.Keeper.Status(ctx, p.ID)
+	if err != nil {
 		if api.IsKind(err, api.NotFound) {
 			err = api.E("", api.NotFound, "", errors.New("it has no run"))
 		}
 		return nil, api.E("adopt", "", p.Spec.Name, err)
 	}
-	return &handle{driver: d, p: p}, nil
+	return &handle{driver: d, p: p, kept: kept}, nil
 }
 
 // process says how the keeper is to start and keep the container.

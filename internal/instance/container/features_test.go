@@ -52,7 +52,7 @@ func (w *world) begin(t *testing.T, p *instance.Prepared) instance.Handle {
 			t.Error(err)
 		}
 	})
-	if err := run.Start(t.Context()); err != nil {
+	if _, err := run.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return run
@@ -140,7 +140,7 @@ func TestTerminal(t *testing.T) {
 		done <- err
 	}()
 	<-ready
-	if err := run.Start(t.Context()); err != nil {
+	if _, err := run.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	lines := bufio.NewScanner(heard)

@@ -17,11 +17,11 @@ import (
 	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
-// handle is one run. It holds no state: everything is the keeper's and the
-// runtime's.
+// handle is one run. What changes of it is the keeper's and the runtime's.
 type handle struct {
 	driver *Driver
 	p      *instance.Prepared
+	kept   keeper.Status // by Create or Adopt
 }
 
 func (h *handle) inRun(name string) string { return filepath.Join(h.p.RunDir, name) }
@@ -58,8 +58,9 @@ func (h *handle) said(err error) error {
 }
 
 // Start lets the entrypoint go.
-func (h *handle) Start(context.Context) error {
-	return h.fail("start", h.driver.runtime.Start(h.p.ID))
+func (h *handle) Start(context.Context) (instance.Status, error) {
+	err := h.driver.runtime.Start(h.p.ID)
+	return instance.Status{State: api.Running, PID: h.kept.PID, Created: h.kept.Started}, h.fail("start", err)
 }
 
 // Signal sends a signal to the entrypoint.
@@ -136,9 +137,9 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 	}
 	if kept.Exit != nil {
 		if kept.Exit.Unknown != "" {
-			return instance.Status{State: api.Failed, Notice: kept.Exit.Unknown}, nil
+			return instance.Status{State: api.Failed, Created: kept.Started, Notice: kept.Exit.Unknown}, nil
 		}
-		return instance.Status{State: api.Exited}, nil
+		return instance.Status{State: api.Exited, Created: kept.Started}, nil
 	}
 	c, err := h.driver.runtime.Load(h.p.ID)
 	if err != nil {
@@ -152,7 +153,7 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 		"creating": api.Created, "created": api.Created, "running": api.Running, oci.StatusPaused: api.Paused,
 		"stopped": api.Exited, // a moment before the keeper notices
 	}
-	return instance.Status{State: states[status], PID: kept.PID}, nil
+	return instance.Status{State: states[status], PID: kept.PID, Created: kept.Started}, nil
 }
 
 // Update changes the limits of the run.

@@ -25,6 +25,8 @@ type run struct {
 	log   *os.File
 	done  chan struct{} // closed when exit is set
 
+	created time.Time
+
 	mu      sync.Mutex
 	started bool
 	paused  bool
@@ -33,7 +35,7 @@ type run struct {
 }
 
 func newRun(w *World, p *instance.Prepared, path string) (*run, error) {
-	r := &run{world: w, p: p, done: make(chan struct{}), readers: make(map[*instance.Streams]struct{})}
+	r := &run{world: w, p: p, created: time.Now(), done: make(chan struct{}), readers: make(map[*instance.Streams]struct{})}
 	r.cmd = &exec.Cmd{Path: path, Args: p.Process.Args, Env: append(p.Process.Env, "PATH="+os.Getenv("PATH"))}
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r.cmd.Stdout = &fan{r: r, stream: "stdout"}
@@ -70,22 +72,22 @@ func (f *fan) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (r *run) Start(context.Context) error {
+func (r *run) Start(context.Context) (instance.Status, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.started {
-		return r.conflict("start", "it was started before")
+		return instance.Status{}, r.conflict("start", "it was started before")
 	}
 	var err error
 	if r.log, err = os.OpenFile(r.p.LogPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
-		return err
+		return instance.Status{}, err
 	}
 	if err := r.cmd.Start(); err != nil {
-		return errors.Join(err, r.log.Close())
+		return instance.Status{}, errors.Join(err, r.log.Close())
 	}
 	r.started = true
 	go r.reap()
-	return nil
+	return r.status(), nil
 }
 
 func (r *run) reap() {
@@ -152,15 +154,24 @@ func (r *run) Wait(ctx context.Context) (api.Exit, error) {
 func (r *run) Status(context.Context) (instance.Status, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.status(), nil
+}
+
+// status is called with mu held.
+func (r *run) status() instance.Status {
+	s := instance.Status{State: api.Running, Created: r.created}
 	switch {
 	case !r.started:
-		return instance.Status{State: api.Created}, nil
+		s.State = api.Created
+		return s
 	case !r.alive():
-		return instance.Status{State: api.Exited}, nil
+		s.State = api.Exited
+		return s
 	case r.paused:
-		return instance.Status{State: api.Paused, PID: r.cmd.Process.Pid}, nil
+		s.State = api.Paused
 	}
-	return instance.Status{State: api.Running, PID: r.cmd.Process.Pid}, nil
+	s.PID = r.cmd.Process.Pid
+	return s
 }
 
 func (r *run) Update(context.Context, api.Limits) error { return nil }

@@ -131,7 +131,7 @@ func start(t *testing.T, run instance.Handle) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := run.Start(ctx); err != nil {
+	if _, err := run.Start(ctx); err != nil {
 		t.Fatalf("start: %v", err)
 	}
 }
@@ -271,7 +271,8 @@ func failedStart(t *testing.T, h Harness, args ...string) error {
 	defer remove(t, run)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	return run.Start(ctx)
+	_, err = run.Start(ctx)
+	return err
 }
 
 func testNoCommand(t *testing.T, h Harness) {

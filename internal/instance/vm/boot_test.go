@@ -51,7 +51,7 @@ func (h *harness) boot(t *testing.T, p *instance.Prepared) result {
 		done <- run.(instance.Attacher).Attach(ctx, instance.Streams{Stdout: &out, Stderr: &errs}, func() { close(ready) })
 	}()
 	<-ready
-	if err := run.Start(ctx); err != nil {
+	if _, err := run.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
 	exit, err := run.Wait(ctx)
@@ -238,7 +238,7 @@ func TestTerminal(t *testing.T) {
 		done <- run.(instance.Attacher).Attach(t.Context(), instance.Streams{Stdin: keys, Stdout: &out, Resize: sizes}, func() { close(ready) })
 	}()
 	<-ready
-	if err := run.Start(t.Context()); err != nil {
+	if _, err := run.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	out.await(t, "30 100\r\n")

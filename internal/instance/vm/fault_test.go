@@ -27,7 +27,7 @@ func (h *harness) start(t *testing.T, process instance.Process) instance.Handle 
 			t.Error(err)
 		}
 	})
-	if err := run.Start(t.Context()); err != nil {
+	if _, err := run.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return run
@@ -95,7 +95,7 @@ func TestClass12ExitPortFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer run.Delete(context.WithoutCancel(t.Context()))
-	if err := run.Start(t.Context()); err != nil {
+	if _, err := run.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	// QEMU is killed for it, unless the guest runs out of memory before.

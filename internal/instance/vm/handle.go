@@ -56,7 +56,15 @@ func exitPath(p *instance.Prepared) string { return filepath.Join(p.Dir, "exit")
 func (h *handle) fail(op string, err error) error { return api.E(op, "", h.p.Spec.Name, err) }
 
 // Start lets the machine go and returns when its entrypoint runs.
-func (h *handle) Start(ctx context.Context) error {
+func (h *handle) Start(ctx context.Context) (instance.Status, error) {
+	if err := h.boot(ctx); err != nil {
+		return instance.Status{}, err
+	}
+	return h.Status(ctx)
+}
+
+// boot returns when the entrypoint runs, or has run.
+func (h *handle) boot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
 	if err := h.letGo(ctx); err != nil {
@@ -306,6 +314,7 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 	if err != nil {
 		return s, h.fail("status", err)
 	}
+	s.Created = st.Started
 	if st.Exit != nil {
 		s.State = api.Exited
 		if h.exitOf(*st.Exit).Error != "" {

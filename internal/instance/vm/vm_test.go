@@ -279,7 +279,7 @@ func BenchmarkRun(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := r.Start(b.Context()); err != nil {
+		if _, err := r.Start(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 		if exit, err := r.Wait(b.Context()); err != nil || exit.Code != 0 {
