@@ -150,7 +150,7 @@ func (c *Config) forgetLastBoot() error {
 	if err := errors.Join(err, errNow); err != nil || bytes.Equal(marked, now) {
 		return err
 	}
-	for _, name := range []string{"keeper", "oci", "instances", "holders", "layers", "network"} {
+	for _, name := range []string{"keeper", "oci", "instances", "layers", "network"} {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(c.Run, name)))
 	}
 	return err

@@ -41,6 +41,9 @@ func (e *Engine) adoptAll(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := e.storage.Sweep(); err != nil {
+		return err
+	}
 	if err := e.applyNetwork(ctx); err != nil {
 		return err
 	}
@@ -59,7 +62,7 @@ func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 		e.background(func(ctx context.Context) { e.restartLater(ctx, en) })
 		return nil
 	case !st.State.Alive():
-		return e.storage.Release(ctx, en.id) // berthd may have been killed while it ended
+		return nil
 	}
 	handle, p, err := e.findRun(ctx, en)
 	if err != nil {
@@ -77,6 +80,9 @@ func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 		// that it runs, so it must not.
 		e.release(ctx, en, r)
 		return e.lost(ctx, en, "berthd ended while it was starting; start it again")
+	}
+	if err := e.adoptRootfs(p); err != nil {
+		return err
 	}
 	e.readopt(en, r, observed)
 	return nil
@@ -113,9 +119,7 @@ func (e *Engine) findRun(ctx context.Context, en *entry) (instance.Handle, *inst
 
 // lost records a run that ended unobserved, and applies the restart policy.
 func (e *Engine) lost(ctx context.Context, en *entry, why string) error {
-	// The layers go too where no Prepared tells of them: berthd may have been
-	// killed between mounting them and writing it.
-	err := errors.Join(e.releaseNetwork(ctx, en.id), e.storage.Release(ctx, en.id), os.RemoveAll(e.runDir(en.id)))
+	err := errors.Join(e.releaseNetwork(ctx, en.id), os.RemoveAll(e.runDir(en.id)))
 	if err != nil {
 		e.log.Error("clean up after a lost run", "instance", en.name(), "error", err)
 	}
@@ -139,14 +143,11 @@ func (e *Engine) lost(ctx context.Context, en *entry, why string) error {
 // where its policy says so. on-failure does not: a reboot is no failure of the
 // instance's.
 func (e *Engine) afterReboot(ctx context.Context, en *entry) error {
-	// Where /run is no tmpfs, or the layers stayed mounted, it tells of the
-	// boot before.
-	err := errors.Join(e.storage.Release(ctx, en.id), os.RemoveAll(e.runDir(en.id)))
-	if err != nil {
+	if err := os.RemoveAll(e.runDir(en.id)); err != nil { // /run is not a tmpfs everywhere
 		return err
 	}
 	restart := false
-	err = e.change(ctx, en, func(r *record) {
+	err := e.change(ctx, en, func(r *record) {
 		if r.Status.State.Alive() || r.Status.State == api.Restarting {
 			r.Status.State, r.Status.ExitCode, r.Status.PID = api.Exited, nil, 0
 			r.Status.Error = "the host was rebooted"

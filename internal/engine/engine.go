@@ -113,7 +113,7 @@ func (e *Engine) Close() error {
 	e.ops.cancelAll()
 	e.work.Wait()
 	e.events.close()
-	return nil
+	return e.storage.Sweep()
 }
 
 // background runs f until it ends or the engine closes.

@@ -198,10 +198,11 @@ func (w *world) nothingLeft(t *testing.T) {
 			}
 		}
 	}
-	for _, dir := range []string{"layers", "holders"} {
-		if left, _ := os.ReadDir(filepath.Join(w.run, dir)); len(left) > 0 {
-			t.Errorf("left in %s: %v", dir, left)
-		}
+	if err := w.storage.Sweep(); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(w.run, "layers")); len(left) > 0 {
+		t.Errorf("mounted layers are left: %v", left)
 	}
 	if holds, err := w.images.Holds(t.Context()); err != nil || len(holds) > 0 {
 		t.Errorf("holds left: %v, %v", holds, err)

@@ -83,10 +83,11 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) error
 			return api.E("remove image", api.InUse, name, errors.New("in use by "+strings.Join(img.Users, ", ")+"; remove that first, or give the image another name"))
 		}
 	}
-	if err == nil {
-		e.announce("image", "remove", removed)
+	if err != nil {
+		return err
 	}
-	return err
+	e.announce("image", "remove", removed)
+	return e.storage.Sweep() // a layer that is mounted takes its disk space still
 }
 
 // TagImage gives an image a further name.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 
 	"github.com/berthcloud/berth/api"
 )
@@ -48,5 +49,5 @@ func (e *Engine) Prune(ctx context.Context, o PruneOptions) (api.Pruned, error) 
 	}
 	var err error
 	p.Images, p.Bytes, err = e.images.Prune(ctx, o.Images)
-	return p, err
+	return p, errors.Join(err, e.storage.Sweep())
 }

@@ -61,15 +61,21 @@ func (e *Engine) prepareRootfs(ctx context.Context, p *instance.Prepared, layers
 	if _, err := e.storage.Mount(ctx, p.ID, layers); err != nil {
 		return err
 	}
-	u.Add(func(ctx context.Context) error { return e.storage.Release(ctx, p.ID) })
+	u.Add(func(context.Context) error { e.storage.Release(p.ID); return nil })
 	return nil
+}
+
+// adoptRootfs acquires anew what prepareRootfs acquired for a run that still exists.
+func (e *Engine) adoptRootfs(p *instance.Prepared) error {
+	if p.Spec.Kind == api.VM {
+		return nil
+	}
+	return e.storage.Adopt(p.ID, p.Rootfs.Layers)
 }
 
 // releaseRootfs takes back what prepareRootfs acquired; the writable layer
 // stays.
-func (e *Engine) releaseRootfs(ctx context.Context, p *instance.Prepared) error {
-	return e.storage.Release(ctx, p.ID)
-}
+func (e *Engine) releaseRootfs(p *instance.Prepared) { e.storage.Release(p.ID) }
 
 // prepareKernel finds the guest kernel of a VM.
 func (e *Engine) prepareKernel(ctx context.Context, rec record, p *instance.Prepared) error {

@@ -100,7 +100,7 @@ func (e *Engine) release(ctx context.Context, en *entry, r *run) {
 	beside.Go(func() { step("detach it from its network", func() error { return e.releaseNetwork(ctx, en.id) }) })
 	step("delete its run", func() error { return r.handle.Delete(ctx) })
 	// The run's mounts and files are not in use any more.
-	step("release its root filesystem", func() error { return e.releaseRootfs(ctx, r.prepared) })
+	e.releaseRootfs(r.prepared)
 	step("remove its run directory", func() error { return os.RemoveAll(r.prepared.RunDir) })
 	beside.Wait()
 }

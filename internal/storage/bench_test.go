@@ -2,8 +2,8 @@ package storage
 
 import "testing"
 
-// BenchmarkMount measures what a container pays for its layers when no other
-// uses them.
+// BenchmarkMount measures what a container pays for its layers when no other uses
+// them, nor has for a while.
 func BenchmarkMount(b *testing.B) {
 	s, err := Open(b.TempDir(), b.TempDir())
 	if err != nil {
@@ -14,7 +14,8 @@ func BenchmarkMount(b *testing.B) {
 		if _, err := s.Mount(b.Context(), "x", layers); err != nil {
 			b.Fatal(err)
 		}
-		if err := s.Release(b.Context(), "x"); err != nil {
+		s.Release("x")
+		if err := s.Sweep(); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -34,7 +34,7 @@ func (s *Storage) Fill(ctx context.Context, v api.Volume, layers []Layer, target
 	if err != nil {
 		return err
 	}
-	u.Add(func(ctx context.Context) error { return s.Release(ctx, holder) })
+	u.Add(func(context.Context) error { s.Release(holder); return nil })
 	merged, err := merge(dirs)
 	if err != nil {
 		return api.E("fill volume", "", v.Name, err)

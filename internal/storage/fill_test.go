@@ -122,7 +122,8 @@ func TestFill(t *testing.T) {
 	if n, err := unix.Getxattr(filepath.Join(data, "own"), "user.x", buf); err != nil || string(buf[:n]) != "y" {
 		t.Errorf("attribute %q, %v", buf[:n], err)
 	}
-	if mounts(t, run) != 0 || len(namesIn(t, run)) != 2 {
+	sweep(t, s)
+	if mounts(t, run) != 0 || len(namesIn(t, run)) != 1 {
 		t.Errorf("left below RUN: %d mounts, %v", mounts(t, run), namesIn(t, run))
 	}
 }
@@ -148,6 +149,7 @@ func TestFillFromManyLayers(t *testing.T) {
 	if err := s.Fill(t.Context(), v, layers, "/d"); err != nil {
 		t.Fatal(err)
 	}
+	sweep(t, s)
 	if got := namesIn(t, v.Path); len(got) != 60 || mounts(t, run) != 0 {
 		t.Errorf("%d files, %d mounts left", len(got), mounts(t, run))
 	}
@@ -161,6 +163,7 @@ func TestFillSparesContent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { sweep(t, s) })
 	v, _, err := s.CreateVolume(t.Context(), "v", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -195,6 +198,7 @@ func TestFillDiskFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { sweep(t, s) })
 	v, _, err := s.CreateVolume(t.Context(), "v", nil)
 	if err != nil {
 		t.Fatal(err)

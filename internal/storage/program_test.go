@@ -30,9 +30,8 @@ func TestProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := s.Release(t.Context(), "m"); err != nil {
-			t.Error(err)
-		}
+		s.Release("m")
+		sweep(t, s)
 	}()
 	upper := t.TempDir()
 	for _, c := range []struct{ file, want string }{

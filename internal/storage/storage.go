@@ -3,7 +3,6 @@
 //
 //	RUN/layers/HEX/      a layer's EROFS image, mounted once for all containers;
 //	                     HEX is the first half of its digest
-//	RUN/holders/ID       which layers instance ID uses, one digest a line
 //	ROOT/instances/ID/   upper and work of a container, root.raw of a VM
 //	ROOT/volumes/NAME/   a volume: _data and volume.json
 //	ROOT/unpacked/HEX/   a layer as a directory, where the kernel mounts no EROFS
@@ -11,19 +10,16 @@
 //
 // # Layers
 //
-// A layer is mounted when its first holder needs it and unmounted when its
-// last one goes. Who holds what stands in RUN/holders, written before the
-// mount and removed before the unmount. After berthd was killed, Open finds
-// mounts, holders and nothing else to trust: it counts the holders and
-// unmounts what nobody holds.
+// A layer is mounted when its first holder needs it. When its last one has gone it
+// stays mounted for a while, because the next one often comes soon. Who holds what
+// is the caller's to remember: after berthd was killed, it says so anew by Adopt, and
+// Sweep unmounts what nobody holds.
 //
 // Nothing is mounted per instance on the host: the overlay of a container is
 // mounted in its own mount namespace and dies with it.
 package storage
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +27,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -39,14 +36,25 @@ import (
 	"github.com/berthcloud/berth/internal/undo"
 )
 
+// idle is how long a layer stays mounted for nobody. Mounting and unmounting one takes
+// the processor more than a millisecond, and the kernel waits for RCU.
+const idle = 10 * time.Second
+
 // Storage is the storage of a host. Its methods may be called concurrently.
 type Storage struct {
 	root, run string
 	unpack    bool // layers are unpacked, as in OpenUnpacked
 
-	mu      sync.Mutex     // held while mounting: two holders must not mount one layer twice
-	users   map[string]int // holders of each mounted layer, by hex
-	volumes sync.Mutex     // guards the directory of volumes
+	mu      sync.Mutex          // held while mounting: two holders must not mount one layer twice
+	held    map[string][]string // layers of each holder, by hex
+	mounted map[string]*mounted // by hex
+	volumes sync.Mutex          // guards the directory of volumes
+}
+
+// mounted is a layer that is mounted.
+type mounted struct {
+	users  int         // holders
+	expire *time.Timer // unmounts it, while it has none
 }
 
 // Layer is a read-only layer to mount.
@@ -55,8 +63,7 @@ type Layer struct {
 	Path   string // the EROFS image, a regular file
 }
 
-// Open returns the storage below root and run, and unmounts layers that no
-// holder needs any more.
+// Open returns the storage below root and run.
 func Open(root, run string) (*Storage, error) { return open(root, run, false) }
 
 // OpenUnpacked is Open for a user namespace: the kernel mounts no EROFS image
@@ -64,73 +71,54 @@ func Open(root, run string) (*Storage, error) { return open(root, run, false) }
 func OpenUnpacked(root, run string) (*Storage, error) { return open(root, run, true) }
 
 func open(root, run string, unpack bool) (*Storage, error) {
-	s := &Storage{root: root, run: run, unpack: unpack, users: make(map[string]int)}
-	for _, dir := range []string{s.layersDir(), s.holdersDir(), s.volumesDir(), filepath.Join(root, "instances")} {
+	s := &Storage{root: root, run: run, unpack: unpack, held: make(map[string][]string), mounted: make(map[string]*mounted)}
+	for _, dir := range []string{s.layersDir(), s.volumesDir(), filepath.Join(root, "instances")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, api.E("open the storage", api.Exhausted, dir, err)
 		}
 	}
-	return s, api.E("open the storage", "", run, s.recover())
+	return s, nil
 }
 
 func (s *Storage) layersDir() string  { return filepath.Join(s.run, "layers") }
-func (s *Storage) holdersDir() string { return filepath.Join(s.run, "holders") }
 func (s *Storage) volumesDir() string { return filepath.Join(s.root, "volumes") }
 
-// recover counts the holders anew and unmounts what none of them needs.
-func (s *Storage) recover() error {
-	holders, err := os.ReadDir(s.holdersDir())
-	if err != nil {
-		return err
-	}
-	for _, h := range holders {
-		hexes, err := s.held(h.Name())
-		if err == nil && !s.allMounted(hexes) {
-			// The host was rebooted, or berthd was killed while mounting.
-			err = os.Remove(filepath.Join(s.holdersDir(), h.Name()))
-			hexes = nil
+// Adopt makes holder hold the layers that it got as dirs from the Mount of a berthd
+// before this one. Where one of them is not mounted any more it holds none.
+func (s *Storage) Adopt(holder string, dirs []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var hexes []string
+	for _, dir := range dirs {
+		hex := filepath.Base(dir)
+		found, err := mountinfo.Mounted(filepath.Join(s.layersDir(), hex))
+		if errors.Is(err, os.ErrNotExist) || err == nil && !found {
+			return nil
 		}
 		if err != nil {
-			return err
+			return api.E("adopt the layers of", "", holder, err)
 		}
-		for _, hex := range hexes {
-			s.users[hex]++
-		}
+		hexes = append(hexes, hex)
 	}
-	layers, err := os.ReadDir(s.layersDir())
-	if err != nil {
-		return err
-	}
-	for _, l := range layers {
-		if s.users[l.Name()] == 0 {
-			if err := s.unmount(l.Name()); err != nil {
-				return err
-			}
-		}
-	}
-	return s.sweepUnpacked()
-}
-
-func (s *Storage) allMounted(hexes []string) bool {
 	for _, hex := range hexes {
-		if mounted, err := mountinfo.Mounted(filepath.Join(s.layersDir(), hex)); err != nil || !mounted {
-			return false
-		}
+		s.take(hex)
 	}
-	return true
+	s.held[holder] = hexes
+	return nil
 }
 
-// held returns the layers of a holder.
-func (s *Storage) held(holder string) (hexes []string, err error) {
-	data, err := os.ReadFile(filepath.Join(s.holdersDir(), holder))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+// Sweep unmounts the layers that nobody holds, those of a berthd before this one
+// too, and removes what else of layers is of no use.
+func (s *Storage) Sweep() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	layers, err := os.ReadDir(s.layersDir())
+	for _, l := range layers {
+		if m := s.mounted[l.Name()]; m == nil || m.users == 0 {
+			err = errors.Join(err, s.unmount(l.Name()))
+		}
 	}
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	for lines.Scan() {
-		hexes = append(hexes, lines.Text())
-	}
-	return hexes, err
+	return api.E("sweep the layers", "", s.run, errors.Join(err, s.sweepUnpacked()))
 }
 
 // LayerDir returns where a layer is mounted while somebody holds it.
@@ -140,30 +128,39 @@ func (s *Storage) LayerDir(l Layer) string { return filepath.Join(s.layersDir(),
 // returns their directories in the same order. A holder holds one list at a
 // time: mounting again replaces it.
 func (s *Storage) Mount(ctx context.Context, holder string, layers []Layer) (dirs []string, err error) {
-	if err := s.Release(ctx, holder); err != nil {
-		return nil, err
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.release(holder)
 	var u undo.Stack
 	defer u.Run(ctx, &err)
-	if err := s.writeHolder(holder, layers); err != nil {
-		return nil, api.E("mount the layers of", api.Exhausted, holder, err)
-	}
-	u.Add(func(context.Context) error { return os.Remove(filepath.Join(s.holdersDir(), holder)) })
+	u.Add(func(context.Context) error { s.release(holder); return nil })
 	for _, l := range layers {
 		hex, dir := hexOf(l.Digest), s.LayerDir(l)
-		if s.users[hex] == 0 {
+		if s.mounted[hex] == nil {
 			if err := s.mountLayer(ctx, l.Path, dir); err != nil {
 				return nil, api.E("mount the layer", "", hex[:12], err)
 			}
 		}
-		s.users[hex]++
-		u.Add(func(context.Context) error { return s.drop(hex) })
+		s.take(hex)
+		s.held[holder] = append(s.held[holder], hex)
 		dirs = append(dirs, dir)
 	}
 	u.Release()
 	return dirs, nil
+}
+
+// take adds a user to a mounted layer. The caller holds mu.
+func (s *Storage) take(hex string) {
+	m := s.mounted[hex]
+	if m == nil {
+		m = &mounted{}
+		s.mounted[hex] = m
+	}
+	if m.expire != nil {
+		m.expire.Stop()
+		m.expire = nil
+	}
+	m.users++
 }
 
 // hexOf names a layer by half of its digest: 128 bits tell layers apart, and
@@ -174,49 +171,41 @@ func hexOf(digest string) string {
 	return hex[:min(len(hex), 32)]
 }
 
-func (s *Storage) writeHolder(holder string, layers []Layer) error {
-	var b strings.Builder
-	for _, l := range layers {
-		b.WriteString(hexOf(l.Digest))
-		b.WriteByte('\n')
-	}
-	path := filepath.Join(s.holdersDir(), holder)
-	tmp := filepath.Join(s.run, "holder-"+holder+".tmp")
-	if err := os.WriteFile(tmp, []byte(b.String()), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
-}
-
 // Release ends a holder's need of its layers. It is no error if it has none.
-func (s *Storage) Release(_ context.Context, holder string) error {
+func (s *Storage) Release(holder string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	hexes, err := s.held(holder)
-	if err != nil || hexes == nil {
-		return err
-	}
-	if err := os.Remove(filepath.Join(s.holdersDir(), holder)); err != nil {
-		return err
-	}
-	for _, hex := range hexes {
-		err = errors.Join(err, s.drop(hex))
-	}
-	return api.E("release the layers of", "", holder, err)
+	s.release(holder)
 }
 
-// drop takes one user off a layer. The caller holds mu.
-func (s *Storage) drop(hex string) error {
-	if s.users[hex]--; s.users[hex] > 0 {
-		return nil
+// release is called with mu held.
+func (s *Storage) release(holder string) {
+	for _, hex := range s.held[holder] {
+		m := s.mounted[hex]
+		if m.users--; m.users == 0 {
+			m.expire = time.AfterFunc(idle, func() { s.expire(hex, m) })
+		}
 	}
-	delete(s.users, hex)
-	return s.unmount(hex)
+	delete(s.held, holder)
 }
 
-// unmount takes a layer's mount and directory away. The mount is detached
-// lazily: a namespace that is just going may still hold it.
+// expire unmounts a layer that nobody has taken meanwhile. Where that fails, the next
+// Sweep tries again.
+func (s *Storage) expire(hex string, m *mounted) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mounted[hex] == m && m.users == 0 {
+		_ = s.unmount(hex)
+	}
+}
+
+// unmount takes the mount and directory away of a layer that nobody uses. The mount
+// is detached lazily: a namespace that is just going may still hold it.
 func (s *Storage) unmount(hex string) error {
+	if m := s.mounted[hex]; m != nil && m.expire != nil {
+		m.expire.Stop()
+	}
+	delete(s.mounted, hex)
 	dir := filepath.Join(s.layersDir(), hex)
 	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,6 +45,14 @@ func mounts(t *testing.T, below string) int {
 	return len(list)
 }
 
+// sweep unmounts what nobody holds, as the end of a berthd does.
+func sweep(t *testing.T, s *Storage) {
+	t.Helper()
+	if err := s.Sweep(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLayersAreShared(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounting needs root")
@@ -65,25 +74,33 @@ func TestLayersAreShared(t *testing.T) {
 	if err != nil || second[0] != first[0] || mounts(t, run) != len(layers) {
 		t.Errorf("two holders: %v, %v, %d mounts", second, err, mounts(t, run))
 	}
-	if err := s.Release(t.Context(), "a"); err != nil || mounts(t, run) != len(layers) {
-		t.Errorf("after one release: %v, %d mounts", err, mounts(t, run))
+	s.Release("a")
+	sweep(t, s)
+	if mounts(t, run) != len(layers) {
+		t.Errorf("after one release: %d mounts", mounts(t, run))
 	}
 
-	// A berthd that was killed leaves mounts and holders; b is still there, a
-	// layer without a holder is not kept.
+	// A berthd that was killed leaves mounts; b is still there, a layer without a
+	// holder is not kept.
 	stray := filepath.Join(run, "layers", strings.Repeat("0", 32))
 	if err := mountImage(layers[0].Path, stray); err != nil {
 		t.Fatal(err)
 	}
-	s, err = Open(root, run)
+	if s, err = Open(root, run); err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(s.Adopt("b", second), s.Adopt("gone", []string{filepath.Join(run, "layers", strings.Repeat("1", 32))}))
+	sweep(t, s)
 	if err != nil || mounts(t, run) != len(layers) {
 		t.Fatalf("after a restart: %v, %d mounts", err, mounts(t, run))
 	}
 	for range 2 {
-		if err := s.Release(t.Context(), "b"); err != nil {
-			t.Fatal(err)
-		}
+		s.Release("b")
 	}
+	if mounts(t, run) != len(layers) {
+		t.Errorf("%d mounts stayed for the next holder", mounts(t, run))
+	}
+	sweep(t, s)
 	left, _ := os.ReadDir(filepath.Join(run, "layers"))
 	if mounts(t, run) != 0 || len(left) != 0 {
 		t.Errorf("%d mounts and %d directories are left", mounts(t, run), len(left))
@@ -107,9 +124,9 @@ func TestDamagedLayer(t *testing.T) {
 	if _, err := s.Mount(t.Context(), "a", layers); err == nil {
 		t.Error("a damaged layer was mounted")
 	}
-	holders, _ := os.ReadDir(filepath.Join(run, "holders"))
-	if mounts(t, run) != 0 || len(holders) != 0 {
-		t.Errorf("%d mounts and %d holders are left", mounts(t, run), len(holders))
+	sweep(t, s)
+	if mounts(t, run) != 0 {
+		t.Errorf("%d mounts are left", mounts(t, run))
 	}
 }
 

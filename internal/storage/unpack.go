@@ -36,7 +36,7 @@ func (s *Storage) sweepUnpacked() error {
 		return nil
 	}
 	for _, e := range entries {
-		if !e.IsDir() || s.users[e.Name()] > 0 {
+		if !e.IsDir() || s.mounted[e.Name()] != nil {
 			continue
 		}
 		dir := filepath.Join(s.unpackedDir(), e.Name())

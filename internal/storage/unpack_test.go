@@ -60,9 +60,7 @@ func TestUnpackedIsMounted(t *testing.T) {
 	if err := os.Remove(l.Path); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = Open(s.root, s.run); err != nil {
-		t.Fatal(err)
-	}
+	sweep(t, s)
 	if left, err := os.ReadDir(s.unpackedDir()); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
