@@ -37,8 +37,9 @@ import (
 )
 
 // idle is how long a layer stays mounted for nobody. Mounting and unmounting one takes
-// the processor more than a millisecond, and the kernel waits for RCU.
-const idle = 10 * time.Second
+// the processor more than a millisecond, and the kernel waits for RCU. What has been
+// read of it goes with it, and would come from the disk again.
+const idle = 5 * time.Minute
 
 // Storage is the storage of a host. Its methods may be called concurrently.
 type Storage struct {

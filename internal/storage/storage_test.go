@@ -2,15 +2,19 @@ package storage
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image"
+	"github.com/berthcloud/berth/internal/testenv"
 )
 
 // testLayers returns the layers of the base image.
@@ -104,6 +108,83 @@ func TestLayersAreShared(t *testing.T) {
 	left, _ := os.ReadDir(filepath.Join(run, "layers"))
 	if mounts(t, run) != 0 || len(left) != 0 {
 		t.Errorf("%d mounts and %d directories are left", mounts(t, run), len(left))
+	}
+}
+
+// TestImageIsReadDirectly expects the options that make a layer as fast as a file.
+func TestImageIsReadDirectly(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	image, dir := testLayers(t)[0].Path, t.TempDir()
+	if !readsDirectly(image) || readAhead(image) == 0 {
+		t.Skip("the temporary directory is not on a disk that can")
+	}
+	testenv.Eventually(t, 20*time.Second, func() error {
+		before := erofsBDIs()
+		if err := mountErofs(image, dir); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := unix.Unmount(dir, 0); err != nil {
+				t.Fatal(err)
+			}
+		}()
+		info, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+		if err != nil || len(info) != 1 {
+			t.Fatal(info, err)
+		}
+		if strings.HasPrefix(info[0].Source, "/dev/loop") {
+			t.Skip("the kernel mounts no image without a loop device")
+		}
+		if !strings.Contains(info[0].VFSOptions, "directio") && unix.Mount(image, dir, "erofs", layerFlags, "directio") == nil {
+			t.Errorf("mounted with %q", info[0].VFSOptions)
+			return unix.Unmount(dir, 0)
+		}
+		var fresh []string
+		for name := range erofsBDIs() {
+			if !before[name] {
+				fresh = append(fresh, name)
+			}
+		}
+		if len(fresh) != 1 {
+			return fmt.Errorf("others mount images at the same time: %q", fresh)
+		}
+		depth, err := os.ReadFile(filepath.Join(bdiDir, fresh[0], "read_ahead_kb"))
+		if want := fmt.Sprintln(readAhead(image)); err == nil && string(depth) != want {
+			return fmt.Errorf("reads %q KiB ahead; want %q", depth, want)
+		}
+		return err
+	})
+}
+
+// TestLoopDevice mounts a layer as older kernels do.
+func TestLoopDevice(t *testing.T) {
+	if _, err := os.Stat("/dev/loop-control"); os.Getuid() != 0 || err != nil {
+		t.Skip("needs root and loop devices")
+	}
+	image, dir := testLayers(t)[0].Path, t.TempDir()
+	if err := mountLoop(image, dir); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := os.ReadFile(filepath.Join(dir, "bin/busybox")); err != nil {
+		t.Error(err)
+	}
+	info, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	if err != nil || len(info) != 1 {
+		t.Fatal(info, err)
+	}
+	block := filepath.Join("/sys/block", filepath.Base(info[0].Source))
+	if direct, err := os.ReadFile(filepath.Join(block, "loop/dio")); err != nil || readsDirectly(image) && string(direct) != "1\n" {
+		t.Errorf("direct: %q, %v", direct, err)
+	}
+	if depth, want := readAhead(image), readAhead(dir); depth > 0 && depth != want {
+		t.Errorf("reads %d KiB ahead; want %d", want, depth)
 	}
 }
 
