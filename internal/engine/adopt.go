@@ -32,8 +32,9 @@ func (e *Engine) adoptAll(ctx context.Context) error {
 		if err := e.index(newEntry(rec)); err != nil {
 			return err
 		}
+		e.images.Hold(rec.ID, rec.Digest)
 	}
-	if err := e.sweep(ctx); err != nil {
+	if err := e.sweep(); err != nil {
 		return err
 	}
 	for _, en := range e.entries() {
@@ -193,7 +194,7 @@ func (e *Engine) resumeRemoval(ctx context.Context, en *entry) error {
 
 // sweep removes what instances without a record left behind: berthd was killed
 // while it created or removed them.
-func (e *Engine) sweep(ctx context.Context) error {
+func (e *Engine) sweep() error {
 	known := func(id string) bool {
 		_, err := e.findID(id)
 		return err == nil
@@ -209,17 +210,6 @@ func (e *Engine) sweep(ctx context.Context) error {
 				if err := os.RemoveAll(filepath.Join(parent, d.Name())); err != nil {
 					return err
 				}
-			}
-		}
-	}
-	holds, err := e.images.Holds(ctx)
-	if err != nil {
-		return err
-	}
-	for _, h := range holds {
-		if !known(h.Holder) {
-			if err := e.images.Release(ctx, h.Holder); err != nil {
-				return err
 			}
 		}
 	}

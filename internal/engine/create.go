@@ -34,10 +34,8 @@ func (e *Engine) Create(ctx context.Context, spec api.Spec) (_ api.Instance, err
 	if err != nil {
 		return api.Instance{}, err
 	}
-	if err := e.images.Hold(ctx, id, img); err != nil {
-		return api.Instance{}, err
-	}
-	u.Add(func(ctx context.Context) error { return e.images.Release(ctx, id) })
+	e.images.Hold(id, img.Digest)
+	u.Add(func(context.Context) error { e.images.Release(id); return nil })
 
 	spec.Mounts = nameVolumes(spec, img.Config, id)
 	rec := record{Config: img.Config}

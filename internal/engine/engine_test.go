@@ -204,8 +204,8 @@ func (w *world) nothingLeft(t *testing.T) {
 	if left, _ := os.ReadDir(filepath.Join(w.run, "layers")); len(left) > 0 {
 		t.Errorf("mounted layers are left: %v", left)
 	}
-	if holds, err := w.images.Holds(t.Context()); err != nil || len(holds) > 0 {
-		t.Errorf("holds left: %v, %v", holds, err)
+	if img, err := w.images.Inspect(t.Context(), "base"); err != nil || len(img.Users) > 0 {
+		t.Errorf("the image is held by %v, %v", img.Users, err)
 	}
 }
 

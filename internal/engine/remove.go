@@ -53,12 +53,15 @@ func (e *Engine) remove(ctx context.Context, en *entry, o RemoveOptions) error {
 	if err := e.removeUnnamedVolumes(ctx, inst, o.Volumes); err != nil {
 		return err
 	}
-	err := errors.Join(os.RemoveAll(e.runDir(en.id)), os.RemoveAll(e.dir(en.id)), e.images.Release(ctx, en.id))
-	if err != nil {
+	if err := errors.Join(os.RemoveAll(e.runDir(en.id)), os.RemoveAll(e.dir(en.id))); err != nil {
 		return api.E("remove", "", inst.Name, err)
 	}
 	e.publish(en, "remove", nil)
-	return e.forget(ctx, en)
+	if err := e.forget(ctx, en); err != nil {
+		return err
+	}
+	e.images.Release(en.id)
+	return nil
 }
 
 // Rename gives an instance another name.

@@ -122,27 +122,11 @@ func BenchmarkResolve(b *testing.B) {
 	if _, err := s.Base(b.Context(), nil); err != nil {
 		b.Fatal(err)
 	}
-	b.Run("resolve", func(b *testing.B) {
-		for b.Loop() {
-			if _, err := s.Resolve(b.Context(), "base"); err != nil {
-				b.Fatal(err)
-			}
+	for b.Loop() {
+		if _, err := s.Resolve(b.Context(), "base"); err != nil {
+			b.Fatal(err)
 		}
-	})
-	img, err := s.Resolve(b.Context(), "base")
-	if err != nil {
-		b.Fatal(err)
 	}
-	b.Run("hold+release", func(b *testing.B) {
-		for b.Loop() {
-			if err := s.Hold(b.Context(), "x", img); err != nil {
-				b.Fatal(err)
-			}
-			if err := s.Release(b.Context(), "x"); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
 }
 
 // peakRSS returns the process's greatest resident size in MiB.

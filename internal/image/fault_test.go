@@ -183,9 +183,7 @@ func useAndDrop(t *testing.T, s *image.Store, name, holder string, archive []byt
 	if err != nil {
 		return err
 	}
-	if err := s.Hold(ctx, holder, img); err != nil {
-		return err
-	}
+	s.Hold(holder, img.Digest)
 	if err := s.Tag(ctx, name, name+"-2"); err != nil {
 		return err
 	}
@@ -204,9 +202,7 @@ func useAndDrop(t *testing.T, s *image.Store, name, holder string, archive []byt
 	if err != nil || n != img.Layers[0].Size {
 		return fmt.Errorf("layer of %d bytes has %d: %w", img.Layers[0].Size, n, err)
 	}
-	if err := s.Release(ctx, holder); err != nil {
-		return err
-	}
+	s.Release(holder)
 	_, err = s.Remove(ctx, name+"-2")
 	return err
 }

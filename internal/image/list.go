@@ -46,19 +46,11 @@ func (s *Store) Inspect(ctx context.Context, name string) (api.Image, error) {
 	if err != nil {
 		return img, api.E("inspect image", "", Familiar(rec.Name), err)
 	}
-	held, err := s.Holds(ctx)
-	if err != nil {
-		return img, err
-	}
 	desc, _, err := s.manifest(ctx, rec.Target)
 	if err != nil {
 		return img, api.E("inspect image", "", Familiar(rec.Name), err)
 	}
-	for _, h := range held {
-		if h.Digest == desc.Digest.String() {
-			img.Users = append(img.Users, h.Holder)
-		}
-	}
+	img.Users = s.holders()[desc.Digest.String()]
 	return img, nil
 }
 

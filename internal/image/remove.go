@@ -64,17 +64,7 @@ func (s *Store) users(ctx context.Context, rec images.Image) ([]string, error) {
 	if err != nil {
 		return nil, nil // damaged: nobody can use it, and it may go
 	}
-	held, err := s.Holds(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var users []string
-	for _, h := range held {
-		if h.Digest == desc.Digest.String() {
-			users = append(users, h.Holder)
-		}
-	}
-	return users, nil
+	return s.holders()[desc.Digest.String()], nil
 }
 
 // Prune collects garbage; with all it first removes the names of all images
@@ -98,18 +88,11 @@ func (s *Store) removeUnused(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	held, err := s.Holds(ctx)
-	if err != nil {
-		return nil, err
-	}
-	used := map[string]bool{}
-	for _, h := range held {
-		used[h.Digest] = true
-	}
+	held := s.holders()
 	var removed []string
 	for _, rec := range recs {
 		desc, m, err := s.manifest(ctx, rec.Target)
-		if err == nil && (m.ArtifactType == kernelArtifact || used[desc.Digest.String()]) {
+		if err == nil && (m.ArtifactType == kernelArtifact || len(held[desc.Digest.String()]) > 0) {
 			continue
 		}
 		if err := s.images.Delete(ctx, rec.Name); err != nil && !notFound(err) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +18,8 @@ import (
 	"github.com/berthcloud/berth/api"
 )
 
-// Image is an image ready to be used by an instance of either kind.
+// Image is an image ready to be used by an instance of either kind. What it refers
+// to is shared, and not to be changed.
 type Image struct {
 	Name    string // in the short form
 	Digest  string // of the manifest for this host's platform
@@ -113,8 +116,47 @@ func (s *Store) lookupDigest(ctx context.Context, name string) (images.Image, bo
 	return found, found.Name != "", nil
 }
 
-// resolve makes an Image of the content that target leads to.
+// resolve makes an Image of the content that target leads to, once: content with a
+// digest never changes.
 func (s *Store) resolve(ctx context.Context, target ocispec.Descriptor) (Image, error) {
+	key := target.Digest.String()
+	s.mu.Lock()
+	img, known := s.resolved[key]
+	collected := s.collected
+	s.mu.Unlock()
+	if known && img.complete() {
+		return img, nil
+	}
+	img, err := s.read(ctx, target)
+	if err != nil {
+		return Image{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.collected == collected {
+		s.resolved[key] = img
+	}
+	return img, nil
+}
+
+// complete reports whether the layers are where they were.
+func (i *Image) complete() bool {
+	return !slices.ContainsFunc(i.Layers, func(l Layer) bool {
+		_, err := os.Lstat(l.Path)
+		return err != nil
+	})
+}
+
+// forgetResolved is called when content may have gone.
+func (s *Store) forgetResolved() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.resolved)
+	s.collected++
+}
+
+// read makes an Image of the content that target leads to.
+func (s *Store) read(ctx context.Context, target ocispec.Descriptor) (Image, error) {
 	desc, manifest, err := s.manifest(ctx, target)
 	if err != nil {
 		return Image{}, err

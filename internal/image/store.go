@@ -15,8 +15,9 @@
 // What keeps content alive: a name keeps its manifest; labels of the form
 // containerd.io/gc.ref.content.* lead from a manifest to its config and
 // layers, and from a layer to its EROFS image. An instance holds the image it
-// was made from by a lease, so that the name may go or move to another image
-// meanwhile. Work in progress has leases that expire.
+// was made from, so that the name may go or move to another image meanwhile:
+// its record says so, and the collector is told. Work in progress has leases that
+// expire.
 package image
 
 import (
@@ -77,6 +78,9 @@ type Store struct {
 
 	mu         sync.Mutex
 	converting map[string]*conversion // by diff id
+	holds      map[string]string      // manifest of each holder
+	resolved   map[string]Image       // by digest of a manifest or index
+	collected  int                    // how often resolved was emptied
 }
 
 // Open opens the store below root, making it where it does not exist.
@@ -113,8 +117,12 @@ func Open(root string, opt Options) (*Store, error) {
 	} else if err != nil {
 		return fail("", err)
 	}
-	s := &Store{root: root, opt: opt, bolt: db, converting: map[string]*conversion{}}
+	s := &Store{
+		root: root, opt: opt, bolt: db,
+		converting: map[string]*conversion{}, holds: map[string]string{}, resolved: map[string]Image{},
+	}
 	s.db = metadata.NewDB(db, blobs, nil)
+	s.db.RegisterCollectibleResource(holdResource, collector{s})
 	if err := s.db.Init(s.context(context.Background())); err != nil {
 		db.Close()
 		return fail("", err)
