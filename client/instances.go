@@ -47,6 +47,11 @@ func (c *Client) Create(ctx context.Context, spec api.Spec) (api.Instance, error
 	return call[api.Instance](ctx, c, request{method: "POST", path: "/v1/instances", body: spec})
 }
 
+// RunDetached makes an instance and starts it. Where the start fails, nothing is left of it.
+func (c *Client) RunDetached(ctx context.Context, spec api.Spec) (api.Instance, error) {
+	return call[api.Instance](ctx, c, request{method: "POST", path: "/v1/instances", query: query("start", flag(true)), body: spec})
+}
+
 // Start starts an instance. One that runs already is a success.
 func (c *Client) Start(ctx context.Context, ref string) (api.Instance, error) {
 	path, err := at("instances", ref, "start")

@@ -34,6 +34,13 @@ type AttachOptions struct {
 	Started func(api.Status) // with Start: called once the instance runs; may be nil
 }
 
+// RunOptions says how to run in the foreground.
+type RunOptions struct {
+	Size    api.Size           // of the terminal; zero where there is none
+	Created func(api.Instance) // called once the instance is made; may be nil
+	Started func(api.Status)   // called once it runs; may be nil
+}
+
 // message is the most one message of a stream carries, channel included.
 const message = 32<<10 + 1
 
@@ -58,11 +65,25 @@ func (c *Client) Attach(ctx context.Context, ref string, o AttachOptions, s Stre
 		return api.Exit{}, err
 	}
 	q := query("start", flag(o.Start), "stdin", flag(s.Stdin != nil))
-	if o.Size != (api.Size{}) {
-		q.Set("rows", strconv.Itoa(int(o.Size.Rows)))
-		q.Set("cols", strconv.Itoa(int(o.Size.Cols)))
+	addSize(q, o.Size)
+	return c.stream(ctx, path, q, nil, s, heard{started: o.Started})
+}
+
+func addSize(q url.Values, size api.Size) {
+	if size != (api.Size{}) {
+		q.Set("rows", strconv.Itoa(int(size.Rows)))
+		q.Set("cols", strconv.Itoa(int(size.Cols)))
 	}
-	return c.stream(ctx, path, q, nil, s, o.Started)
+}
+
+// RunAttached makes an instance, connects to its streams, starts it, and returns how
+// it ended. Where the start fails, nothing is left of it. The specification travels
+// as the first message, a text message; after control {created: instance} the stream
+// is the one of Attach with Start.
+func (c *Client) RunAttached(ctx context.Context, spec api.Spec, o RunOptions, s Streams) (api.Exit, error) {
+	q := query("stdin", flag(s.Stdin != nil))
+	addSize(q, o.Size)
+	return c.stream(ctx, "/v1/run", q, spec, s, heard{created: o.Created, started: o.Started})
 }
 
 // Exec runs a command in a running instance and returns how it ended. The
@@ -73,7 +94,7 @@ func (c *Client) Exec(ctx context.Context, ref string, e api.Exec, s Streams) (a
 	if err != nil {
 		return api.Exit{}, err
 	}
-	return c.stream(ctx, path, nil, &e, s, nil)
+	return c.stream(ctx, path, nil, e, s, heard{})
 }
 
 // ExecDetached starts a command in a running instance and returns.
@@ -85,8 +106,15 @@ func (c *Client) ExecDetached(ctx context.Context, ref string, e api.Exec) error
 	return c.send(ctx, request{method: "POST", path: path, body: e})
 }
 
-// stream opens a websocket and carries s over it until the last message.
-func (c *Client) stream(ctx context.Context, path string, q url.Values, first *api.Exec, s Streams, started func(api.Status)) (api.Exit, error) {
+// heard is whom the server's news concern.
+type heard struct {
+	created func(api.Instance)
+	started func(api.Status)
+}
+
+// stream opens a websocket and carries s over it until the last message. It sends
+// first first, unless that is nil.
+func (c *Client) stream(ctx context.Context, path string, q url.Values, first any, s Streams, news heard) (api.Exit, error) {
 	conn, res, err := websocket.Dial(ctx, c.url(path, q), &websocket.DialOptions{HTTPClient: c.http})
 	if err != nil {
 		if res != nil && res.StatusCode != http.StatusSwitchingProtocols {
@@ -120,7 +148,7 @@ func (c *Client) stream(ctx context.Context, path string, q url.Values, first *a
 	if s.Resize != nil {
 		go sendResizes(ctx, conn, s.Resize)
 	}
-	exit, err := receive(ctx, conn, s, started)
+	exit, err := receive(ctx, conn, s, news)
 	if lost, ok := errors.AsType[lostError](err); ok {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 			return exit, cause // standard input's own failure, such as a detach
@@ -137,7 +165,7 @@ type lostError struct{ err error }
 func (e lostError) Error() string { return e.err.Error() }
 
 // receive handles the server's messages up to the last.
-func receive(ctx context.Context, conn *websocket.Conn, s Streams, started func(api.Status)) (api.Exit, error) {
+func receive(ctx context.Context, conn *websocket.Conn, s Streams, news heard) (api.Exit, error) {
 	buf := make([]byte, message)
 	for {
 		kind, r, err := conn.Reader(ctx)
@@ -165,8 +193,10 @@ func receive(ctx context.Context, conn *websocket.Conn, s Streams, started func(
 				return *ctl.Exit, nil
 			case ctl.Problem != nil:
 				return api.Exit{}, ctl.Problem.Err()
-			case ctl.Started != nil && started != nil:
-				started(*ctl.Started)
+			case ctl.Created != nil && news.created != nil:
+				news.created(*ctl.Created)
+			case ctl.Started != nil && news.started != nil:
+				news.started(*ctl.Started)
 			}
 		}
 		if err != nil {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"time"
 
@@ -15,14 +16,45 @@ import (
 
 // Create records a new instance. Its image must be in the store, its name
 // free, and its kind's driver must be able to run it; nothing is started.
-func (e *Engine) Create(ctx context.Context, spec api.Spec) (_ api.Instance, err error) {
+func (e *Engine) Create(ctx context.Context, spec api.Spec) (api.Instance, error) {
+	en, err := e.create(ctx, spec, api.Created)
+	if err != nil {
+		return api.Instance{}, err
+	}
+	en.op <- struct{}{}
+	return en.instance(), nil
+}
+
+// Run makes an instance and starts it, with one record of both. Before the start it
+// calls created, where that is not nil. Where the start fails, nothing is left of
+// the instance.
+func (e *Engine) Run(ctx context.Context, spec api.Spec, created func(api.Instance)) (api.Instance, error) {
+	en, err := e.create(ctx, spec, api.Starting)
+	if err != nil {
+		return api.Instance{}, err
+	}
+	defer func() { en.op <- struct{}{} }()
+	if created != nil {
+		created(en.instance())
+	}
+	if err := e.launch(ctx, en); err != nil {
+		err = api.E("start", "", en.name(), err)
+		e.tellFailedStart(en, err)
+		return api.Instance{}, errors.Join(err, e.remove(context.WithoutCancel(ctx), en, RemoveOptions{Volumes: true}))
+	}
+	return en.instance(), nil
+}
+
+// create records a new instance in a state, created or starting. The caller has
+// entry.op, and gives it back.
+func (e *Engine) create(ctx context.Context, spec api.Spec, state api.State) (_ *entry, err error) {
 	id := newID()
 	if spec, err = e.complete(spec, id); err != nil {
-		return api.Instance{}, err
+		return nil, err
 	}
 	driver, err := e.driver(spec.Kind)
 	if err != nil {
-		return api.Instance{}, api.E("create", "", spec.Name, err)
+		return nil, api.E("create", "", spec.Name, err)
 	}
 	if w, ok := driver.(instance.Warmer); ok {
 		e.background(func(ctx context.Context) { _ = w.Warm(ctx) }) // a start finds out whether it matters
@@ -32,7 +64,7 @@ func (e *Engine) Create(ctx context.Context, spec api.Spec) (_ api.Instance, err
 
 	img, err := e.images.Resolve(ctx, spec.Image)
 	if err != nil {
-		return api.Instance{}, err
+		return nil, err
 	}
 	e.images.Hold(id, img.Digest)
 	u.Add(func(context.Context) error { e.images.Release(id); return nil })
@@ -41,32 +73,35 @@ func (e *Engine) Create(ctx context.Context, spec api.Spec) (_ api.Instance, err
 	rec := record{Config: img.Config}
 	rec.ID, rec.Name, rec.Created, rec.Spec, rec.Digest = id, spec.Name, time.Now().UTC(), spec, img.Digest
 	rec.Revision = 1
-	rec.Status.State = api.Created
+	rec.Status.State = state
 	if spec.Kind == api.VM || !spec.Security.HostUsers {
 		if rec.Users, err = e.allocateRange(); err != nil {
-			return api.Instance{}, err
+			return nil, err
 		}
 		u.Add(func(context.Context) error { e.freeRange(rec.Users); return nil })
 	}
-	if err := e.planned(ctx, driver, rec, layersOf(img)); err != nil {
-		return api.Instance{}, err
+	if state == api.Created { // a start plans it anyway
+		if err := e.planned(ctx, driver, rec, layersOf(img)); err != nil {
+			return nil, err
+		}
 	}
 
 	en := newEntry(rec)
+	<-en.op
 	if err := e.index(en); err != nil {
-		return api.Instance{}, err
+		return nil, err
 	}
 	u.Add(func(context.Context) error { e.unindex(en); return nil })
 	if err := os.MkdirAll(e.dir(id), 0o700); err != nil {
-		return api.Instance{}, api.E("create", api.Exhausted, spec.Name, err)
+		return nil, api.E("create", api.Exhausted, spec.Name, err)
 	}
 	u.Add(func(context.Context) error { return os.RemoveAll(e.dir(id)) })
 	if err := e.insert(ctx, rec); err != nil {
-		return api.Instance{}, err
+		return nil, err
 	}
 	u.Release()
 	e.publish(en, "create", map[string]string{"image": spec.Image, "kind": string(spec.Kind)})
-	return en.instance(), nil
+	return en, nil
 }
 
 // planned has the driver plan the instance as far as it is known, so that what

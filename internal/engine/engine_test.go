@@ -414,6 +414,33 @@ func TestNextEngineAdopts(t *testing.T) {
 	}
 }
 
+// TestRun makes and starts an instance in one: the record says from the beginning that
+// it starts, and of a start that fails nothing is left.
+func TestRun(t *testing.T) {
+	w := newWorld(t)
+	made := make(chan api.State, 1)
+	inst, err := w.Run(t.Context(), shell("both", forever), func(i api.Instance) { made <- i.Status.State })
+	if err != nil || inst.Status.State != api.Running || <-made != api.Starting {
+		t.Errorf("%+v, %v", inst.Status, err)
+	}
+	records, err := w.loadAll(t.Context())
+	if err != nil || len(records) != 1 || records[0].Status.State != api.Starting {
+		t.Errorf("%+v, %v", records, err)
+	}
+	if _, err := w.Run(t.Context(), shell("both", forever), nil); !api.IsKind(err, api.Exists) {
+		t.Errorf("a name that is taken: %v", err)
+	}
+	if err := w.Remove(t.Context(), "both", RemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	spec := shell("bad", "")
+	spec.Command = []string{"/no/such/command"}
+	if _, err := w.Run(t.Context(), spec, nil); !api.IsKind(err, api.NoCommand) || !strings.Contains(err.Error(), "/no/such/command") {
+		t.Errorf("a command that is not there: %v", err)
+	}
+	w.nothingLeft(t)
+}
+
 // TestNextEngineRemoves kills an engine between the end of an instance that is
 // removed then, of which nothing is recorded, and the removal.
 func TestNextEngineRemoves(t *testing.T) {

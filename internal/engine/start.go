@@ -131,6 +131,10 @@ func (e *Engine) recordFailedStart(ctx context.Context, en *entry, before api.St
 	if err != nil {
 		e.log.Error("record a failed start", "instance", en.name(), "error", err)
 	}
+	e.tellFailedStart(en, cause)
+}
+
+func (e *Engine) tellFailedStart(en *entry, cause error) {
 	en.failPending(cause)
 	e.publish(en, "start-failed", map[string]string{"error": cause.Error()})
 }

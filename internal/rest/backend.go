@@ -39,6 +39,7 @@ type Records interface {
 
 // Lives starts and ends instances.
 type Lives interface {
+	Run(ctx context.Context, spec api.Spec, created func(api.Instance)) (api.Instance, error)
 	Start(ctx context.Context, ref string) (api.Instance, error)
 	Stop(ctx context.Context, ref string, o engine.StopOptions) error
 	Restart(ctx context.Context, ref string, o engine.StopOptions) error

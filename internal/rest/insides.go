@@ -21,12 +21,17 @@ type logsInput struct {
 	Tail   int       `query:"tail" default:"-1" minimum:"-1" doc:"the last so many lines; -1 for all"`
 }
 
-type attachInput struct {
-	RefInput
-	Start bool   `query:"start" doc:"start the instance once nothing can be missed"`
+// StreamInput says what a client connects to an entrypoint.
+type StreamInput struct {
 	Stdin bool   `query:"stdin" doc:"connect standard input"`
 	Rows  uint16 `query:"rows" doc:"of the client's terminal"`
 	Cols  uint16 `query:"cols"`
+}
+
+type attachInput struct {
+	RefInput
+	Start bool `query:"start" doc:"start the instance once nothing can be missed"`
+	StreamInput
 }
 
 type execInput struct {
@@ -54,6 +59,12 @@ func (s *Server) insideRoutes(a huma.API) {
 			"where start was asked for, and {\"exit\":EXIT} or {\"problem\":PROBLEM} as its last message."},
 		func(in *attachInput) *raw {
 			return answer(func(w http.ResponseWriter, r *http.Request) { s.attach(w, r, in) })
+		})
+	handleRaw(a, route{id: "run-instance", method: "GET", path: "/v1/run", tag: tag, summary: "Make an instance, connect to its standard streams and start it", stream: websocketType,
+		description: "The client's first message is a text message with a Spec as JSON. The server sends {\"created\":INSTANCE}; " +
+			"from then on the stream is that of attach-instance with start. Where the start fails, nothing is left of the instance."},
+		func(in *StreamInput) *raw {
+			return answer(func(w http.ResponseWriter, r *http.Request) { s.runInstance(w, r, in) })
 		})
 	handleRaw(a, route{id: "exec-instance", method: "GET", path: one + "/exec", tag: tag, summary: "Run a command in an instance", stream: websocketType,
 		description: "The client's first message is a text message with an Exec as JSON. From then on the stream is that of attach-instance. A client that goes away ends the command."},

@@ -66,7 +66,10 @@ type listInput struct {
 	FilterInput
 }
 
-type createInput struct{ Body api.Spec }
+type createInput struct {
+	Start bool `query:"start" doc:"start it as well; where that fails, nothing is left of it"`
+	Body  api.Spec
+}
 
 // Changes are what an update can change; fields left out stay as they are.
 type Changes struct {
@@ -136,6 +139,9 @@ func (s *Server) instanceRoutes(a huma.API) {
 		})
 	handle(a, route{id: "create-instance", method: "POST", path: base, tag: tag, summary: "Make an instance", status: http.StatusCreated},
 		func(ctx context.Context, in *createInput) (api.Instance, error) {
+			if in.Start {
+				return s.Lives.Run(ctx, in.Body, nil)
+			}
 			return s.Records.Create(ctx, in.Body)
 		})
 	handle(a, route{id: "get-instance", method: "GET", path: one, tag: tag, summary: "Get an instance"},

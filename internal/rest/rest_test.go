@@ -74,6 +74,16 @@ func (f *fake) Get(_ context.Context, ref string) (api.Instance, error) {
 	}
 	return f.get(ref)
 }
+func (f *fake) Run(ctx context.Context, s api.Spec, created func(api.Instance)) (api.Instance, error) {
+	inst, err := f.create(ctx, s)
+	if err != nil {
+		return inst, err
+	}
+	if created != nil {
+		created(inst)
+	}
+	return f.start(inst.ID)
+}
 func (f *fake) Start(_ context.Context, ref string) (api.Instance, error) { return f.start(ref) }
 func (f *fake) Stop(_ context.Context, ref string, o engine.StopOptions) error {
 	return f.stop(ref, o)

@@ -19,20 +19,21 @@ import (
 // messages, whose first byte is the channel (api.Channel).
 //
 //	client                                        server
-//	  GET …/attach?start=true  or  GET …/exec  ────▶
+//	  GET …/run  or  …/attach  or  …/exec      ────▶
 //	  ◀──── 101, or an ordinary problem
+//	  run: a text message with an api.Spec     ────▶
 //	  exec: a text message with an api.Exec    ────▶
+//	  ◀──── control {created}                        run only
 //	                                                attach, or run the command
-//	                                                start=true: start the instance
-//	  ◀──── control {started}                        start=true only
+//	                                                run, start=true: start the instance
+//	  ◀──── control {started}                        run, start=true
 //	  stdin, control {resize | close_stdin}    ────▶
 //	  ◀──── stdout, stderr
 //	  ◀──── control {exit} or {problem}              the last message
 //	  ◀───▶ close
 //
-// A start happens after nothing can be missed any more, so that a foreground
-// run takes two requests: create, and attach with start. The exit of an
-// instance with auto_remove is sent once it is removed.
+// A start happens after nothing can be missed any more. The exit of an instance
+// with auto_remove is sent once it is removed.
 //
 // A client that goes away detaches from an entrypoint, whose standard input
 // stays as it is; a command of exec is killed.
@@ -42,7 +43,7 @@ const (
 	messageLimit = 1 << 20          // most bytes the server reads in one message
 	stdinQueue   = 64               // messages that wait for a slow command
 	stdinDrain   = time.Second      // for them to arrive after the client has gone
-	firstTimeout = 10 * time.Second // for exec's first message
+	firstTimeout = 10 * time.Second // for the first message of run and exec
 )
 
 // stream is the server's end of a websocket.
@@ -261,45 +262,92 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request, in *attachInput)
 	if !ok {
 		return
 	}
-	if in.Rows != 0 || in.Cols != 0 {
-		st.setSize(api.Size{Rows: in.Rows, Cols: in.Cols})
-	}
+	in.size(st)
 	s.run(st, in.Stdin, func(ctx context.Context, streams instance.Streams) (api.Exit, error) {
 		if !in.Start {
 			return s.Insides.Attach(ctx, inst.ID, streams, func() {})
 		}
-		return s.attachAndStart(ctx, st, inst.ID, streams)
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		attached := s.attachFirst(ctx, inst.ID, streams)
+		select {
+		case end := <-attached:
+			return end.exit, end.err
+		default:
+		}
+		started, err := s.Lives.Start(ctx, inst.ID)
+		if err != nil {
+			cancel()
+			<-attached
+			return api.Exit{}, err
+		}
+		st.control(ctx, api.Control{Started: &started.Status})
+		end := <-attached
+		return end.exit, end.err
 	})
 }
 
-// attachAndStart attaches to an instance, starts it once nothing can be
-// missed, and returns how it ended.
-func (s *Server) attachAndStart(ctx context.Context, st *stream, id string, streams instance.Streams) (api.Exit, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		exit api.Exit
-		err  error
+// size tells the stream the size of the client's terminal.
+func (in *StreamInput) size(st *stream) {
+	if in.Rows != 0 || in.Cols != 0 {
+		st.setSize(api.Size{Rows: in.Rows, Cols: in.Cols})
 	}
-	ready, ended := make(chan struct{}), make(chan result, 1)
+}
+
+// runInstance makes the instance that the client's first message describes, serves
+// its standard streams and starts it.
+func (s *Server) runInstance(w http.ResponseWriter, r *http.Request, in *StreamInput) {
+	st, ok := s.accept(w, r)
+	if !ok {
+		return
+	}
+	var spec api.Spec
+	err := st.firstMessage("run", &spec)
+	in.size(st)
+	s.run(st, in.Stdin, func(ctx context.Context, streams instance.Streams) (api.Exit, error) {
+		if err != nil {
+			return api.Exit{}, err
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		var attached <-chan ending
+		started, err := s.Lives.Run(ctx, spec, func(made api.Instance) {
+			st.control(ctx, api.Control{Created: &made})
+			attached = s.attachFirst(ctx, made.ID, streams)
+		})
+		if err != nil {
+			cancel()
+			if attached != nil {
+				<-attached
+			}
+			return api.Exit{}, err
+		}
+		st.control(ctx, api.Control{Started: &started.Status})
+		end := <-attached
+		return end.exit, end.err
+	})
+}
+
+// ending is what an attachment comes to.
+type ending struct {
+	exit api.Exit
+	err  error
+}
+
+// attachFirst attaches to an instance that is to be started, and returns once nothing
+// can be missed, or the attachment has ended already.
+func (s *Server) attachFirst(ctx context.Context, id string, streams instance.Streams) <-chan ending {
+	ready, ended := make(chan struct{}), make(chan ending, 1)
 	go func() {
 		exit, err := s.Insides.Attach(ctx, id, streams, func() { close(ready) })
-		ended <- result{exit, err}
+		ended <- ending{exit, err}
 	}()
 	select {
 	case <-ready:
-	case r := <-ended:
-		return r.exit, r.err
+	case end := <-ended:
+		ended <- end
 	}
-	started, err := s.Lives.Start(ctx, id)
-	if err != nil {
-		cancel()
-		<-ended
-		return api.Exit{}, err
-	}
-	st.control(ctx, api.Control{Started: &started.Status})
-	r := <-ended
-	return r.exit, r.err
+	return ended
 }
 
 // exec serves the standard streams of one more command in an instance.
@@ -313,7 +361,11 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request, ref string) {
 	if !ok {
 		return
 	}
-	x, err := st.firstMessage()
+	var x api.Exec
+	err = st.firstMessage("exec", &x)
+	if err == nil && len(x.Command) == 0 {
+		err = api.E("exec", api.Invalid, "", errors.New("the first message must be text: an object with a command"))
+	}
 	if err == nil && x.TTY && x.Size != (api.Size{}) {
 		st.setSize(x.Size)
 	}
@@ -325,21 +377,18 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request, ref string) {
 	})
 }
 
-// firstMessage reads the command of an exec.
-func (st *stream) firstMessage() (x api.Exec, err error) {
+// firstMessage reads the text message that says what to do.
+func (st *stream) firstMessage(op string, v any) error {
 	ctx, cancel := context.WithTimeout(st.ctx, firstTimeout)
 	defer cancel()
 	kind, msg, err := st.conn.Read(ctx)
 	if err != nil {
-		return x, api.E("exec", api.Unavailable, "", err)
+		return api.E(op, api.Unavailable, "", err)
+	}
+	if kind != websocket.MessageText {
+		return api.E(op, api.Invalid, "", errors.New("the first message must be text: a JSON object"))
 	}
 	dec := json.NewDecoder(bytes.NewReader(msg))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&x); err != nil {
-		return x, api.E("exec", api.Invalid, "", err)
-	}
-	if kind != websocket.MessageText || len(x.Command) == 0 {
-		return x, api.E("exec", api.Invalid, "", errors.New("the first message must be text: an object with a command"))
-	}
-	return x, nil
+	return api.E(op, api.Invalid, "", dec.Decode(v))
 }

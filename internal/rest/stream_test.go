@@ -61,6 +61,70 @@ func TestAttachStartsOnceReady(t *testing.T) {
 	}
 }
 
+func TestRunInOneRequest(t *testing.T) {
+	started := make(chan struct{})
+	c, _, _ := serve(t, &fake{
+		create: func(_ context.Context, s api.Spec) (api.Instance, error) {
+			if s.Image == "" {
+				return api.Instance{}, api.E("create", api.Invalid, s.Name, errors.New("no image was named"))
+			}
+			return api.Instance{ID: "made", Spec: s}, nil
+		},
+		attach: func(ctx context.Context, s instance.Streams, ready func()) (api.Exit, error) {
+			ready()
+			select {
+			case <-started:
+				return echo(ctx, s)
+			case <-ctx.Done():
+				return api.Exit{}, ctx.Err()
+			}
+		},
+		start: func(ref string) (api.Instance, error) {
+			if ref != "made" {
+				t.Errorf("started %q", ref)
+			}
+			close(started)
+			return api.Instance{ID: ref, Status: api.Status{State: api.Running}}, nil
+		},
+	})
+	var out bytes.Buffer
+	var news []string
+	o := client.RunOptions{
+		Created: func(i api.Instance) { news = append(news, i.ID, i.Spec.Image) },
+		Started: func(s api.Status) { news = append(news, string(s.State)) },
+	}
+	exit, err := c.RunAttached(t.Context(), api.Spec{Image: "base"}, o, client.Streams{Stdin: strings.NewReader("hello"), Stdout: &out})
+	if err != nil || exit.Code != 5 || out.String() != "hello" || strings.Join(news, " ") != "made base running" {
+		t.Errorf("%+v, %v, %q, %q", exit, err, out.String(), news)
+	}
+	if _, err := c.RunAttached(t.Context(), api.Spec{Name: "x"}, client.RunOptions{}, client.Streams{}); !api.IsKind(err, api.Invalid) || err.Error() != "create x: no image was named" {
+		t.Errorf("refused: %v", err)
+	}
+}
+
+func TestRunStartFails(t *testing.T) {
+	var detached atomic.Bool
+	c, _, _ := serve(t, &fake{
+		create: func(context.Context, api.Spec) (api.Instance, error) { return api.Instance{ID: "made"}, nil },
+		attach: func(ctx context.Context, _ instance.Streams, ready func()) (api.Exit, error) {
+			ready()
+			<-ctx.Done()
+			detached.Store(true)
+			return api.Exit{}, ctx.Err()
+		},
+		start: func(string) (api.Instance, error) {
+			return api.Instance{}, api.E("start", api.NoCommand, "web", errors.New("foo is not in the image"))
+		},
+	})
+	_, err := c.RunAttached(t.Context(), api.Spec{Image: "base"}, client.RunOptions{}, client.Streams{})
+	if !api.IsKind(err, api.NoCommand) || err.Error() != "start web: foo is not in the image" || !detached.Load() {
+		t.Errorf("err = %v, detached %v", err, detached.Load())
+	}
+	if _, err := c.RunDetached(t.Context(), api.Spec{Image: "base"}); !api.IsKind(err, api.NoCommand) {
+		t.Errorf("detached: %v", err)
+	}
+}
+
 func TestAttachStartFails(t *testing.T) {
 	var detached atomic.Bool
 	c, _, _ := serve(t, &fake{

@@ -59,5 +59,5 @@ func runAttach(ctx context.Context, g *global, o attachOptions, ref string) erro
 	if err := f.check(g); err != nil {
 		return usage(err)
 	}
-	return f.run(ctx, g, c, inst)
+	return f.attach(ctx, g, c, inst)
 }

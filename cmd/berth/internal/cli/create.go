@@ -32,46 +32,48 @@ func runCreate(ctx context.Context, g *global, o *specOptions, args []string) er
 		return usage(err)
 	}
 	spec.OpenStdin = o.interactive
-	inst, err := create(ctx, g, o, spec)
+	return create(ctx, g, o, spec.Image, func(c *client.Client, idFile *idFile) error {
+		inst, err := c.Create(ctx, spec)
+		if err != nil {
+			return err
+		}
+		if err := idFile.write(inst.ID); err != nil {
+			return err
+		}
+		fmt.Fprintln(g.Out, inst.ID)
+		return nil
+	})
+}
+
+// create has try make an instance, which writes the id file. It pulls the image
+// first where the policy says so. A missing image is found out by trying: the common
+// case costs one request.
+func create(ctx context.Context, g *global, o *specOptions, image string, try func(*client.Client, *idFile) error) error {
+	c, err := g.client()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(g.Out, inst.ID)
-	return nil
-}
-
-// create makes an instance, pulls its image first where the policy says so,
-// and writes the id file. A missing image is found out by trying: the common
-// case costs one request.
-func create(ctx context.Context, g *global, o *specOptions, spec api.Spec) (api.Instance, error) {
-	c, err := g.client()
-	if err != nil {
-		return api.Instance{}, err
-	}
 	idFile, err := reserveIDFile(o.cidfile)
 	if err != nil {
-		return api.Instance{}, err
+		return err
 	}
 	defer idFile.release()
 	if o.pull == pullAlways {
-		if err := pull(ctx, g, spec.Image, pullOptions{quiet: o.quiet}); err != nil {
-			return api.Instance{}, err
+		if err := pull(ctx, g, image, pullOptions{quiet: o.quiet}); err != nil {
+			return err
 		}
 	}
-	inst, err := c.Create(ctx, spec)
-	if o.pull == pullMissing && api.IsKind(err, api.NotFound) && missing(ctx, c, spec.Image) {
+	err = try(c, idFile)
+	if o.pull == pullMissing && api.IsKind(err, api.NotFound) && missing(ctx, c, image) {
 		if !o.quiet {
-			fmt.Fprintf(g.Err, "image %s is not in the store; pulling it\n", spec.Image)
+			fmt.Fprintf(g.Err, "image %s is not in the store; pulling it\n", image)
 		}
-		if err := pull(ctx, g, spec.Image, pullOptions{quiet: o.quiet}); err != nil {
-			return api.Instance{}, err
+		if err := pull(ctx, g, image, pullOptions{quiet: o.quiet}); err != nil {
+			return err
 		}
-		inst, err = c.Create(ctx, spec)
+		err = try(c, idFile)
 	}
-	if err != nil {
-		return api.Instance{}, err
-	}
-	return inst, idFile.write(inst.ID)
+	return err
 }
 
 // missing reports whether the store lacks an image, as against something

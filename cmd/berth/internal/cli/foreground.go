@@ -23,7 +23,6 @@ const defaultDetachKeys = "ctrl-p,ctrl-q"
 // (run, start -a, attach) or one more command in it (exec).
 type foreground struct {
 	start    bool // start the instance once attached
-	remove   bool // remove it where that start fails
 	sigProxy bool
 	keys     []byte // that detach; only with tty and stdin
 	tty      bool
@@ -89,9 +88,32 @@ func (f *foreground) streams(ctx context.Context, g *global) (s client.Streams, 
 	return s, size, restore, err
 }
 
-// run attaches to an instance until it ends, the user detaches, or the
-// connection is lost.
-func (f *foreground) run(ctx context.Context, g *global, c *client.Client, inst api.Instance) error {
+// attach attaches to an instance, and starts it first where start says so.
+func (f *foreground) attach(ctx context.Context, g *global, c *client.Client, inst api.Instance) error {
+	return f.follow(ctx, g, c, &inst, func(ctx context.Context, size api.Size, started func(api.Status), s client.Streams) (api.Exit, error) {
+		return c.Attach(ctx, inst.ID, client.AttachOptions{Start: f.start, Size: size, Started: started}, s)
+	})
+}
+
+// run makes an instance and starts it.
+func (f *foreground) run(ctx context.Context, g *global, c *client.Client, spec api.Spec, idFile *idFile) error {
+	var inst api.Instance
+	created := func(made api.Instance) {
+		inst = made
+		if err := idFile.write(made.ID); err != nil {
+			g.warn(err.Error())
+		}
+	}
+	return f.follow(ctx, g, c, &inst, func(ctx context.Context, size api.Size, started func(api.Status), s client.Streams) (api.Exit, error) {
+		return c.RunAttached(ctx, spec, client.RunOptions{Size: size, Created: created, Started: started}, s)
+	})
+}
+
+// follow stays with an instance, to whose streams connect connects, until it ends, the
+// user detaches, or the connection is lost. inst is set before the instance runs.
+func (f *foreground) follow(ctx context.Context, g *global, c *client.Client, inst *api.Instance,
+	connect func(context.Context, api.Size, func(api.Status), client.Streams) (api.Exit, error),
+) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s, size, restore, err := f.streams(ctx, g)
@@ -103,23 +125,20 @@ func (f *foreground) run(ctx context.Context, g *global, c *client.Client, inst 
 	forward := func() {
 		running.Store(true)
 		if f.sigProxy {
-			f.forward(ctx, g, c, inst, cancel)
+			f.forward(ctx, g, c, *inst, cancel)
 		}
 	}
-	o := client.AttachOptions{Start: f.start, Size: size, Started: func(st api.Status) {
-		g.warn(st.Notice)
-		forward()
-	}}
 	if !f.start {
 		forward()
 	}
-	exit, err := c.Attach(ctx, inst.ID, o, s)
+	exit, err := connect(ctx, size, func(st api.Status) {
+		g.warn(st.Notice)
+		forward()
+	}, s)
 	restore()
 	switch {
 	case errors.Is(err, terminal.ErrDetached):
 		return nil
-	case err != nil && f.remove && !running.Load():
-		return errors.Join(err, discard(ctx, c, inst.ID))
 	case err != nil && running.Load() && api.IsKind(err, api.Unavailable):
 		return fmt.Errorf("%w; %s goes on, and 'berth attach %s' follows it again", err, inst.Name, inst.Name)
 	case err != nil:

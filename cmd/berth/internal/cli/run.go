@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/client"
 )
 
@@ -60,7 +58,7 @@ func runRun(ctx context.Context, g *global, o *runOptions, args []string) error 
 	if o.detach && len(o.attach) > 0 {
 		return usage(errors.New("-d and -a contradict each other; leave one out"))
 	}
-	f := foreground{start: true, remove: true, keys: keys, sigProxy: o.sigProxy, tty: o.tty, stdin: o.interactive, stdout: true, stderr: true}
+	f := foreground{start: true, keys: keys, sigProxy: o.sigProxy, tty: o.tty, stdin: o.interactive, stdout: true, stderr: true}
 	if err := f.choose(o.attach); err != nil {
 		return usage(err)
 	}
@@ -71,37 +69,19 @@ func runRun(ctx context.Context, g *global, o *runOptions, args []string) error 
 	}
 	spec.OpenStdin = o.interactive
 	spec.StdinOnce = o.interactive && !o.detach
-	inst, err := create(ctx, g, &o.specOptions, spec)
-	if err != nil {
-		return err
-	}
-	c, err := g.client()
-	if err != nil {
-		return err
-	}
-	if !o.detach {
-		return f.run(ctx, g, c, inst)
-	}
-	started, err := c.Start(ctx, inst.ID)
-	if err != nil {
-		return errors.Join(err, discard(ctx, c, inst.ID))
-	}
-	g.warn(started.Status.Notice)
-	fmt.Fprintln(g.Out, inst.ID)
-	return nil
-}
-
-// discardGrace bounds the removal of an instance whose first start failed.
-const discardGrace = 30 * time.Second
-
-// discard removes an instance that never ran, so that a failed run leaves
-// nothing behind. It works though ctx has ended.
-func discard(ctx context.Context, c *client.Client, id string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardGrace)
-	defer cancel()
-	err := c.Remove(ctx, id, client.RemoveOptions{Force: true, Volumes: true})
-	if err == nil || api.IsKind(err, api.NotFound) || api.IsKind(err, api.Unavailable) {
-		return nil // gone already, or with a daemon that does not answer
-	}
-	return fmt.Errorf("the instance %s is left behind: %w", id, err)
+	return create(ctx, g, &o.specOptions, spec.Image, func(c *client.Client, idFile *idFile) error {
+		if !o.detach {
+			return f.run(ctx, g, c, spec, idFile)
+		}
+		inst, err := c.RunDetached(ctx, spec)
+		if err != nil {
+			return err
+		}
+		if err := idFile.write(inst.ID); err != nil {
+			return err
+		}
+		g.warn(inst.Status.Notice)
+		fmt.Fprintln(g.Out, inst.ID)
+		return nil
+	})
 }

@@ -75,5 +75,5 @@ func runStartAttached(ctx context.Context, g *global, o startOptions, refs []str
 	if err := f.check(g); err != nil {
 		return usage(err)
 	}
-	return f.run(ctx, g, c, inst)
+	return f.attach(ctx, g, c, inst)
 }
