@@ -165,7 +165,6 @@ func TestUnsafe(t *testing.T) {
 // selfWired are the files that may run code by being linked, each with why
 // there is no other way.
 var selfWired = map[string]string{
-	"cmd/berth-oci/main.go":         "only init runs on the process's first thread, to which the container's stage must be locked",
 	"internal/oci/cgroup/cgroup.go": "opencontainers/cgroups applies device rules only where its package devices is linked in",
 }
 

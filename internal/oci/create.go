@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 	"github.com/berthcloud/berth/internal/oci/bundle"
 	"github.com/berthcloud/berth/internal/oci/cgroup"
 	"github.com/berthcloud/berth/internal/oci/hook"
+	"github.com/berthcloud/berth/internal/oci/mount"
+	"github.com/berthcloud/berth/internal/oci/program"
 	"github.com/berthcloud/berth/internal/oci/spawn"
 	"github.com/berthcloud/berth/internal/oci/stage"
 	"github.com/berthcloud/berth/internal/oci/wire"
@@ -82,19 +85,22 @@ type creator struct {
 
 	rec    record
 	group  *cgroup.Group
-	exe    int
+	exe    int // this program, where the process needs it; see openExe
 	ns     *namespaces
 	child  *spawn.Child
 	conn   wire.Conn
 	userns int
 	listen int
-	netns  int  // the container's network namespace where devices were moved there, else -1
-	hooked bool // hooks have been called, so that what they made may be to undo
+	plan   stage.Init
+	jobs   []wire.Job      // of helpers, in the order in which they are asked for
+	state  json.RawMessage // for hooks, once there are any to run
+	netns  int             // the container's network namespace where devices were moved there, else -1
+	hooked bool            // hooks have been called, so that what they made may be to undo
 }
 
 // create makes one thing after another. What each made is undone in reverse order
-// if a later step fails. The stage is started as soon as it can be: it loads while
-// the rest is made.
+// if a later step fails. The process is started as soon as it can be: the namespaces
+// that it is born in are needed for the rest.
 func (k *creator) create(ctx context.Context) error {
 	k.exe, k.userns, k.listen, k.conn.FD = -1, -1, -1, -1
 	defer func() { wire.CloseAll([]int{k.exe, k.userns, k.listen, k.conn.FD}) }()
@@ -247,7 +253,7 @@ func (k *creator) keepConfig() error {
 	return os.WriteFile(k.dir.file(configFile), k.b.Raw, 0o600)
 }
 
-// makeStartSocket listens where start will knock. The stage inherits the socket;
+// makeStartSocket listens where start will knock. The process inherits the socket;
 // when it is gone, connecting fails, which tells a dead container at once.
 func (k *creator) makeStartSocket() error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -265,7 +271,8 @@ func (k *creator) makeStartSocket() error {
 
 func startAddress(dir int) string { return "/proc/self/fd/" + strconv.Itoa(dir) + "/" + startFile }
 
-// spawn starts the stage in its namespaces and lets it load while the rest is made.
+// spawn starts the container's first process in its namespaces, where it waits to be
+// told what to do.
 func (k *creator) spawn() error {
 	birth := -1
 	var err error
@@ -279,18 +286,21 @@ func (k *creator) spawn() error {
 		return err
 	}
 	defer k.ns.close()
-	if k.exe, err = openExe(); err != nil {
-		return err
-	}
 	var end wire.Conn
 	if k.conn, end, err = wire.Pair(); err != nil {
 		return err
 	}
 	defer end.Close()
-	files, socket := inherited(k.o.Stdio, k.o.PreserveFDs, end.FD)
-	k.child, err = spawn.Start(&spawn.Cmd{
-		Exe: k.exe, Args: []string{"berth-oci", stage.InitArg, strconv.Itoa(socket)}, Env: stage.Env(), Files: files,
-		Join: k.ns.join, New: k.ns.create, Time: k.ns.newTime, TimeOffsets: timeOffsets(k.b.Spec.Linux.TimeOffsets),
+	files := append(inherited(k.o.Stdio, k.o.PreserveFDs), end.FD, k.listen)
+	if k.needsHelper() {
+		if k.exe, err = openExe(); err != nil {
+			return err
+		}
+		files = append(files, k.exe)
+	}
+	k.child, err = startMachine(nil, k.o.PreserveFDs, &spawn.Cmd{
+		Files: files,
+		Join:  k.ns.join, New: k.ns.create, Time: k.ns.newTime, TimeOffsets: timeOffsets(k.b.Spec.Linux.TimeOffsets),
 		Cgroup: birth, Root: hasUserNamespace(k.b.Spec), Sibling: k.rt.Siblings,
 	})
 	if err != nil {
@@ -323,14 +333,43 @@ func (k *creator) spawn() error {
 	return child.Release()
 }
 
-// inherited lists what the stage finds as descriptors 0…: the standard streams,
-// what is to be preserved, and its end of the conversation.
-func inherited(stdio [3]int, preserve, conn int) (files []int, socket int) {
-	files = append(files, stdio[:]...)
+// needsHelper reports whether the process executes this program at some point: see
+// stage.Init.
+func (k *creator) needsHelper() bool {
+	s := k.b.Spec
+	if s.Annotations[InitAnnotation] == InitReap || s.Hooks != nil && len(s.Hooks.CreateContainer)+len(s.Hooks.StartContainer) > 0 {
+		return true
+	}
+	for _, m := range s.Mounts {
+		if slices.Contains(m.Options, "tmpcopyup") {
+			return true
+		}
+	}
+	return false
+}
+
+// startMachine starts a process that carries out what it is sent (package program), on
+// the given processors. After the standard streams and what is preserved come its own
+// descriptors, in the order of package stage.
+func startMachine(cpus []int, preserve int, cmd *spawn.Cmd) (*spawn.Child, error) {
+	process := stage.Process{Preserve: preserve}
+	exe, err := program.Executable(process.Conn())
+	if err != nil {
+		return nil, fmt.Errorf("the container's first program: %w", err)
+	}
+	defer unix.Close(exe)
+	cmd.Exe, cmd.Args = exe, []string{"berth-oci"}
+	return startOn(cpus, cmd)
+}
+
+// inherited lists what the process finds as descriptors 0…: the standard streams and
+// what is to be preserved.
+func inherited(stdio [3]int, preserve int) []int {
+	files := stdio[:]
 	for i := range preserve {
 		files = append(files, 3+i)
 	}
-	return append(files, conn), 3 + preserve
+	return files
 }
 
 // timeOffsets formats linux.timeOffsets as /proc/PID/timens_offsets wants them.
@@ -342,28 +381,30 @@ func timeOffsets(offsets map[string]specs.LinuxTimeOffset) string {
 	return b.String()
 }
 
-// instruct tells the stage what to do.
+// instruct tells the process what to do.
 func (k *creator) instruct() error {
 	s := k.b.Spec
 	process, err := k.rt.planProcess(s.Process, s, k.child.Pid)
 	if err != nil {
 		return err
 	}
-	p := &planner{b: k.b, exe: k.exe, userns: k.userns, group: k.group, label: k.mountLabel(), boxed: k.boxed}
+	p := &planner{b: k.b, userns: k.userns, group: k.group, label: k.mountLabel(), boxed: k.boxed}
 	defer p.close()
-	plan := wire.Init{
+	k.plan = stage.Init{
 		Process: process, NoPivot: k.o.NoPivot,
 		Hostname: s.Hostname, Domainname: s.Domainname, Sysctl: s.Linux.Sysctl, NewCgroup: k.ns.newCgroup,
 		Reap: s.Annotations[InitAnnotation] == InitReap,
 	}
+	plan := &k.plan
 	if h := s.Hooks; h != nil {
-		plan.Hooks = wire.Hooks{CreateContainer: h.CreateContainer, StartContainer: h.StartContainer}
+		plan.CreateContainer, plan.StartContainer = len(h.CreateContainer) > 0, len(h.StartContainer) > 0
 		plan.HookRound = len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer) > 0
 	}
-	if err := p.filesystem(&plan); err != nil {
+	if err := p.filesystem(plan); err != nil {
 		return err
 	}
-	plan.Process.Keyring = !k.o.NoNewKeyring
+	k.planJobs()
+	plan.Process.Keyring, plan.Process.Preserve = !k.o.NoNewKeyring, k.o.PreserveFDs
 	plan.Process.Console = s.Annotations[InitAnnotation] == InitSystem
 	if k.group != nil {
 		tasks, err := k.group.OpenTasks()
@@ -374,17 +415,51 @@ func (k *creator) instruct() error {
 			plan.Process.CgroupFiles = append(plan.Process.CgroupFiles, p.send(fd))
 		}
 	}
-	// The planner closes what it sends.
-	plan.StartFile = p.send(k.listen)
-	k.listen = -1
-	if k.o.Console >= 0 {
-		fd, err := unix.FcntlInt(uintptr(k.o.Console), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return os.NewSyscallError("dup", err)
-		}
-		plan.Process.ConsoleFile = p.send(fd)
+	proc, err := hostProc()
+	if err != nil {
+		return err
 	}
-	return k.conn.Send(plan, p.files...)
+	plan.HostProc = p.send(proc)
+	plan.Files = len(p.files)
+	if err := k.conn.SendSegment(plan.Compile()); err != nil {
+		return err
+	}
+	return k.conn.SendFiles(p.files)
+}
+
+// planJobs lists what helpers will be asked to do. The hooks' state is added when they
+// are.
+func (k *creator) planJobs() {
+	for i := range k.plan.Mounts {
+		if k.plan.Mounts[i].CopyUp {
+			k.jobs = append(k.jobs, wire.Job{CopyUp: true})
+		}
+	}
+	if k.plan.CreateContainer {
+		k.jobs = append(k.jobs, wire.Job{Point: "createContainer", Hooks: k.b.Spec.Hooks.CreateContainer})
+	}
+}
+
+// hostProc opens the host's /proc, which nothing in an image can forge.
+func hostProc() (int, error) {
+	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("the host's /proc: %w", err)
+	}
+	const rootInode = 1
+	var st unix.Stat_t
+	ok, err := mount.IsProc(fd)
+	if err == nil {
+		err = unix.Fstat(fd, &st)
+	}
+	if err == nil && (!ok || st.Ino != rootInode) {
+		err = errors.New("is not a procfs")
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("the host's /proc: %w", err)
+	}
+	return fd, nil
 }
 
 // mountLabel returns linux.mountLabel, or "" where the kernel has no SELinux: then no
@@ -398,49 +473,99 @@ func (k *creator) mountLabel() string {
 	return label
 }
 
-// converse follows the stage's reports until it is ready.
+// converse follows the process's messages until it is ready.
 func (k *creator) converse() error {
 	for {
-		var rep wire.Report
-		if _, err := k.conn.Receive(&rep); err != nil {
+		m, err := k.conn.Receive()
+		if err != nil {
 			return err
 		}
-		for _, w := range rep.Warnings {
-			k.rt.warn("%s", w)
-		}
-		switch rep.Phase {
-		case wire.Failed:
-			return rep.Failure
-		case wire.Ready:
+		switch m.Kind {
+		case program.Failed:
+			return m.Failure
+		case program.Warning:
+			k.rt.warn("%s", m.Text)
+		case program.Terminal:
+			err = sendTerminal(m.File, k.o.Console)
+		case program.Prepared:
+			err = k.hooks()
+		case program.Help:
+			err = k.help()
+		case program.Done:
+		case program.Placed:
+			err = k.finish()
+		case program.Ready:
 			return nil
-		case wire.Prepared:
-			if err := k.hooks(); err != nil {
-				return err
-			}
 		default:
-			return fmt.Errorf("the stage says %q", rep.Phase)
+			err = fmt.Errorf("the container's first process says %d", m.Kind)
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// hooks runs those that belong into the runtime's namespaces while the stage waits.
+// finish tells the process, now in the container's root, what to execute.
+func (k *creator) finish() error {
+	if err := resolve(&k.plan.Process, k.child.Pid); err != nil {
+		return err
+	}
+	return k.conn.SendSegment(k.plan.CompileStart())
+}
+
+// resolve looks up the user and the program in the root of a process of the container.
+func resolve(p *stage.Process, pid int) error {
+	root, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("the container's root: %w", err)
+	}
+	defer unix.Close(root)
+	return p.Resolve(mount.Root{FD: root})
+}
+
+// help gives the helper its job.
+func (k *creator) help() error {
+	if len(k.jobs) == 0 {
+		return errors.New("the container's first process asks for help that nobody planned")
+	}
+	job := k.jobs[0]
+	k.jobs = k.jobs[1:]
+	job.State = k.state
+	return k.conn.SendJob(job)
+}
+
+// sendTerminal sends a terminal's master side to the console socket, and closes it.
+func sendTerminal(master, socket int) error {
+	defer unix.Close(master)
+	number, err := unix.IoctlGetInt(master, unix.TIOCGPTN)
+	if err != nil {
+		return os.NewSyscallError("TIOCGPTN", err)
+	}
+	name := "/dev/pts/" + strconv.Itoa(number)
+	if err := unix.Sendmsg(socket, []byte(name), unix.UnixRights(master), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("sending the terminal to the console socket: %w", err)
+	}
+	return nil
+}
+
+// hooks runs those that belong into the runtime's namespaces while the process waits.
 // They see the status "created", which begins after step 2 of the lifecycle, and they
 // are steps 3 to 5 (runtime.md, State and Lifecycle).
 func (k *creator) hooks() error {
 	k.rec.Pid = k.child.Pid
 	k.hooked = true
 	c := Container{rec: k.rec}
-	state, err := c.document(specs.StateCreated)
-	if err != nil {
+	var err error
+	if k.state, err = c.document(specs.StateCreated); err != nil {
 		return err
 	}
-	if err := hook.Run("prestart", k.b.Spec.Hooks.Prestart, state); err != nil {
+	if err := hook.Run("prestart", k.b.Spec.Hooks.Prestart, k.state); err != nil {
 		return err
 	}
-	if err := hook.Run("createRuntime", k.b.Spec.Hooks.CreateRuntime, state); err != nil {
+	if err := hook.Run("createRuntime", k.b.Spec.Hooks.CreateRuntime, k.state); err != nil {
 		return err
 	}
-	return k.conn.Send(wire.Go{State: state})
+	return k.conn.Go()
 }
 
 // poststop runs the last hooks of a container whose creation has failed once its
@@ -457,13 +582,13 @@ func (k *creator) explain(err error) error {
 	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		return err
 	}
-	var rep wire.Report
 	for { // it may have said so before we wrote
-		if _, rerr := k.conn.Receive(&rep); rerr != nil {
+		m, rerr := k.conn.Receive()
+		if rerr != nil {
 			break
 		}
-		if rep.Phase == wire.Failed {
-			return rep.Failure
+		if m.Kind == program.Failed {
+			return m.Failure
 		}
 	}
 	if werr := k.child.Wait(); werr != nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci/bundle"
+	"github.com/berthcloud/berth/internal/oci/program"
 	"github.com/berthcloud/berth/internal/oci/spawn"
 	"github.com/berthcloud/berth/internal/oci/stage"
 	"github.com/berthcloud/berth/internal/oci/wire"
@@ -120,15 +121,15 @@ func (c *Container) exec(ctx context.Context, o ExecOptions, u *undo.Stack) (int
 	}
 	defer stop()
 
-	var files []int
-	send := func(fd int) int { files = append(files, fd); return len(files) - 1 }
-	for _, fd := range tasks {
-		process.CgroupFiles = append(process.CgroupFiles, send(fd))
+	plan := stage.Exec{Process: process, Files: len(tasks)}
+	plan.Process.Preserve = o.PreserveFDs
+	for i := range tasks {
+		plan.Process.CgroupFiles = append(plan.Process.CgroupFiles, i)
 	}
-	if o.Console >= 0 && o.Process.Terminal {
-		process.ConsoleFile = send(o.Console)
+	if err := resolve(&plan.Process, child.Pid); err != nil {
+		return 0, err
 	}
-	if err := c.execConverse(conn, child, s, status, wire.Exec{Process: process}, files); err != nil {
+	if err := c.execConverse(conn, child, s, status, &plan, tasks, o.Console); err != nil {
 		return 0, err
 	}
 	return child.Pid, writePidFile(o.PidFile, child.Pid)
@@ -155,7 +156,8 @@ func (c *Container) openCgroups(below string) (birth int, tasks []int, err error
 	return birth, tasks, err
 }
 
-// enter starts the stage in the container's namespaces, on the given processors.
+// enter starts a process in the container's namespaces, on the given processors, where
+// it waits to be told what to do.
 func (c *Container) enter(o ExecOptions, s *specs.Spec, cpus []int, birth int, u *undo.Stack) (*spawn.Child, wire.Conn, error) {
 	none := wire.Conn{FD: -1}
 	joins, closeJoins, err := c.namespaces()
@@ -163,20 +165,14 @@ func (c *Container) enter(o ExecOptions, s *specs.Spec, cpus []int, birth int, u
 		return nil, none, err
 	}
 	defer closeJoins()
-	exe, err := openExe()
-	if err != nil {
-		return nil, none, err
-	}
-	defer unix.Close(exe)
 	conn, end, err := wire.Pair()
 	if err != nil {
 		return nil, none, err
 	}
 	defer end.Close()
-	inherit, socket := inherited(o.Stdio, o.PreserveFDs, end.FD)
-	child, err := startOn(cpus, &spawn.Cmd{
-		Exe: exe, Args: []string{"berth-oci", stage.ExecArg, strconv.Itoa(socket)}, Env: stage.Env(), Files: inherit,
-		Join: joins, Cgroup: birth, Root: hasUserNamespace(s), Sibling: c.rt.Siblings,
+	child, err := startMachine(cpus, o.PreserveFDs, &spawn.Cmd{
+		Files: append(inherited(o.Stdio, o.PreserveFDs), end.FD),
+		Join:  joins, Cgroup: birth, Root: hasUserNamespace(s), Sibling: c.rt.Siblings,
 	})
 	if err == nil {
 		u.Add(func(context.Context) error { child.Kill(); return nil })
@@ -236,22 +232,30 @@ func (c *Container) namespaces() (joins []spawn.Join, closeAll func(), err error
 	return []spawn.Join{{FD: fd, Type: flags}}, func() { unix.Close(fd) }, nil
 }
 
-// execConverse tells the stage what to run and follows it to its execve.
-func (c *Container) execConverse(conn wire.Conn, child *spawn.Child, s *specs.Spec, status Status, plan wire.Exec, files []int) error {
-	err := conn.Send(plan, files...)
+// execConverse tells the process what to do and follows it to its execve.
+func (c *Container) execConverse(conn wire.Conn, child *spawn.Child, s *specs.Spec, status Status, plan *stage.Exec, files []int, console int) error {
+	err := conn.SendSegment(plan.Compile())
+	if err == nil {
+		err = conn.SendFiles(files)
+	}
 	for err == nil {
-		var rep wire.Report
-		if _, err = conn.Receive(&rep); err != nil {
+		var m wire.Message
+		if m, err = conn.Receive(); err != nil {
 			break
 		}
-		for _, w := range rep.Warnings {
-			c.rt.warn("%s", w)
-		}
-		switch rep.Phase {
-		case wire.Failed:
-			return rep.Failure
-		case wire.Ready:
-			return awaitExec(conn, func() error { return c.handListener(s, status, conn, child.Pid, child.Pidfd) })
+		switch m.Kind {
+		case program.Failed:
+			return m.Failure
+		case program.Warning:
+			c.rt.warn("%s", m.Text)
+		case program.Terminal:
+			if err := sendTerminal(m.File, console); err != nil {
+				return err
+			}
+		case program.Ready:
+			return awaitExec(conn, nil, func() error { return c.handListener(s, status, conn, child.Pid, child.Pidfd) })
+		default:
+			return fmt.Errorf("the new process says %d", m.Kind)
 		}
 	}
 	if werr := child.Wait(); werr != nil {

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 		binary = filepath.Join(dir, "berth-oci")
 		var out []byte
 		build := exec.Command("go", "build", "-o", binary, "../../cmd/berth-oci")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0") // the stage runs where no dynamic linker is
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // the reaping init runs where no dynamic linker is
 		out, err = build.CombinedOutput()
 		os.Stderr.Write(out)
 	}

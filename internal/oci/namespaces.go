@@ -40,7 +40,7 @@ func cloneFlag(t specs.LinuxNamespaceType) uintptr {
 // namespaces says which namespaces a container creates and which it joins.
 type namespaces struct {
 	create    uintptr // by clone
-	newCgroup bool    // by the stage, once the cgroups are joined
+	newCgroup bool    // by the process, once the cgroups are joined
 	newTime   bool    // by the intermediate child
 	join      []spawn.Join
 	files     []int
@@ -142,8 +142,8 @@ func hasUserNamespace(s *specs.Spec) bool { return bundle.Namespace(s, specs.Use
 
 // mapsNamespace returns a user namespace that has the given maps and no process:
 // what id-mapped mounts are mapped through.
-func mapsNamespace(exe int, uids, gids []specs.LinuxIDMapping) (int, error) {
-	child, err := spawn.Start(&spawn.Cmd{Exe: exe, Args: []string{"berth-oci"}, New: unix.CLONE_NEWUSER, Cgroup: -1})
+func mapsNamespace(uids, gids []specs.LinuxIDMapping) (int, error) {
+	child, err := startMachine(nil, 0, &spawn.Cmd{New: unix.CLONE_NEWUSER, Cgroup: -1})
 	if err != nil {
 		return -1, err
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/berthcloud/berth/internal/oci/bundle"
 	"github.com/berthcloud/berth/internal/oci/spawn"
-	"github.com/berthcloud/berth/internal/oci/wire"
+	"github.com/berthcloud/berth/internal/oci/stage"
 )
 
 // memoryModes are the modes of set_mempolicy(2) by the kernel's numbers (mempolicy.h).
@@ -25,7 +25,7 @@ var memoryFlags = []string{string(specs.MpolFNumaBalancing), string(specs.MpolFR
 const firstMemoryFlag = 13
 
 // memoryPolicy translates linux.memoryPolicy for set_mempolicy.
-func memoryPolicy(p *specs.LinuxMemoryPolicy) (*wire.MemoryPolicy, error) {
+func memoryPolicy(p *specs.LinuxMemoryPolicy) (*stage.MemoryPolicy, error) {
 	if p == nil {
 		return nil, nil
 	}
@@ -33,7 +33,7 @@ func memoryPolicy(p *specs.LinuxMemoryPolicy) (*wire.MemoryPolicy, error) {
 	if mode < 0 {
 		return nil, fmt.Errorf("linux.memoryPolicy.mode: unknown value %q", p.Mode)
 	}
-	w := &wire.MemoryPolicy{Mode: mode}
+	w := &stage.MemoryPolicy{Mode: mode}
 	for i, f := range p.Flags {
 		bit := slices.Index(memoryFlags, string(f))
 		if bit < 0 {

@@ -13,14 +13,14 @@ import (
 	"github.com/berthcloud/berth/internal/oci/bundle"
 	"github.com/berthcloud/berth/internal/oci/cgroup"
 	"github.com/berthcloud/berth/internal/oci/mount"
+	"github.com/berthcloud/berth/internal/oci/stage"
 	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
-// planner makes the stage's plan of a specification, and opens what it needs on the
-// host: the stage, in the container's user namespace, could not.
+// planner makes the plan for the container's first process, and opens what it needs on
+// the host: the process, in the container's user namespace, could not.
 type planner struct {
 	b      *bundle.Bundle
-	exe    int
 	userns int // the container's user namespace, or -1
 	group  *cgroup.Group
 	boxed  bool   // see isBoxed
@@ -38,7 +38,7 @@ func (p *planner) send(fd int) int {
 }
 
 // filesystem fills in everything about mounts, devices and paths.
-func (p *planner) filesystem(plan *wire.Init) error {
+func (p *planner) filesystem(plan *stage.Init) error {
 	s := p.b.Spec
 	plan.RootProp = mount.Propagation(s.Linux.RootfsPropagation)
 	plan.Masked, plan.ReadOnly = s.Linux.MaskedPaths, s.Linux.ReadonlyPaths
@@ -57,11 +57,11 @@ func (p *planner) filesystem(plan *wire.Init) error {
 		return err
 	}
 	plan.Links = append(plan.Links,
-		wire.Link{Path: "/dev/fd", Target: "/proc/self/fd"},
-		wire.Link{Path: "/dev/stdin", Target: "/proc/self/fd/0"},
-		wire.Link{Path: "/dev/stdout", Target: "/proc/self/fd/1"},
-		wire.Link{Path: "/dev/stderr", Target: "/proc/self/fd/2"},
-		wire.Link{Path: "/dev/ptmx", Target: "pts/ptmx"},
+		stage.Link{Path: "/dev/fd", Target: "/proc/self/fd"},
+		stage.Link{Path: "/dev/stdin", Target: "/proc/self/fd/0"},
+		stage.Link{Path: "/dev/stdout", Target: "/proc/self/fd/1"},
+		stage.Link{Path: "/dev/stderr", Target: "/proc/self/fd/2"},
+		stage.Link{Path: "/dev/ptmx", Target: "pts/ptmx"},
 	)
 	return nil
 }
@@ -77,7 +77,7 @@ func rootPath(b *bundle.Bundle) string {
 	return filepath.Join(b.Dir, b.Spec.Root.Path)
 }
 
-func (p *planner) root(plan *wire.Init) error {
+func (p *planner) root(plan *stage.Init) error {
 	if bundle.RootOverlay(p.b.Spec) {
 		ov, err := mount.ParseOverlay(p.b.Spec.Mounts[0].Options)
 		if err != nil {
@@ -124,7 +124,7 @@ func rootIDs(s *specs.Spec) (uid, gid int) {
 	return find(s.Linux.UIDMappings), find(s.Linux.GIDMappings)
 }
 
-func (p *planner) mounts(plan *wire.Init) error {
+func (p *planner) mounts(plan *stage.Init) error {
 	for i := range p.b.Spec.Mounts {
 		m := &p.b.Spec.Mounts[i]
 		if i == 0 && bundle.RootOverlay(p.b.Spec) {
@@ -152,7 +152,7 @@ func (p *planner) mounts(plan *wire.Init) error {
 	return nil
 }
 
-func (p *planner) bind(plan *wire.Init, field string, m *specs.Mount, o mount.Options) error {
+func (p *planner) bind(plan *stage.Init, field string, m *specs.Mount, o mount.Options) error {
 	source := m.Source
 	if source == "" {
 		return fmt.Errorf("source: missing")
@@ -160,11 +160,11 @@ func (p *planner) bind(plan *wire.Init, field string, m *specs.Mount, o mount.Op
 	if !filepath.IsAbs(source) {
 		source = filepath.Join(p.b.Dir, source)
 	}
-	w := wire.Mount{Dest: m.Destination, Field: field, Type: "bind", Source: source}
+	w := stage.Mount{Dest: m.Destination, Field: field, Type: "bind", Source: source}
 	if len(m.UIDMappings) == 0 {
 		return p.clone(plan, w, o, p.userns)
 	}
-	fd, err := mapsNamespace(p.exe, m.UIDMappings, m.GIDMappings)
+	fd, err := mapsNamespace(m.UIDMappings, m.GIDMappings)
 	if err != nil {
 		return err
 	}
@@ -173,13 +173,13 @@ func (p *planner) bind(plan *wire.Init, field string, m *specs.Mount, o mount.Op
 	return p.clone(plan, w, o, fd)
 }
 
-// clone plans a bind mount of w.Source. The stage clones it when its turn comes,
+// clone plans a bind mount of w.Source. The process clones it when its turn comes,
 // because /proc/self/mountinfo lists mounts in the order in which they were made (Linux
 // 6.8), and that should be the order of the specification. The runtime does it where
-// the stage cannot: to map ids, and where the stage, in a user namespace or in a mount
+// the process cannot: to map ids, and where it, in a user namespace or in a mount
 // namespace that existed before, may not reach the source or would find another.
-func (p *planner) clone(plan *wire.Init, w wire.Mount, o mount.Options, userns int) error {
-	w.File = wire.None
+func (p *planner) clone(plan *stage.Init, w stage.Mount, o mount.Options, userns int) error {
+	w.File = stage.None
 	if !hasUserNamespace(p.b.Spec) && !o.IDMap && bundle.Namespace(p.b.Spec, specs.MountNamespace).Path == "" {
 		w.Bind = &o
 		plan.Mounts = append(plan.Mounts, w)
@@ -202,21 +202,21 @@ func (p *planner) foreignNetwork() bool {
 }
 
 // hostSysfs plans the host's sysfs, read-only, in place of one of the container's own.
-func (p *planner) hostSysfs(plan *wire.Init, field string, m *specs.Mount, o mount.Options) error {
+func (p *planner) hostSysfs(plan *stage.Init, field string, m *specs.Mount, o mount.Options) error {
 	o.Recursive, o.Data = true, nil
 	o.RecSet |= o.Set | unix.MOUNT_ATTR_RDONLY
 	fd, dir, err := mount.Bind("/sys", o, -1)
 	if err != nil {
 		return err
 	}
-	plan.Mounts = append(plan.Mounts, wire.Mount{Dest: m.Destination, Field: field, File: p.send(fd), Dir: dir, Type: "bind"})
+	plan.Mounts = append(plan.Mounts, stage.Mount{Dest: m.Destination, Field: field, File: p.send(fd), Dir: dir, Type: "bind"})
 	return nil
 }
 
-// filesystemMount plans a filesystem that the stage makes in its namespaces.
-func (p *planner) filesystemMount(plan *wire.Init, field string, m *specs.Mount, o mount.Options) {
-	w := wire.Mount{
-		Dest: m.Destination, Field: field, File: wire.None, Dir: true,
+// filesystemMount plans a filesystem that the process makes in its namespaces.
+func (p *planner) filesystemMount(plan *stage.Init, field string, m *specs.Mount, o mount.Options) {
+	w := stage.Mount{
+		Dest: m.Destination, Field: field, File: stage.None, Dir: true,
 		Type: m.Type, Source: m.Source, Attr: o.Set | o.RecSet, Data: o.Data, Prop: o.Prop, CopyUp: o.CopyUp,
 	}
 	if w.Type == "" {
@@ -236,11 +236,11 @@ func (p *planner) filesystemMount(plan *wire.Init, field string, m *specs.Mount,
 // cgroups plans what the container sees of its cgroups: on v2 its own directory, on
 // v1 a tmpfs with its own directory of each hierarchy. Bind mounts do that with a
 // cgroup namespace and without.
-func (p *planner) cgroups(plan *wire.Init, field string, m *specs.Mount, o mount.Options) error {
+func (p *planner) cgroups(plan *stage.Init, field string, m *specs.Mount, o mount.Options) error {
 	if p.group == nil {
 		// Nothing there is the container's: an empty directory says so.
-		plan.Mounts = append(plan.Mounts, wire.Mount{
-			Dest: m.Destination, Field: field, File: wire.None, Dir: true, Type: "tmpfs", Source: "tmpfs",
+		plan.Mounts = append(plan.Mounts, stage.Mount{
+			Dest: m.Destination, Field: field, File: stage.None, Dir: true, Type: "tmpfs", Source: "tmpfs",
 			Attr: o.Set | unix.MOUNT_ATTR_RDONLY, Data: []string{"mode=755", "nr_inodes=1"},
 		})
 		return nil
@@ -248,19 +248,19 @@ func (p *planner) cgroups(plan *wire.Init, field string, m *specs.Mount, o mount
 	o.Data, o.Recursive = nil, false
 	paths := p.group.Paths()
 	if cgroup.Unified() {
-		return p.clone(plan, wire.Mount{Dest: m.Destination, Field: field, Type: "cgroup", Source: paths[""]}, o, -1)
+		return p.clone(plan, stage.Mount{Dest: m.Destination, Field: field, Type: "cgroup", Source: paths[""]}, o, -1)
 	}
-	plan.Mounts = append(plan.Mounts, wire.Mount{
-		Dest: m.Destination, Field: field, File: wire.None, Dir: true, Type: "tmpfs", Source: "tmpfs",
+	plan.Mounts = append(plan.Mounts, stage.Mount{
+		Dest: m.Destination, Field: field, File: stage.None, Dir: true, Type: "tmpfs", Source: "tmpfs",
 		Attr: o.Set &^ unix.MOUNT_ATTR_RDONLY, Data: []string{"mode=755", "size=64k"}, LateRO: o.Set&unix.MOUNT_ATTR_RDONLY != 0,
 	})
 	for _, h := range hierarchies(paths) {
-		w := wire.Mount{Dest: filepath.Join(m.Destination, h.name), Field: field, Type: "cgroup", Source: h.dir}
+		w := stage.Mount{Dest: filepath.Join(m.Destination, h.name), Field: field, Type: "cgroup", Source: h.dir}
 		if err := p.clone(plan, w, o, -1); err != nil {
 			return err
 		}
 		for _, alias := range h.aliases {
-			plan.Links = append(plan.Links, wire.Link{Path: filepath.Join(m.Destination, alias), Target: h.name})
+			plan.Links = append(plan.Links, stage.Link{Path: filepath.Join(m.Destination, alias), Target: h.name})
 		}
 	}
 	return nil
@@ -319,7 +319,7 @@ func defaultDevices() []specs.LinuxDevice {
 	}
 }
 
-func (p *planner) devices(plan *wire.Init) error {
+func (p *planner) devices(plan *stage.Init) error {
 	listed := map[string]bool{}
 	for i, d := range p.b.Spec.Linux.Devices {
 		listed[filepath.Clean(d.Path)] = true
@@ -337,8 +337,8 @@ func (p *planner) devices(plan *wire.Init) error {
 	return nil
 }
 
-func (p *planner) device(plan *wire.Init, field string, d specs.LinuxDevice) error {
-	w := wire.Device{Path: filepath.Clean(d.Path), Field: field, File: wire.None, Type: d.Type, Major: d.Major, Minor: d.Minor, Mode: 0o666}
+func (p *planner) device(plan *stage.Init, field string, d specs.LinuxDevice) error {
+	w := stage.Device{Path: filepath.Clean(d.Path), Field: field, File: stage.None, Type: d.Type, Major: d.Major, Minor: d.Minor, Mode: 0o666}
 	if d.FileMode != nil {
 		w.Mode = uint32(*d.FileMode) & 0o7777
 	}

@@ -9,18 +9,19 @@ import (
 
 	"github.com/berthcloud/berth/internal/oci/capability"
 	"github.com/berthcloud/berth/internal/oci/seccomp"
+	"github.com/berthcloud/berth/internal/oci/stage"
 	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
-// planProcess translates a process of the specification for the stage. s gives
+// planProcess translates a process of the specification. s gives
 // what belongs to the container: seccomp, personality, memory policy; pid is a process in its
 // user namespace.
-func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec, pid int) (wire.Process, error) {
-	w := wire.Process{
+func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec, pid int) (stage.Process, error) {
+	w := stage.Process{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd,
 		UID: p.User.UID, GID: p.User.GID, Username: p.User.Username, Groups: p.User.AdditionalGids, SetGroups: !mayNotSetGroups(pid), Umask: -1,
 		NoNewPrivs: p.NoNewPrivileges, Rlimits: p.Rlimits, AppArmor: p.ApparmorProfile, SELinux: p.SelinuxLabel,
-		Terminal: p.Terminal, ConsoleFile: wire.None,
+		Terminal: p.Terminal,
 	}
 	if p.User.Umask != nil {
 		w.Umask = int(*p.User.Umask)
@@ -96,7 +97,7 @@ func personality(p *specs.LinuxPersonality) (*uint32, error) {
 	return &v, nil
 }
 
-func scheduler(s *specs.Scheduler) (*wire.Scheduler, error) {
+func scheduler(s *specs.Scheduler) (*stage.Scheduler, error) {
 	if s == nil {
 		return nil, nil
 	}
@@ -114,7 +115,7 @@ func scheduler(s *specs.Scheduler) (*wire.Scheduler, error) {
 	if !ok {
 		return nil, fmt.Errorf("process.scheduler.policy: unknown value %q", s.Policy)
 	}
-	w := &wire.Scheduler{Policy: policy, Priority: uint32(s.Priority), Nice: s.Nice, Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period}
+	w := &stage.Scheduler{Policy: policy, Priority: uint32(s.Priority), Nice: s.Nice, Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period}
 	for _, name := range s.Flags {
 		bit, ok := flags[name]
 		if !ok {

@@ -18,6 +18,7 @@ import (
 	"github.com/berthcloud/berth/internal/oci/criu"
 	"github.com/berthcloud/berth/internal/oci/hook"
 	"github.com/berthcloud/berth/internal/oci/mount"
+	"github.com/berthcloud/berth/internal/oci/stage"
 	"github.com/berthcloud/berth/internal/oci/wire"
 	"github.com/berthcloud/berth/internal/undo"
 )
@@ -56,7 +57,7 @@ func (r *Runtime) Restore(ctx context.Context, o RestoreOptions) (c *Container, 
 }
 
 func (k *creator) restore(o *criu.Options) error {
-	defer func() { wire.CloseAll([]int{k.exe, k.userns}) }()
+	defer func() { wire.CloseAll([]int{k.userns}) }()
 	for _, step := range []func() error{
 		k.prepareCgroups, k.makeRecord, k.keepConfig,
 		func() error { return k.inheritStreams(o) },
@@ -183,23 +184,20 @@ const layoutDir = "/tmp"
 // is on the host is opened before.
 func (k *creator) layOut(o *criu.Options) (err error) {
 	s := k.b.Spec
-	if k.exe, err = openExe(); err != nil {
-		return err
-	}
 	if len(s.Linux.UIDMappings) > 0 {
 		// The container's own namespace does not exist yet; one with its maps serves.
-		if k.userns, err = mapsNamespace(k.exe, s.Linux.UIDMappings, s.Linux.GIDMappings); err != nil {
+		if k.userns, err = mapsNamespace(s.Linux.UIDMappings, s.Linux.GIDMappings); err != nil {
 			return err
 		}
 	}
-	p := &planner{b: k.b, exe: k.exe, userns: k.userns, group: k.group}
+	p := &planner{b: k.b, userns: k.userns, group: k.group}
 	defer p.close()
-	var plan wire.Init
+	var plan stage.Init
 	if err := p.filesystem(&plan); err != nil {
 		return err
 	}
 	for i := range plan.Mounts {
-		if m := &plan.Mounts[i]; m.Bind != nil { // left to the stage, which there is none of
+		if m := &plan.Mounts[i]; m.Bind != nil { // left to a process that there is none of
 			fd, _, err := mount.Bind(m.Source, *m.Bind, -1)
 			if err != nil {
 				return fmt.Errorf("%s: %w", m.Field, err)
@@ -260,11 +258,11 @@ func (l *layout) place(index int) (string, error) {
 }
 
 // external tells CRIU where what was external to the container lies now.
-func (l *layout) external(s *specs.Spec, plan *wire.Init) error {
+func (l *layout) external(s *specs.Spec, plan *stage.Init) error {
 	add := func(dest, source string) { l.o.External = append(l.o.External, "mnt["+dest+"]:"+source) }
 	ownCgroups := bundle.Namespace(s, specs.CgroupNamespace) != nil
 	for _, m := range plan.Mounts {
-		if m.File == wire.None || m.Type == "cgroup" && ownCgroups {
+		if m.File == stage.None || m.Type == "cgroup" && ownCgroups {
 			continue
 		}
 		path, err := l.place(m.File)
@@ -274,7 +272,7 @@ func (l *layout) external(s *specs.Spec, plan *wire.Init) error {
 		add(filepath.Clean("/"+m.Dest), path)
 	}
 	for _, d := range plan.Devices {
-		if d.File == wire.None {
+		if d.File == stage.None {
 			continue
 		}
 		path, err := l.place(d.File)

@@ -25,9 +25,9 @@
 // # Packages
 //
 // bundle reads config.json; spawn enters namespaces; mount and cgroup prepare from
-// outside; stage is what happens inside; wire is their conversation; seccomp
-// compiles filters; listener hands what a filter asks about to an agent;
-// criu writes processes to files and makes them anew.
+// outside; stage compiles what happens inside, and program carries it out; wire is
+// the conversation with it; seccomp compiles filters; listener hands what a filter asks
+// about to an agent; criu writes processes to files and makes them anew.
 package oci
 
 import (

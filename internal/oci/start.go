@@ -12,6 +12,7 @@ import (
 
 	"github.com/berthcloud/berth/internal/oci/hook"
 	"github.com/berthcloud/berth/internal/oci/listener"
+	"github.com/berthcloud/berth/internal/oci/program"
 	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
@@ -45,14 +46,10 @@ func (c *Container) start(d *dir) error {
 		return fmt.Errorf(`%w but %s (runtime.md: "Attempting to start a container that is not created MUST generate an error")`, ErrNotCreated, status)
 	}
 	defer conn.Close()
-	state, err := c.document(specs.StateCreated)
-	if err != nil {
+	if err := conn.Go(); err != nil {
 		return err
 	}
-	if err := conn.Send(wire.Go{State: state}); err != nil {
-		return err
-	}
-	if err := awaitExec(conn, func() error { return c.startListener(conn) }); err != nil {
+	if err := awaitExec(conn, func() error { return c.startHooks(conn) }, func() error { return c.startListener(conn) }); err != nil {
 		return err
 	}
 	// Now nobody waits at the socket any more.
@@ -60,25 +57,44 @@ func (c *Container) start(d *dir) error {
 	return c.poststart()
 }
 
-// awaitExec follows a stage that is ready to its execve, which closes the socket.
-// listening is called when its filter's listener is to be handed to the agent.
-func awaitExec(conn wire.Conn, listening func() error) error {
+// awaitExec follows a process that is ready to its execve, which closes the socket. help
+// is called when a helper waits for its job, listening when the filter's listener is to
+// be handed to the agent.
+func awaitExec(conn wire.Conn, help, listening func() error) error {
 	for {
-		var rep wire.Report
-		switch _, err := conn.Receive(&rep); {
+		m, err := conn.Receive()
+		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
 			return nil
 		case err != nil:
 			return err
-		case rep.Phase == wire.Failed:
-			return rep.Failure
-		case rep.Phase != wire.Listening:
-			return fmt.Errorf("the stage says %q", rep.Phase)
+		case m.Kind == program.Failed:
+			return m.Failure
+		case m.Kind == program.Listening:
+			err = listening()
+		case m.Kind == program.Help && help != nil:
+			err = help()
+		case m.Kind == program.Done:
+		default:
+			err = fmt.Errorf("the container's process says %d", m.Kind)
 		}
-		if err := listening(); err != nil {
+		if err != nil {
 			return err
 		}
 	}
+}
+
+// startHooks gives the helper that runs the startContainer hooks its job.
+func (c *Container) startHooks(conn wire.Conn) error {
+	spec, err := c.spec()
+	if err != nil {
+		return err
+	}
+	state, err := c.document(specs.StateCreated)
+	if err != nil {
+		return err
+	}
+	return conn.SendJob(wire.Job{Point: "startContainer", Hooks: spec.Hooks.StartContainer, State: state})
 }
 
 // poststart runs the hooks after the workload has begun. Their failure ends the
@@ -122,8 +138,7 @@ func (c *Container) handListener(s *specs.Spec, status Status, conn wire.Conn, p
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid,
 		Metadata: s.Linux.Seccomp.ListenerMetadata, State: c.ociState(status),
 	}
-	ready := func() error { return conn.Send(wire.Go{}) }
-	return listener.Hand(listener.Process{Pid: pid, Pidfd: pidfd, Go: ready}, s.Linux.Seccomp.ListenerPath, state)
+	return listener.Hand(listener.Process{Pid: pid, Pidfd: pidfd, Go: conn.Go}, s.Linux.Seccomp.ListenerPath, state)
 }
 
 // waiting reports whether the first process still waits for start. The file alone

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 		bin = dir
 		var out []byte
 		build := exec.Command("go", "build", "-o", dir, "../../../cmd/berth-oci", "../../../cmd/berth-keeper")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0") // the stage runs where no dynamic linker is
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // the reaping init runs where no dynamic linker is
 		out, err = build.CombinedOutput()
 		os.Stderr.Write(out)
 	}

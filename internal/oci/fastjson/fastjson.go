@@ -2,8 +2,8 @@
 // generated for a type.
 //
 // encoding/json learns types by reflection, in every process anew: all types within
-// reach of a config.json took it 0.9 ms, and it is read, like the messages between
-// runtime and stage, by processes that live for a few milliseconds.
+// reach of a config.json took it 0.9 ms, and it is read, like state.json, by processes
+// that live for a few milliseconds.
 //
 // It stands in for github.com/mailru/easyjson itself, which links net/http.
 package fastjson

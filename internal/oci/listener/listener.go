@@ -9,8 +9,8 @@
 // privilege), gives it to the agent, and lets the process go on. The profile may
 // hand any call to the agent, execve included.
 //
-//	runtime                            stage                        agent
-//	            ◀──────────── Report{Listening}
+//	runtime                            process                      agent
+//	            ◀──────────── Listening
 //	connect ──────────────────────────────────────────────────────▶
 //	seize
 //	Go ──────────────────────────────▶ seccomp(NEW_LISTENER)

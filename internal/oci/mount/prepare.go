@@ -40,6 +40,22 @@ func Finish(fd int, o Options, userns int) error {
 			return err
 		}
 	}
+	for _, c := range o.Changes() {
+		if err := setattr(fd, c.Flags, &c.Attr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Change is what one call of mount_setattr(2) does to a mount.
+type Change struct {
+	Flags uint // AT_RECURSIVE or 0
+	Attr  unix.MountAttr
+}
+
+// Changes returns what gives a mount the attributes and the propagation of o.
+func (o *Options) Changes() []Change {
 	prop := o.Prop
 	if prop == 0 {
 		prop = unix.MS_PRIVATE | unix.MS_REC
@@ -49,7 +65,7 @@ func Finish(fd int, o Options, userns int) error {
 		attr.Attr_set |= o.RecSet
 		attr.Attr_clr |= o.RecClear &^ o.RecSet
 		attr.Propagation = prop &^ unix.MS_REC
-		return setattr(fd, 0, attr)
+		return []Change{{0, *attr}}
 	}
 	rec := MountAttr(o.RecSet, o.RecClear)
 	if prop&unix.MS_REC != 0 {
@@ -58,13 +74,11 @@ func Finish(fd int, o Options, userns int) error {
 		attr.Propagation = prop
 		rec.Propagation = unix.MS_PRIVATE
 	}
-	if err := setattr(fd, unix.AT_RECURSIVE, rec); err != nil {
-		return err
+	changes := []Change{{unix.AT_RECURSIVE, *rec}}
+	if *attr != (unix.MountAttr{}) {
+		changes = append(changes, Change{0, *attr})
 	}
-	if *attr == (unix.MountAttr{}) {
-		return nil
-	}
-	return setattr(fd, 0, attr)
+	return changes
 }
 
 func setattr(fd int, flags uint, attr *unix.MountAttr) error {

@@ -1,100 +1,77 @@
 package stage
 
 import (
+	"encoding/binary"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci/capability"
+	"github.com/berthcloud/berth/internal/oci/program"
 )
 
-// becomeUser drops root: bounding set, groups, ids, then the other capability sets.
-func (p *process) becomeUser() error {
-	if err := dropBounding(capability.Mask(p.Caps.Bounding)); err != nil {
-		return err
-	}
-	// Without this setresuid would clear the permitted set.
-	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl(PR_SET_KEEPCAPS)", err)
-	}
-	if err := p.setIDs(); err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl(PR_SET_KEEPCAPS)", err)
-	}
+// becomeUser changes to the workload's ids and capabilities.
+//
+// The bounding set goes first, while CAP_SETPCAP is there; the permitted set survives
+// the change of ids by PR_SET_KEEPCAPS; the ambient set comes last, since it is bounded by
+// permitted and inheritable (capabilities(7)).
+func (c *code) becomeUser() {
+	p := c.proc
+	c.dropBounding(capability.Mask(p.Caps.Bounding))
+	c.prctl("prctl(PR_SET_KEEPCAPS)", unix.PR_SET_KEEPCAPS, 1, 0)
+	c.setIDs()
+	c.prctl("prctl(PR_SET_KEEPCAPS)", unix.PR_SET_KEEPCAPS, 0, 0)
 	permitted, inheritable := capability.Mask(p.Caps.Permitted), capability.Mask(p.Caps.Inheritable)
-	if err := capset(capability.Mask(p.Caps.Effective), permitted, inheritable); err != nil {
-		return fmt.Errorf("process.capabilities: %w", err)
-	}
-	return setAmbient(capability.Mask(p.Caps.Ambient) & permitted & inheritable)
+	c.capset(capability.Mask(p.Caps.Effective), permitted, inheritable)
+	c.setAmbient(capability.Mask(p.Caps.Ambient) & permitted & inheritable)
 }
 
-func (p *process) setIDs() error {
+func (c *code) prctl(text string, option, arg, arg2 uint64) program.Call {
+	return c.Call(text, unix.SYS_PRCTL, program.N(option), program.N(arg), program.N(arg2), program.N(0), program.N(0))
+}
+
+func (c *code) setIDs() {
+	p := c.proc
 	if p.SetGroups {
-		list := p.groups
-		ids := make([]int, len(list))
-		for i, g := range list {
-			ids[i] = int(g)
+		var list []byte
+		for _, g := range p.Groups {
+			list = binary.NativeEndian.AppendUint32(list, g)
 		}
-		if err := unix.Setgroups(ids); err != nil {
-			return fmt.Errorf("process.user.additionalGids: %w", err)
-		}
+		c.Call("process.user.additionalGids", unix.SYS_SETGROUPS, program.N(len(p.Groups)), c.Bytes(list).Arg())
 	}
-	// Raw calls: those of package unix change every thread of the process, for which
-	// the Go runtime stops the world. Only this thread outlives execve.
-	gid, uid := uintptr(p.GID), uintptr(p.UID)
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
-		return fmt.Errorf("process.user.gid: %d: %w", gid, errno)
-	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
-		return fmt.Errorf("process.user.uid: %d: %w", uid, errno)
-	}
-	return nil
+	gid, uid := program.N(p.GID), program.N(p.UID)
+	c.Call(fmt.Sprintf("process.user.gid: %d", p.GID), unix.SYS_SETRESGID, gid, gid, gid)
+	c.Call(fmt.Sprintf("process.user.uid: %d", p.UID), unix.SYS_SETRESUID, uid, uid, uid)
 }
 
-func dropBounding(keep uint64) error {
-	for c := uintptr(0); c <= capability.Max; c++ {
-		if keep&(1<<c) != 0 {
-			continue
-		}
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
-		if err == unix.EINVAL {
-			return nil // beyond the last capability of this kernel
-		}
-		if err != nil {
-			return fmt.Errorf("process.capabilities.bounding: dropping %s: %w", capability.Name(int(c)), err)
+// dropBounding removes from the bounding set all that is not to be kept.
+func (c *code) dropBounding(keep uint64) {
+	beyond := c.NewLabel() // the last capability of this kernel
+	for n := uint64(0); n <= capability.Max; n++ {
+		if keep&(1<<n) == 0 {
+			c.prctl("process.capabilities.bounding: prctl(PR_CAPBSET_DROP)", unix.PR_CAPBSET_DROP, n, 0).Catch(unix.EINVAL, beyond)
 		}
 	}
-	return nil
+	c.Here(beyond)
 }
 
-func capset(effective, permitted, inheritable uint64) error {
-	var data [2]unix.CapUserData
-	for i := range data {
-		shift := 32 * i
-		data[i] = unix.CapUserData{
-			Effective:   uint32(effective & permitted >> shift),
-			Permitted:   uint32(permitted >> shift),
-			Inheritable: uint32(inheritable >> shift),
+func (c *code) capset(effective, permitted, inheritable uint64) {
+	header := binary.NativeEndian.AppendUint32(nil, unix.LINUX_CAPABILITY_VERSION_3)
+	header = binary.NativeEndian.AppendUint32(header, 0)
+	var data []byte // two struct __user_cap_data_struct
+	for shift := 0; shift < 64; shift += 32 {
+		for _, set := range [...]uint64{effective & permitted, permitted, inheritable} {
+			data = binary.NativeEndian.AppendUint32(data, uint32(set>>shift))
 		}
 	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	return os.NewSyscallError("capset", unix.Capset(&header, &data[0]))
+	c.Call("process.capabilities: capset", unix.SYS_CAPSET, c.Bytes(header).Arg(), c.Bytes(data).Arg())
 }
 
-func setAmbient(set uint64) error {
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl(PR_CAP_AMBIENT)", err)
-	}
-	for c := uintptr(0); c <= capability.Max; c++ {
-		if set&(1<<c) == 0 {
-			continue
-		}
-		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0); err != nil {
-			return fmt.Errorf("process.capabilities.ambient: %s: %w", capability.Name(int(c)), err)
+func (c *code) setAmbient(set uint64) {
+	c.prctl("prctl(PR_CAP_AMBIENT)", unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0)
+	for n := uint64(0); n <= capability.Max; n++ {
+		if set&(1<<n) != 0 {
+			c.prctl("process.capabilities.ambient: "+capability.Name(int(n)), unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, n)
 		}
 	}
-	return nil
 }

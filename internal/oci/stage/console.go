@@ -1,138 +1,85 @@
 package stage
 
 import (
-	"errors"
-	"fmt"
-	"os"
-	"strconv"
+	"encoding/binary"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/berthcloud/berth/internal/oci/mount"
+	"github.com/berthcloud/berth/internal/oci/program"
 )
 
-// newSession makes the workload leader of its own session, out of reach of the
-// terminal and the job control of whoever called the runtime.
-func (s *stage) newSession() error {
-	if _, err := unix.Setsid(); err != nil && err != unix.EPERM { // EPERM: already is
-		return os.NewSyscallError("setsid", err)
+// console gives a container with a terminal its /dev/console.
+func (c *initCode) console() {
+	if !c.proc.Terminal {
+		return
 	}
-	return nil
-}
-
-// console gives an init a terminal of the container's own devpts and mounts it on
-// /dev/console.
-//
-// Neither end is found by a path that the image controls: the master is opened
-// through the devpts just made, and the peer by TIOCGPTPEER (CVE-2025-52565).
-func (i *initStage) console() error {
-	if !i.proc.Terminal {
-		return nil
+	if c.devpts == noSlot {
+		c.Fail(1, "process.terminal: needs a mount of type devpts on /dev/pts")
+		return
 	}
-	if i.devpts < 0 {
-		return errors.New("process.terminal: needs a mount of type devpts on /dev/pts")
-	}
-	peer, err := i.openTerminal(i.devpts)
-	if err != nil {
-		return err
-	}
-	target, err := i.root.File("/dev/console")
-	if err != nil {
-		return err
-	}
-	defer unix.Close(target)
-	if err := mount.Guard(target, "/dev/console"); err != nil {
-		return err
-	}
-	mnt, err := mount.Clone(peer, false)
-	if err != nil {
-		return fmt.Errorf("/dev/console: %w", err)
-	}
-	defer unix.Close(mnt)
-	if err := mount.Place(mnt, target); err != nil {
-		return fmt.Errorf("/dev/console: move_mount: %w", err)
-	}
-	return i.takeTerminal(peer)
-}
-
-// execTerminal gives a command a terminal of the running container, whose /dev may
-// be anything by now: only a real devpts with a real multiplexer is accepted.
-func (s *stage) execTerminal() error {
-	if !s.proc.Terminal {
-		return nil
-	}
-	dir, err := unix.Open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("process.terminal: the container's /dev/pts: %w", err)
-	}
-	defer unix.Close(dir)
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(dir, &fs); err != nil || fs.Type != unix.DEVPTS_SUPER_MAGIC {
-		return errors.New("process.terminal: the container's /dev/pts is not a devpts")
-	}
-	peer, err := s.openTerminal(dir)
-	if err != nil {
-		return err
-	}
-	return s.takeTerminal(peer)
-}
-
-// openTerminal makes a terminal of the devpts, sends its master to the caller of the
-// runtime, and returns the peer.
-func (s *stage) openTerminal(devpts int) (int, error) {
-	master, err := unix.Openat2(devpts, "ptmx", &unix.OpenHow{
-		Flags:   unix.O_RDWR | unix.O_NOCTTY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	peer := c.Slot(-1)
+	c.openTerminal(c.devpts, peer)
+	target, mnt := c.Slot(-1), c.Slot(-1)
+	c.ensure("/dev/console", false, target)
+	c.guard(target, "/dev/console")
+	c.In("/dev/console", func() {
+		c.clone("open_tree", peer, 0, mnt)
+		c.place(mnt, target)
 	})
-	if err != nil {
-		return -1, fmt.Errorf("process.terminal: /dev/pts/ptmx: %w", err)
-	}
-	defer unix.Close(master)
-	var st unix.Stat_t
-	if err := unix.Fstat(master, &st); err != nil || st.Rdev != unix.Mkdev(5, 2) {
-		return -1, errors.New("process.terminal: /dev/pts/ptmx is not the terminal multiplexer")
-	}
-	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
-		return -1, os.NewSyscallError("TIOCSPTLCK", err)
-	}
-	peer, err := openPeer(master)
-	if err != nil {
-		return -1, os.NewSyscallError("TIOCGPTPEER", err)
-	}
-	if s.proc.Rows > 0 && s.proc.Cols > 0 {
-		size := &unix.Winsize{Row: s.proc.Rows, Col: s.proc.Cols}
-		if err := unix.IoctlSetWinsize(peer, unix.TIOCSWINSZ, size); err != nil {
-			return -1, os.NewSyscallError("TIOCSWINSZ", err)
-		}
-	}
-	number, err := unix.IoctlGetInt(master, unix.TIOCGPTN)
-	if err != nil {
-		return -1, os.NewSyscallError("TIOCGPTN", err)
-	}
-	socket := s.take(s.proc.ConsoleFile)
-	name := "/dev/pts/" + strconv.Itoa(number)
-	if err := unix.Sendmsg(socket, []byte(name), unix.UnixRights(master), nil, unix.MSG_NOSIGNAL); err != nil {
-		return -1, fmt.Errorf("sending the terminal to the console socket: %w", err)
-	}
-	unix.Close(socket)
-	return peer, nil
+	c.close(mnt)
+	c.close(target)
+	c.takeTerminal(peer)
 }
 
-// takeTerminal makes the terminal the standard streams and, unless it is the console
-// of an init, the controlling one.
-func (s *stage) takeTerminal(peer int) error {
-	if !s.proc.Console {
-		if err := unix.IoctlSetInt(peer, unix.TIOCSCTTY, 0); err != nil {
-			return os.NewSyscallError("TIOCSCTTY", err)
+// execTerminal takes a terminal of the container's own devpts.
+func (c *code) execTerminal() {
+	if !c.proc.Terminal {
+		return
+	}
+	dir, peer, at := c.Slot(-1), c.Slot(-1), unix.AT_FDCWD
+	c.Call("process.terminal: the container's /dev/pts", unix.SYS_OPENAT, program.N(at), c.String("/dev/pts").Arg(),
+		program.N(unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC)).Store(dir)
+	c.Call("fstatfs", unix.SYS_FSTATFS, dir.Value(), c.fs.Arg())
+	c.Check(c.fs.At(offsetType), 0xffffffff, unix.DEVPTS_SUPER_MAGIC, "process.terminal: the container's /dev/pts is not a devpts")
+	c.openTerminal(dir, peer)
+	c.close(dir)
+	c.takeTerminal(peer)
+}
+
+// openTerminal opens a new terminal of a devpts and hands its master side to the
+// runtime.
+func (c *code) openTerminal(devpts, peer program.Slot) {
+	c.In("process.terminal", func() {
+		rights := c.Rights(1)
+		master := rights.Files[0]
+		c.open("/dev/pts/ptmx", devpts, "ptmx", unix.OpenHow{
+			Flags:   unix.O_RDWR | unix.O_NOCTTY | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+		}).Store(master)
+		c.fstat(master)
+		c.Check(c.stat.At(offsetRdev), ^uint64(0), unix.Mkdev(5, 2), "/dev/pts/ptmx is not the terminal multiplexer")
+		c.Call("TIOCSPTLCK", unix.SYS_IOCTL, master.Value(), program.N(unix.TIOCSPTLCK), c.Space(4).Arg())
+		c.Call("TIOCGPTPEER", unix.SYS_IOCTL, master.Value(), program.N(unix.TIOCGPTPEER), program.N(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)).Store(peer)
+		if p := c.proc; p.Rows > 0 && p.Cols > 0 {
+			var size []byte // struct winsize
+			for _, v := range [...]uint16{p.Rows, p.Cols, 0, 0} {
+				size = binary.NativeEndian.AppendUint16(size, v)
+			}
+			c.Call("TIOCSWINSZ", unix.SYS_IOCTL, peer.Value(), program.N(unix.TIOCSWINSZ), c.Bytes(size).Arg())
 		}
+		c.SayWith(program.Terminal, rights)
+		c.close(master)
+	})
+}
+
+// takeTerminal makes a terminal the standard streams, and the controlling terminal
+// unless that is left to the workload.
+func (c *code) takeTerminal(peer program.Slot) {
+	if !c.proc.Console {
+		c.Call("TIOCSCTTY", unix.SYS_IOCTL, peer.Value(), program.N(unix.TIOCSCTTY), program.N(0))
 	}
 	for fd := range 3 {
-		if err := unix.Dup3(peer, fd, 0); err != nil {
-			return os.NewSyscallError("dup3", err)
-		}
+		c.Call("dup3", unix.SYS_DUP3, peer.Value(), program.N(fd), program.N(0))
 	}
-	if peer > 2 {
-		unix.Close(peer)
-	}
-	return nil
+	c.close(peer)
 }

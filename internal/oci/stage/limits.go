@@ -1,97 +1,73 @@
 package stage
 
 import (
-	"errors"
+	"encoding/binary"
 	"fmt"
-	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthcloud/berth/internal/oci/program"
 	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
-// setRlimits sets the limits last thing before execve, so that none of them starves
-// the stage itself. Hard limits above the present ones were raised by the runtime.
-func (p *process) setRlimits() error {
-	for _, r := range p.Rlimits {
-		resource, ok := wire.Rlimit(r.Type)
-		if !ok {
-			return fmt.Errorf("process.rlimits: unknown type %q", r.Type)
-		}
-		// syscall.Setrlimit, not unix.Prlimit: it tells the Go runtime that the limit
-		// of open files is wanted as it is.
-		err := syscall.Setrlimit(resource, &syscall.Rlimit{Cur: r.Soft, Max: r.Hard})
-		if err != nil {
-			return fmt.Errorf("process.rlimits: %s %d:%d: %w", r.Type, r.Soft, r.Hard, err)
-		}
+// setRlimits sets the limits. Hard limits above the present ones were raised by the
+// runtime.
+func (c *code) setRlimits() {
+	for _, r := range c.proc.Rlimits {
+		resource, _ := wire.Rlimit(r.Type)
+		limit := binary.NativeEndian.AppendUint64(nil, r.Soft)
+		limit = binary.NativeEndian.AppendUint64(limit, r.Hard)
+		c.Call(fmt.Sprintf("process.rlimits: %s %d:%d", r.Type, r.Soft, r.Hard), unix.SYS_PRLIMIT64, program.N(0), program.N(resource), c.Bytes(limit).Arg(), program.N(0))
 	}
-	return nil
 }
 
-func (p *process) setScheduling() error {
-	if s := p.Scheduler; s != nil {
-		attr := &unix.SchedAttr{
-			Size: unix.SizeofSchedAttr, Policy: s.Policy, Flags: s.Flags, Nice: s.Nice, Priority: s.Priority,
-			Runtime: s.Runtime, Deadline: s.Deadline, Period: s.Period,
+func (c *code) setScheduling() {
+	if s := c.proc.Scheduler; s != nil {
+		var attr []byte // struct sched_attr
+		attr = binary.NativeEndian.AppendUint32(attr, unix.SizeofSchedAttr)
+		attr = binary.NativeEndian.AppendUint32(attr, s.Policy)
+		attr = binary.NativeEndian.AppendUint64(attr, s.Flags)
+		attr = binary.NativeEndian.AppendUint32(attr, uint32(s.Nice))
+		attr = binary.NativeEndian.AppendUint32(attr, s.Priority)
+		for _, v := range [...]uint64{s.Runtime, s.Deadline, s.Period, 0} {
+			attr = binary.NativeEndian.AppendUint64(attr, v)
 		}
-		if err := unix.SchedSetAttr(0, attr, 0); err != nil {
-			return fmt.Errorf("process.scheduler: %w", err)
-		}
+		c.Call("process.scheduler", unix.SYS_SCHED_SETATTR, program.N(0), c.Bytes(attr).Arg(), program.N(0))
 	}
-	if p.IOPriority != nil {
+	if p := c.proc.IOPriority; p != nil {
 		const whoProcess = 1 // IOPRIO_WHO_PROCESS
-		_, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, whoProcess, 0, uintptr(*p.IOPriority))
-		if errno != 0 {
-			return fmt.Errorf("process.ioPriority: %w", errno)
-		}
+		c.Call("process.ioPriority", unix.SYS_IOPRIO_SET, program.N(whoProcess), program.N(0), program.N(*p))
 	}
-	return nil
 }
 
 // setPlacement says on which processors and memory nodes the workload runs, within what
 // its cgroups leave.
-func (p *process) setPlacement() error {
-	if len(p.CPUs) > 0 {
-		var set unix.CPUSet
-		for _, c := range p.CPUs {
-			set.Set(c)
+func (c *code) setPlacement() {
+	if cpus := c.proc.CPUs; len(cpus) > 0 {
+		set := make([]byte, sizeofCPUSet)
+		for _, cpu := range cpus {
+			if cpu/8 < len(set) {
+				set[cpu/8] |= 1 << (cpu % 8)
+			}
 		}
-		if err := unix.SchedSetaffinity(0, &set); err != nil {
-			return fmt.Errorf("process.execCPUAffinity.final: processors %v: %w", p.CPUs, err)
-		}
+		c.Call(fmt.Sprintf("process.execCPUAffinity.final: processors %v", cpus), unix.SYS_SCHED_SETAFFINITY, program.N(0), program.N(len(set)), c.Bytes(set).Arg())
 	}
-	if m := p.MemoryPolicy; m != nil {
-		if err := setMemoryPolicy(m.Mode, m.Nodes); err != nil {
-			return fmt.Errorf("linux.memoryPolicy: %w", err)
+	if m := c.proc.MemoryPolicy; m != nil {
+		var nodes []byte
+		for _, n := range m.Nodes {
+			nodes = binary.NativeEndian.AppendUint64(nodes, n)
 		}
+		at := program.N(0)
+		if len(nodes) > 0 {
+			at = c.Bytes(nodes).Arg()
+		}
+		// The kernel takes one from the number of bits (get_nodes in mm/mempolicy.c).
+		c.Call("linux.memoryPolicy", unix.SYS_SET_MEMPOLICY, program.N(m.Mode), at, program.N(len(nodes)*8+1))
 	}
-	return nil
 }
 
-func (p *process) setPersonality() error {
-	if p.Personality == nil {
-		return nil
+func (c *code) setPersonality() {
+	if p := c.proc.Personality; p != nil {
+		c.Call("linux.personality", unix.SYS_PERSONALITY, program.N(*p))
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, uintptr(*p.Personality), 0, 0); errno != 0 {
-		return fmt.Errorf("linux.personality: %w", errno)
-	}
-	return nil
-}
-
-// keyring joins a session keyring of the container's own, so that it cannot read
-// the caller's keys.
-func (s *stage) keyring() error {
-	if !s.proc.Keyring {
-		return nil
-	}
-	_, err := unix.KeyctlJoinSessionKeyring("berth")
-	switch {
-	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
-		return nil // no keys in this kernel, or forbidden to us: then none to read either
-	case errors.Is(err, unix.EDQUOT):
-		s.warn("session keyring: the quota of keys is used up; the container shares its caller's")
-		return nil
-	}
-	return os.NewSyscallError("keyctl(KEYCTL_JOIN_SESSION_KEYRING)", err)
 }

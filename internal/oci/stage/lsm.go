@@ -1,65 +1,56 @@
 package stage
 
 import (
-	"errors"
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/oci/program"
 )
 
-// lsmFile is an open attr file of /proc and the label to write to it just before
-// execve.
-type lsmFile struct {
-	fd    int
-	field string
-	label string
-}
-
-// prepareLSM opens the file that sets the label of the next execve, through the
+// openLabel opens the file that sets the label of the next execve, through the
 // host's procfs: the container's own could be masked or forged, and the write
 // silently go elsewhere (CVE-2019-16884, CVE-2025-52881).
-func (i *initStage) prepareLSM() error { return i.openLSM(i.hostProc) }
-
-func (s *stage) openLSM(proc int) error {
-	label, path, field := "", "", ""
+func (c *code) openLabel(proc program.Slot) {
+	path, field := "", ""
 	switch {
-	case s.proc.AppArmor != "":
-		label, path, field = "exec "+s.proc.AppArmor, "attr/apparmor/exec", "process.apparmorProfile"
-	case s.proc.SELinux != "":
-		label, path, field = s.proc.SELinux, "attr/exec", "process.selinuxLabel"
+	case c.proc.AppArmor != "":
+		path, field = "attr/apparmor/exec", "process.apparmorProfile"
+	case c.proc.SELinux != "":
+		path, field = "attr/exec", "process.selinuxLabel"
 	default:
-		return nil
+		return
 	}
-	// "self" is a symbolic link of the procfs itself; what follows it must be neither
-	// link nor mount.
-	self, err := unix.Openat(proc, "self", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("%s: %w", field, err)
-	}
-	defer unix.Close(self)
-	fd, err := unix.Openat2(self, path, &unix.OpenHow{
-		Flags:   unix.O_WRONLY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	self, absent, done := c.Slot(-1), c.NewLabel(), c.NewLabel()
+	c.label = c.Slot(-1)
+	c.In(field, func() {
+		// "self" is a symbolic link of the procfs itself; what follows it must be neither
+		// link nor mount.
+		c.Call("openat", unix.SYS_OPENAT, proc.Value(), c.String("self").Arg(), program.N(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)).Store(self)
+		c.open("openat2", self, path, procFile).Store(c.label).Catch(unix.ENOENT, absent).Jump(done)
+		c.Here(absent)
+		if c.proc.AppArmor != "" {
+			c.Fail(1, "AppArmor is not enabled in this kernel")
+		} else {
+			c.Fail(1, "SELinux is not enabled in this kernel")
+		}
+		c.Here(done)
+		c.close(self)
 	})
-	if errors.Is(err, unix.ENOENT) && s.proc.AppArmor != "" {
-		return fmt.Errorf("%s: AppArmor is not enabled in this kernel", field)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", field, err)
-	}
-	s.lsm = lsmFile{fd, field, label}
-	return nil
 }
 
-// applyLSM sets the label of the next execve.
-func (s *stage) applyLSM() error {
-	if s.lsm.label == "" {
-		return nil
+// applyLabel sets the label of the next execve.
+func (c *code) applyLabel() {
+	label, text := "", ""
+	switch {
+	case c.proc.AppArmor != "":
+		label, text = "exec "+c.proc.AppArmor, fmt.Sprintf("process.apparmorProfile: %q", c.proc.AppArmor)
+	case c.proc.SELinux != "":
+		label, text = c.proc.SELinux, fmt.Sprintf("process.selinuxLabel: %q", c.proc.SELinux)
+	default:
+		return
 	}
-	defer unix.Close(s.lsm.fd)
-	if _, err := unix.Write(s.lsm.fd, []byte(s.lsm.label)); err != nil {
-		return fmt.Errorf("%s: %q: %w", s.lsm.field, strings.TrimPrefix(s.lsm.label, "exec "), err)
-	}
-	return nil
+	fd := program.N(c.proc.number(labelFile))
+	c.Call(text, unix.SYS_WRITE, fd, c.String(label).Arg(), program.N(len(label)))
+	c.Call("close", unix.SYS_CLOSE, fd)
 }

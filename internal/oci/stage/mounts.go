@@ -1,7 +1,6 @@
 package stage
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -10,300 +9,161 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci/mount"
-	"github.com/berthcloud/berth/internal/oci/wire"
+	"github.com/berthcloud/berth/internal/oci/program"
 )
 
-// placeMounts puts every mount of the plan into the root, in order.
-func (i *initStage) placeMounts() error {
-	for n := range i.plan.Mounts {
-		m := &i.plan.Mounts[n]
-		if err := i.placeMount(m); err != nil {
-			return fmt.Errorf("%s (%s): %w", m.Field, m.Dest, err)
-		}
-	}
-	return nil
-}
-
-func (i *initStage) placeMount(m *wire.Mount) error {
+// placeMount puts a mount of the plan into the root.
+func (c *initCode) placeMount(m *Mount) {
 	dest := filepath.Clean("/" + m.Dest)
-	i.inheritMode(m, dest)
-	mnt, err := i.take(m.File), error(nil)
-	if m.Bind != nil {
-		if mnt, m.Dir, err = mount.Bind(m.Source, *m.Bind, -1); err != nil {
-			return err
-		}
+	mode := c.inheritedMode(m, dest)
+	mnt, target := c.Slot(-1), c.target
+	switch {
+	case m.Bind != nil:
+		c.bind(m, dest, mnt, target)
+	case m.File != None:
+		mnt = c.file(m.File)
+		c.findTarget(m, dest, m.Dir, target)
+	default:
+		c.findTarget(m, dest, m.Dir, target)
+		c.newFilesystem(m, target, mnt)
+		c.setMode(mnt, mode)
 	}
-	target, err := i.mountTarget(m, dest)
-	if err != nil {
-		wire.CloseAll([]int{mnt})
-		return err
-	}
-	defer unix.Close(target)
-	if mnt < 0 {
-		if mnt, err = i.newFilesystem(m, target); err != nil {
-			return err
-		}
-	}
-	if err := mount.Place(mnt, target); err != nil {
-		unix.Close(mnt)
-		return fmt.Errorf("move_mount: %w", err)
-	}
+	c.place(mnt, target)
+	c.close(target)
 	switch {
 	case m.Type == "devpts" && dest == "/dev/pts":
-		i.devpts = mnt // kept open for the console
+		c.devpts = mnt // kept open for the console
 	case m.LateRO:
-		i.late = append(i.late, mnt)
+		c.late = append(c.late, mnt)
 	default:
-		unix.Close(mnt)
+		c.close(mnt)
 	}
-	return nil
 }
 
-// inheritMode gives a tmpfs that names no mode that of the directory it hides, as
-// runc does and "docker run --tmpfs /etc" relies on. Where there is none yet, the
-// kernel's own default stands: 1777.
-func (i *initStage) inheritMode(m *wire.Mount, dest string) {
-	named := func(option string) bool { return strings.HasPrefix(option, "mode=") }
-	if m.Type != "tmpfs" || slices.ContainsFunc(m.Data, named) {
+// bind clones what is to be bound, and finds the target of its kind.
+func (c *initCode) bind(m *Mount, dest string, mnt, target program.Slot) {
+	flags := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+	if m.Bind.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	at := unix.AT_FDCWD
+	c.Call("source "+m.Source, unix.SYS_OPEN_TREE, program.N(at), c.String(m.Source).Arg(), program.N(flags)).Store(mnt)
+	for _, ch := range m.Bind.Changes() {
+		c.change("mount_setattr", mnt, ch)
+	}
+	file, done := c.NewLabel(), c.NewLabel()
+	c.fstat(mnt)
+	c.Test(c.stat.At(offsetMode), unix.S_IFMT, unix.S_IFDIR, file)
+	c.findTarget(m, dest, true, target)
+	c.Jump(done)
+	c.Here(file)
+	c.findTarget(m, dest, false, target)
+	c.Here(done)
+}
+
+// inheritedMode finds the mode for a tmpfs that names none, that of the directory it
+// hides, as runc does and "docker run --tmpfs /etc" relies on. Where there is none yet,
+// the kernel's own default stands: 1777. The slot keeps a negative number then.
+func (c *initCode) inheritedMode(m *Mount, dest string) program.Slot {
+	if m.Type != "tmpfs" || m.File != None || hasOption(m.Data, "mode=") {
+		return noSlot
+	}
+	// The mode of a directory, S_IFDIR and all, never is the number that says "none".
+	mode, fd, none := c.Space(int(sizeofStat)), c.Slot(-1), c.NewLabel()
+	slot := program.Slot(mode.At(offsetMode))
+	c.Set(slot, -1)
+	c.Try(none, func() { // findTarget has the last word
+		c.openIn("openat2", dest, 0, 0).Store(fd)
+		c.Call("fstat", unix.SYS_FSTAT, fd.Value(), mode.Arg())
+		c.close(fd)
+	})
+	c.Here(none)
+	return slot
+}
+
+func (c *initCode) setMode(mnt, mode program.Slot) {
+	if mode == noSlot {
 		return
 	}
-	fd, err := i.root.Open(dest, unix.O_PATH, 0)
-	if err != nil {
-		return // mountTarget has the last word
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) == nil {
-		m.Data = append(m.Data, fmt.Sprintf("mode=%o", st.Mode&0o7777))
-	}
+	set, done := c.NewLabel(), c.NewLabel()
+	c.TestSlot(mode, -1, set)
+	c.Jump(done)
+	c.Here(set)
+	c.Call("fchmodat", unix.SYS_FCHMODAT, mnt.Value(), c.String(".").Arg(), mode.Value())
+	c.Here(done)
 }
 
-// mountTarget finds or makes the directory or file that the mount goes onto.
-func (i *initStage) mountTarget(m *wire.Mount, dest string) (int, error) {
-	target, err := i.root.Target(dest, m.Dir)
-	if err != nil {
-		return -1, err
-	}
+func hasOption(options []string, name string) bool {
+	return slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, name) })
+}
+
+// findTarget finds or makes the directory or file that the mount goes onto.
+func (c *initCode) findTarget(m *Mount, dest string, dir bool, into program.Slot) {
+	c.ensure(dest, dir, into)
 	if m.Type == "proc" || m.Type == "sysfs" {
 		// Later steps trust these paths: an image must not lead them elsewhere by a
 		// symbolic link (CVE-2019-19921).
-		unix.Close(target)
-		target, err = i.root.Open(dest, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
-		if err != nil {
-			return -1, fmt.Errorf("must be a directory, not a symbolic link: %w", err)
-		}
+		c.close(into)
+		c.openIn("must be a directory, not a symbolic link", dest, unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS).Store(into)
 	}
-	if m.Type == "proc" {
-		return target, nil
+	if m.Type != "proc" {
+		c.guard(into, dest)
 	}
-	if err := mount.Guard(target, dest); err != nil {
-		unix.Close(target)
-		return -1, err
-	}
-	return target, nil
 }
 
-func (i *initStage) newFilesystem(m *wire.Mount, target int) (int, error) {
-	mnt, err := mount.Filesystem(m.Type, m.Source, m.Attr, m.Data)
-	if err != nil {
-		return -1, err
+// guard is mount.Guard.
+func (c *initCode) guard(target program.Slot, path string) {
+	if strings.HasPrefix(path, "/proc/") {
+		return // named as such: package bundle has an allow-list
 	}
+	good := c.NewLabel()
+	c.Call("fstatfs", unix.SYS_FSTATFS, target.Value(), c.fs.Arg())
+	c.Test(c.fs.At(offsetType), 0xffffffff, unix.PROC_SUPER_MAGIC, good)
+	c.Fail(1, path+": leads into /proc")
+	c.Here(good)
+}
+
+func (c *initCode) newFilesystem(m *Mount, target, mnt program.Slot) {
+	c.makeFilesystem(m.Type, m.Source, m.Attr, m.Data, mnt)
 	if m.CopyUp {
-		err = mount.CopyUp(target, mnt)
+		c.help(func() {
+			c.Call("dup3", unix.SYS_DUP3, target.Value(), program.N(1), program.N(0))
+			c.Call("dup3", unix.SYS_DUP3, mnt.Value(), program.N(2), program.N(0))
+		})
 	}
-	if err == nil && m.Prop != 0 {
-		err = mount.Finish(mnt, mount.Options{Prop: m.Prop}, -1)
+	if m.Prop != 0 {
+		for _, ch := range (&mount.Options{Prop: m.Prop}).Changes() {
+			c.change("mount_setattr", mnt, ch)
+		}
 	}
-	if err != nil {
-		unix.Close(mnt)
-		return -1, err
-	}
-	return mnt, nil
 }
 
-// makeLinks makes the default symbolic links of /dev (config-linux.md, Default
-// Devices). What the image has there stays.
-func (i *initStage) makeLinks() error {
-	for _, l := range i.plan.Links {
-		dir, err := i.root.Dir(filepath.Dir(l.Path), 0o755)
-		if err != nil {
-			return err
-		}
-		err = unix.Symlinkat(l.Target, dir, filepath.Base(l.Path))
-		unix.Close(dir)
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("symbolic link %s: %w", l.Path, err)
-		}
+// makeFilesystem is mount.Filesystem: it belongs to the namespaces of the process.
+func (c *initCode) makeFilesystem(fstype, source string, attr uint64, data []string, mnt program.Slot) {
+	fs := c.Context()
+	unknown, known := c.NewLabel(), c.NewLabel()
+	c.Call("fsopen "+fstype, unix.SYS_FSOPEN, c.String(fstype).Arg(), program.N(unix.FSOPEN_CLOEXEC)).Store(fs).Catch(unix.ENODEV, unknown).Jump(known)
+	c.Here(unknown)
+	c.Set(fs, -1)
+	c.Fail(1, fmt.Sprintf("type %q: the kernel does not know this filesystem", fstype))
+	c.Here(known)
+	if source != "" {
+		c.configure(fmt.Sprintf("source %q", source), unix.FSCONFIG_SET_STRING, c.String("source").Arg(), c.String(source).Arg())
 	}
-	return nil
-}
-
-// maskPaths hides files under /dev/null and directories under one empty,
-// read-only tmpfs.
-func (i *initStage) maskPaths() error {
-	empty := -1 // a placed mount of the tmpfs, to clone
-	defer func() { wire.CloseAll([]int{empty}) }()
-	for _, path := range i.plan.Masked {
-		target, err := i.root.Open(path, unix.O_PATH, 0)
-		if missing(err) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("linux.maskedPaths: %s: %w", path, err)
-		}
-		err = i.maskPath(target, &empty)
-		unix.Close(target)
-		if err != nil {
-			return fmt.Errorf("linux.maskedPaths: %s: %w", path, err)
-		}
-	}
-	return nil
-}
-
-func (i *initStage) maskPath(target int, empty *int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(target, &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		null, err := mount.Clone(i.hostNull, false)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(null)
-		if err := checkNull(null); err != nil {
-			return err
-		}
-		return mount.Place(null, target)
-	}
-	if *empty >= 0 {
-		again, err := mount.Clone(*empty, false)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(again)
-		return mount.Place(again, target)
-	}
-	mnt, err := mount.Filesystem("tmpfs", "tmpfs", unix.MOUNT_ATTR_RDONLY, []string{"nr_inodes=1", "mode=000"})
-	if err != nil {
-		return err
-	}
-	*empty = mnt
-	return mount.Place(mnt, target)
-}
-
-// readOnlyPaths covers each path with a read-only bind mount of itself.
-func (i *initStage) readOnlyPaths() error {
-	for _, path := range i.plan.ReadOnly {
-		target, err := i.root.Open(path, unix.O_PATH, 0)
-		if missing(err) {
-			continue
-		}
-		if err == nil {
-			err = coverReadOnly(target)
-			unix.Close(target)
-		}
-		if err != nil {
-			return fmt.Errorf("linux.readonlyPaths: %s: %w", path, err)
-		}
-	}
-	return nil
-}
-
-func coverReadOnly(target int) error {
-	mnt, err := mount.Clone(target, true)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(mnt)
-	if err := mount.SetReadOnly(mnt, true); err != nil {
-		return err
-	}
-	return mount.Place(mnt, target)
-}
-
-// lateReadOnly makes read-only what had to take mount points first.
-func (i *initStage) lateReadOnly() error {
-	for _, mnt := range i.late {
-		err := mount.SetReadOnly(mnt, false)
-		unix.Close(mnt)
-		if err != nil {
-			return err
-		}
-	}
-	if i.plan.RootRO && !i.plan.Chroot {
-		if err := mount.SetReadOnly(i.root.FD, false); err != nil {
-			return fmt.Errorf("root.readonly: %w", err)
-		}
-	}
-	return nil
-}
-
-// missing reports whether a path does not exist; a file where a directory should
-// be counts too, since nothing can be below it.
-func missing(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) }
-
-// makeDevices creates device nodes, or places those of the host where the user
-// namespace forbids mknod.
-func (i *initStage) makeDevices() error {
-	for n := range i.plan.Devices {
-		d := &i.plan.Devices[n]
-		var err error
-		if d.File != wire.None {
-			err = i.bindDevice(d)
+	for _, d := range data {
+		text := fmt.Sprintf("option %q", d)
+		if key, value, ok := strings.Cut(d, "="); ok {
+			c.configure(text, unix.FSCONFIG_SET_STRING, c.String(key).Arg(), c.String(value).Arg())
 		} else {
-			err = i.makeDevice(d)
-		}
-		if err != nil {
-			return fmt.Errorf("%s (%s): %w", d.Field, d.Path, err)
+			c.configure(text, unix.FSCONFIG_SET_FLAG, c.String(key).Arg(), program.N(0))
 		}
 	}
-	return nil
+	c.configure("type "+fstype, unix.FSCONFIG_CMD_CREATE, program.N(0), program.N(0))
+	c.Call("type "+fstype+": fsmount", unix.SYS_FSMOUNT, fs.Value(), program.N(unix.FSMOUNT_CLOEXEC), program.N(attr)).Store(mnt)
+	c.close(fs)
+	c.Set(fs, -1)
 }
 
-func (i *initStage) bindDevice(d *wire.Device) error {
-	target, err := i.root.File(d.Path)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(target)
-	if err := mount.Guard(target, d.Path); err != nil {
-		return err
-	}
-	fd := i.take(d.File)
-	defer unix.Close(fd)
-	return mount.Place(fd, target)
-}
-
-func (i *initStage) makeDevice(d *wire.Device) error {
-	dir, err := i.root.Dir(filepath.Dir(d.Path), 0o755)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(dir)
-	kind := map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}[d.Type]
-	dev := 0
-	if kind != unix.S_IFIFO {
-		dev = int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))
-	}
-	name := filepath.Base(strings.TrimRight(d.Path, "/"))
-	if err := unix.Mknodat(dir, name, kind|d.Mode, dev); err != nil {
-		if !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("mknod: %w", err)
-		}
-		return checkNode(dir, name, kind, uint64(dev))
-	}
-	return unix.Fchownat(dir, name, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW)
-}
-
-// checkNode accepts a node that the image brings only if it is the wanted device.
-func checkNode(dir int, name string, kind uint32, dev uint64) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != kind || kind != unix.S_IFIFO && st.Rdev != dev {
-		return fmt.Errorf(`the image has another file there (config-linux.md: "If a file already exists at path that does not match the requested device, the runtime MUST generate an error")`)
-	}
-	return nil
+func (c *initCode) configure(text string, command int, key, value program.Arg) {
+	c.Call(text, unix.SYS_FSCONFIG, c.Context().Value(), program.N(command), key, value, program.N(0))
 }

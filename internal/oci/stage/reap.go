@@ -19,36 +19,6 @@ func IsReaper(args []string) bool {
 	return len(args) > 3 && args[0] == ReaperName && args[1] == "--"
 }
 
-// reaperImage makes the reaping init, this very program, what finish executes. It
-// gets the path of the workload beside its arguments.
-func (s *stage) reaperImage(g *image) (*image, error) {
-	if s.reaper < 0 {
-		return g, nil
-	}
-	p := &s.proc
-	args := append([]string{ReaperName, "--", p.path}, p.Args...)
-	r, err := newImage("", args, p.env)
-	if err != nil {
-		return nil, err
-	}
-	r.fd = s.reaper
-	return r, nil
-}
-
-// openReaper keeps a way to this program, whose file the container cannot see. The
-// descriptor leads to the read-only clone that we were started from.
-func (i *initStage) openReaper() error {
-	if !i.plan.Reap {
-		return nil
-	}
-	fd, err := unix.Openat(i.hostProc, "self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("the reaping init: %w", err)
-	}
-	i.reaper = fd
-	return nil
-}
-
 // Reap is the reaping init: process 1 of a container whose workload does not expect
 // to be it. It starts the workload, passes signals on to it, waits for whatever
 // ends, and ends with the workload's status. The kernel then ends the rest.

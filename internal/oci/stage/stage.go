@@ -1,148 +1,142 @@
-// Package stage is the part of the runtime that runs inside a container's
-// namespaces, between the raw clone of package spawn and the execve of the
-// workload. It is the same program as the runtime, executed anew, because only a
-// fresh process has a Go runtime after a fork.
+// Package stage is what happens inside a container before its workload: it compiles
+// what is to be done into a list of system calls (package program), which the
+// container's first process, or that of an exec, carries out in its namespaces. The
+// runtime sends the list and follows the process (package wire).
 //
-// The order of steps is the heart of a container runtime; each list below (runInit,
-// runExec, finish) reads from top to bottom as it happens.
+// For a container's first process the list has two segments. The first one ends in the
+// container's root; then Resolve looks up there, from outside, the user and the program,
+// and the second segment waits for the start and executes the workload.
 //
-// Everything runs on the process's first thread, to which package main locks the
-// goroutine: credentials, namespaces and seccomp belong to a thread, and a v1
-// cgroup is joined by the thread that writes "0" to its tasks file. execve ends the
-// other threads of the Go runtime.
+// What cannot be said in system calls is done by a helper, this program once more, as a
+// child of the process in its namespaces: hooks that run in the container, and tmpcopyup.
+// A container with one of them pays for the start of a Go program, others do not.
 package stage
 
 import (
-	"errors"
-	"fmt"
-	"io"
-	"os"
-	"strconv"
-
 	"golang.org/x/sys/unix"
 
-	"github.com/berthcloud/berth/internal/oci/wire"
+	"github.com/berthcloud/berth/internal/oci/program"
 )
 
-// Arguments of the runtime's own program that lead here. They are no commands of
-// the user's: the second argument is the descriptor of the conversation.
+// Descriptors of the process, besides the standard streams and those that the workload
+// inherits.
 const (
-	InitArg = "stage-init"
-	ExecArg = "stage-exec"
+	connFile   = iota // the conversation with the runtime
+	listenFile        // the start socket, of a container's first process
+	exeFile           // the runtime's own program, where it NeedsHelper
+	labelFile         // the file of /proc that takes the label of the workload
+	ownFiles
 )
 
-// Env is the environment of a stage, which its Go runtime reads: it does one thing
-// after another and soon is no more, so it needs neither a second processor nor a
-// collector. Fewer threads start, and execve has fewer to end.
-func Env() []string { return []string{"GOMAXPROCS=1", "GOGC=off"} }
+// number returns a descriptor of the process.
+func (p *Process) number(file int) int { return 3 + p.Preserve + file }
 
-// Is reports whether the arguments of the process (os.Args) ask for a stage.
-func Is(args []string) bool {
-	return len(args) == 3 && (args[1] == InitArg || args[1] == ExecArg)
+// Conn returns the number that the conversation has in the process. The start socket
+// and the runtime's own program come after it.
+func (p *Process) Conn() int { return p.number(connFile) }
+
+// Compile makes the first segment of a container's first process.
+func (p *Init) Compile() *program.Builder {
+	c := &initCode{code: newCode(program.First, &p.Process), plan: p}
+	c.target, c.cover = c.Slot(-1), c.Slot(-1)
+	c.files = c.Receive(p.Files)
+	c.begin()
+	c.joinCgroups()
+	if p.NewCgroup {
+		c.Call("unshare of the cgroup namespace", unix.SYS_UNSHARE, program.N(unix.CLONE_NEWCGROUP))
+	}
+	c.newSession()
+	c.keyring()
+	c.filesystem()
+	c.switchRoot()
+	c.names()
+	c.sysctls()
+	c.openLabel(c.file(p.HostProc))
+	c.closeHost()
+	c.Say(program.Placed, "")
+	c.Load()
+	c.subroutines()
+	return c.end()
 }
 
-// Main runs a stage and does not return on success. It returns the exit status.
-// The caller has locked the goroutine to the process's first thread.
-func Main(args []string) int {
-	fd, err := strconv.Atoi(args[2])
-	if err != nil {
-		return 1
+// CompileStart makes the second segment, once Process is resolved.
+func (p *Init) CompileStart() *program.Builder {
+	c := newCode(program.Second, &p.Process)
+	c.enterCwd()
+	c.Say(program.Ready, "")
+	c.awaitStart()
+	if p.StartContainer {
+		c.help(nil)
 	}
-	// Unreadable through /proc and not to be traced by what already runs in the
-	// namespaces (CVE-2016-9962); lasts until execve.
-	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	unix.CloseOnExec(fd)
-	s := &stage{conn: wire.Conn{FD: fd}, listener: -1, reaper: -1}
-	if args[1] == InitArg {
-		err = s.runInit()
-	} else {
-		err = s.runExec()
-	}
-	if errors.Is(err, io.EOF) { // the runtime has gone
-		return 1
-	}
-	f := wire.Fail(err)
-	_ = s.conn.Send(wire.Report{Phase: wire.Failed, Failure: f, Warnings: s.warnings})
-	return f.Code
+	c.finish(p.Reap)
+	return c.end()
 }
 
-// stage is what both kinds have in common.
-type stage struct {
-	conn     wire.Conn
-	listener int // start socket of an init, or -1
-	reaper   int // this program, to be executed as reaping init, or -1
-	files    []int
-	proc     process
-	warnings []string
-	lsm      lsmFile // prepared label, see lsm.go
+// Compile makes the one segment of a process that is in the container already; Process
+// is resolved.
+func (p *Exec) Compile() *program.Builder {
+	c := newCode(program.First, &p.Process)
+	c.files = c.Receive(p.Files)
+	c.begin()
+	c.joinCgroups()
+	c.newSession()
+	c.execTerminal()
+	c.keyring()
+	c.enterCwd()
+	c.Say(program.Ready, "")
+	c.finish(false)
+	return c.end()
 }
 
-// file returns the descriptor with an index of the plan, or -1.
-func (s *stage) file(index int) int {
-	if index < 0 || index >= len(s.files) {
-		return -1
-	}
-	return s.files[index]
+// begin prepares the process itself. The Go runtime, of which it is a fork, has raised no
+// limit and left no handler.
+func (c *code) begin() {
+	c.HandleSignals(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
+	c.Call("close_range", unix.SYS_CLOSE_RANGE, program.N(c.proc.number(0)), program.N(c.proc.number(ownFiles)-1), program.N(unix.CLOSE_RANGE_CLOEXEC))
+	c.Call("umask", unix.SYS_UMASK, program.N(0)) // modes are meant as they stand in the plan
 }
 
-// take is file, and makes the caller the one who closes it.
-func (s *stage) take(index int) int {
-	fd := s.file(index)
-	if fd >= 0 {
-		s.files[index] = -1
+func (c *code) joinCgroups() {
+	for _, i := range c.proc.CgroupFiles {
+		c.Call("joining a cgroup", unix.SYS_WRITE, c.file(i).Value(), c.String("0").Arg(), program.N(1))
+		c.close(c.file(i))
 	}
-	return fd
 }
 
-func (s *stage) warn(format string, args ...any) {
-	s.warnings = append(s.warnings, fmt.Sprintf(format, args...))
+func (c *code) newSession() {
+	c.Call("setsid", unix.SYS_SETSID).Ignore(unix.EPERM) // already is
 }
 
-// joinCgroups moves this thread into the v1 cgroups: execve leaves it alone in the
-// process. Moving only itself spares the kernel a global lock that costs
-// milliseconds per hierarchy (cgroup_threadgroup_rwsem, Linux commit 9a3284fad42f).
-func (s *stage) joinCgroups(indices []int) error {
-	for _, i := range indices {
-		fd := s.take(i)
-		if _, err := unix.Write(fd, []byte("0")); err != nil {
-			return fmt.Errorf("joining cgroup %s: %w", fdName(fd), err)
-		}
-		unix.Close(fd)
+// keyring joins a session keyring of the container's own, so that it cannot read
+// the caller's keys. A kernel without keys, or one that forbids them to us, has none to
+// read.
+func (c *code) keyring() {
+	if !c.proc.Keyring {
+		return
 	}
-	return nil
+	full, done := c.NewLabel(), c.NewLabel()
+	c.Call("keyctl(KEYCTL_JOIN_SESSION_KEYRING)", unix.SYS_KEYCTL, program.N(unix.KEYCTL_JOIN_SESSION_KEYRING), c.String("berth").Arg()).
+		Ignore(unix.ENOSYS, unix.EPERM).Catch(unix.EDQUOT, full).Jump(done)
+	c.Jump(done)
+	c.Here(full)
+	c.Say(program.Warning, "session keyring: the quota of keys is used up; the container shares its caller's")
+	c.Here(done)
 }
 
-// fdName returns what /proc says about a descriptor, for errors.
-func fdName(fd int) string {
-	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-	if err != nil {
-		return strconv.Itoa(fd)
+// awaitStart waits for whoever starts the container.
+func (c *code) awaitStart() {
+	again := c.NewLabel()
+	c.Here(again)
+	// Create ends here; it has what it wanted. Later: someone only looked whether we are
+	// here, or was killed.
+	c.close(c.Conn())
+	c.Call("accept of the start socket", unix.SYS_ACCEPT4, program.N(c.proc.number(listenFile)), program.N(0), program.N(0), program.N(unix.SOCK_CLOEXEC)).
+		Store(c.Conn()).Catch(unix.ECONNABORTED, again)
+	c.Await(again)
+	if len(c.proc.Args) == 0 {
+		// "This operation MUST generate an error if process was not set", and an error
+		// leaves the container as it was (runtime.md, Start and Errors).
+		c.Say(program.Failed, `process: missing, but required to start the container (runtime.md: "This operation MUST generate an error if process was not set")`)
+		c.Jump(again)
 	}
-	return name
-}
-
-// runExec makes this process a command of a running container.
-func (s *stage) runExec() error {
-	var plan wire.Exec
-	files, err := s.conn.Receive(&plan)
-	if err != nil {
-		return err
-	}
-	s.files, s.proc = files, process{Process: plan.Process}
-	for _, step := range []func() error{
-		func() error { return s.joinCgroups(plan.Process.CgroupFiles) },
-		s.newSession,
-		s.execTerminal,
-		s.keyring,
-		s.resolveUser,
-		s.lookPath,
-	} {
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	if err := s.conn.Send(wire.Report{Phase: wire.Ready, Warnings: s.warnings}); err != nil {
-		return err
-	}
-	return s.finish()
 }

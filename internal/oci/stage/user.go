@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/oci/mount"
 )
 
 // maxAccounts bounds what is read of /etc/passwd and /etc/group, in bytes: the
@@ -19,18 +21,16 @@ const maxAccounts = 4 << 20
 
 // resolveUser turns the name of a user into ids with the container's own accounts,
 // and sets HOME where the environment lacks it.
-func (s *stage) resolveUser() error {
-	p := &s.proc
-	p.groups, p.env = p.Groups, p.Env
-	if p.Username == "" && hasHome(p.env) {
+func (p *Process) resolveUser(root mount.Root) error {
+	if p.Username == "" && hasHome(p.Env) {
 		return nil
 	}
-	passwd, err := readAccounts("/etc/passwd")
+	passwd, err := readAccounts(root, "/etc/passwd")
 	if err != nil && p.Username != "" {
 		return fmt.Errorf("process.user: /etc/passwd: %w", err)
 	}
 	if p.Username != "" {
-		group, err := readAccounts("/etc/group")
+		group, err := readAccounts(root, "/etc/group")
 		if err != nil {
 			return fmt.Errorf("process.user: /etc/group: %w", err)
 		}
@@ -38,8 +38,8 @@ func (s *stage) resolveUser() error {
 			return fmt.Errorf("process.user: %q: %w", p.Username, err)
 		}
 	}
-	if !hasHome(p.env) {
-		p.env = append(append([]string(nil), p.env...), "HOME="+homeOf(passwd, p.UID))
+	if !hasHome(p.Env) {
+		p.Env = append(slices.Clip(p.Env), "HOME="+homeOf(passwd, p.UID))
 	}
 	return nil
 }
@@ -54,24 +54,35 @@ func hasHome(env []string) bool {
 }
 
 // readAccounts reads a regular file of the container; it returns nil for a missing
-// one. The calling process has the container's root and cannot leave it.
-func readAccounts(path string) ([]byte, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+// one. Nothing else is opened, with the rights of the runtime: to open a device can have
+// effects, and a procfs has files that are regular only by name.
+func readAccounts(root mount.Root, path string) ([]byte, error) {
+	found, err := root.Open(path, unix.O_PATH, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
-	st, err := f.Stat()
+	defer unix.Close(found)
+	var st unix.Stat_t
+	if err := unix.Fstat(found, &st); err != nil {
+		return nil, err
+	}
+	proc, err := mount.IsProc(found)
 	if err != nil {
 		return nil, err
 	}
-	if !st.Mode().IsRegular() {
+	if proc || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("not a regular file")
 	}
+	// Some files of other filesystems of the kernel's wait for something to tell.
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(found), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxAccounts+1))
 	if err == nil && len(b) > maxAccounts {
 		err = fmt.Errorf("more than %d bytes", maxAccounts)
@@ -114,7 +125,7 @@ func numeric(s string) bool { return s != "" && strings.Trim(s, "0123456789") ==
 
 // resolve sets UID, GID and groups from "user", "user:group", each a name or an id.
 // Without a group, the user's own and those that list it apply.
-func (p *process) resolve(passwd, group []byte) error {
+func (p *Process) resolve(passwd, group []byte) error {
 	user, groupName, hasGroup := strings.Cut(p.Username, ":")
 	login := ""
 	p.UID, p.GID = 0, 0
@@ -150,7 +161,7 @@ func (p *process) resolve(passwd, group []byte) error {
 	if login != "" {
 		accounts(group, func(a account) bool {
 			if len(a.rest) > 0 && listed(a.rest[0], login) {
-				p.groups = append(p.groups, a.id)
+				p.Groups = append(p.Groups, a.id)
 			}
 			return false
 		})
@@ -158,7 +169,7 @@ func (p *process) resolve(passwd, group []byte) error {
 	return nil
 }
 
-func (p *process) resolveGroup(name string, group []byte) error {
+func (p *Process) resolveGroup(name string, group []byte) error {
 	found := false
 	accounts(group, func(a account) bool {
 		if a.name == name {

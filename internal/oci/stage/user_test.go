@@ -3,8 +3,6 @@ package stage
 import (
 	"strings"
 	"testing"
-
-	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
 // FuzzResolve: whatever an image has in /etc/passwd and /etc/group, nobody gets an
@@ -17,11 +15,11 @@ func FuzzResolve(f *testing.F) {
 	f.Add([]byte("bob:x:4294967296:0\nbob:x:+1:-1\n:::\n0:x:1:1\n\x00:\n"), []byte("a:x:1"), "bob")
 	f.Add([]byte("bob:x:1:1::/a\x00b:"), []byte("::18446744073709551616:bob,,bob"), "bob")
 	f.Fuzz(func(t *testing.T, passwd, group []byte, user string) {
-		p := process{Process: wire.Process{Username: user}}
+		p := Process{Username: user}
 		if err := p.resolve(passwd, group); err != nil {
 			return
 		}
-		for _, id := range append([]uint32{p.UID, p.GID}, p.groups...) {
+		for _, id := range append([]uint32{p.UID, p.GID}, p.Groups...) {
 			if id >= 1<<31 {
 				t.Errorf("user %q has the id %d", user, id)
 			}

@@ -1,22 +1,29 @@
-// Package wire is the conversation between the runtime and the init stage: one
-// socket pair, messages of JSON, descriptors beside them.
+// Package wire is the conversation between the runtime and the process that becomes a
+// container's: one socket pair, and later, for a container's first process, a
+// connection to its start socket.
 //
-//	runtime                                 init stage (in the container's namespaces)
-//	Init or Exec, descriptors ────────────▶
-//	                                        mounts, devices, console
-//	◀──────────────────────────── Report{Prepared} (only when the spec has hooks)
+//	runtime                                the process (a machine of package program)
+//	descriptors, first segment ───────────▶
+//	                                       mounts, devices, console
+//	◀─────────────────────── Terminal, the terminal's master (only with one)
+//	◀─────────────────────── Prepared (only when the spec has hooks)
 //	runs prestart and createRuntime hooks
-//	Go ───────────────────────────────────▶
-//	                                        createContainer hooks, pivot_root, sysctl, …
-//	◀──────────────────────────── Report{Ready} or Report{Failure}
-//	◀──────────────────────────── Report{Listening} (only with SCMP_ACT_NOTIFY)
-//	watches the stage (see package listener)
-//	Go ───────────────────────────────────▶
-//	                                        seccomp, execve
+//	byte ─────────────────────────────────▶
+//	                                       createContainer hooks, pivot_root, sysctl, …
+//	◀─────────────────────── Placed
+//	second segment ───────────────────────▶
+//	◀─────────────────────── Ready
+//	◀─────────────────────── Listening (only with SCMP_ACT_NOTIFY)
+//	watches the process (see package listener)
+//	byte ─────────────────────────────────▶
+//	                                       seccomp, execve
+//
+// At any time the process may say Help: then a helper of ours (package stage) runs
+// inside the container, gets a Job, and answers Done. Failed ends the conversation.
 //
 // An exec ends the conversation by closing the socket in execve: end of file after
-// Ready means success, a Report{Failure} the reason. A container's init instead
-// listens on the start socket (see package oci) and reports there.
+// Ready means success. A container's init instead listens on the start socket (see
+// package oci), waits for a byte and goes on there.
 package wire
 
 import (
@@ -26,43 +33,20 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/berthcloud/berth/internal/oci/fastjson"
+	"github.com/berthcloud/berth/internal/oci/program"
 )
 
-// maxMessage bounds what is read from the other side, in bytes. The stage runs
-// inside the container's namespaces: its words are checked like a stranger's.
-const maxMessage = 16 << 20
+// maxText bounds what is read from the other side, in bytes. The process is inside the
+// container's namespaces: its words are checked like a stranger's.
+const maxText = 1 << 20
 
 // maxFiles is SCM_MAX_FD of the kernel, the most descriptors of one message.
 const maxFiles = 253
-
-// Phase says how far the stage has come.
-type Phase string
-
-// The phases a Report may carry.
-const (
-	Prepared  Phase = "prepared"  // mounts are in place, the root is not yet switched
-	Ready     Phase = "ready"     // only execve is left
-	Listening Phase = "listening" // only the filter is left, whose listener is wanted
-	Failed    Phase = "failed"
-)
-
-// Report is a message of the stage.
-//
-//easyjson:json
-type Report struct {
-	Phase    Phase
-	Failure  *Failure `json:",omitempty"`
-	Warnings []string `json:",omitempty"` // what was asked for and could not be had, harmlessly
-}
-
-// Go is the runtime's answer to Prepared and to Listening.
-//
-//easyjson:json
-type Go struct{ State json.RawMessage }
 
 // Failure is an error with the exit status that berth-oci shall end with.
 type Failure struct {
@@ -84,7 +68,7 @@ func Fail(err error) *Failure {
 type Conn struct{ FD int }
 
 // Pair returns two connected ends, closed on exec.
-func Pair() (runtime, stage Conn, err error) {
+func Pair() (runtime, process Conn, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return Conn{-1}, Conn{-1}, os.NewSyscallError("socketpair", err)
@@ -95,19 +79,8 @@ func Pair() (runtime, stage Conn, err error) {
 // Close ends the conversation from this side.
 func (c Conn) Close() { unix.Close(c.FD) }
 
-// Send writes one message, with descriptors that the receiver gets copies of.
-func (c Conn) Send(v fastjson.Encoder, files ...int) error {
-	body, err := fastjson.Marshal(v)
-	if err != nil {
-		return err
-	}
-	// The head: length of the body, number of descriptors. Each further batch of
-	// descriptors rides on one byte of its own.
-	head := binary.LittleEndian.AppendUint32(nil, uint32(len(body)))
-	head = binary.LittleEndian.AppendUint32(head, uint32(len(files)))
-	if err := c.write(head); err != nil {
-		return err
-	}
+// SendFiles sends descriptors, of which the process gets copies.
+func (c Conn) SendFiles(files []int) error {
 	for len(files) > 0 {
 		n := min(len(files), maxFiles)
 		if err := unix.Sendmsg(c.FD, []byte{0}, unix.UnixRights(files[:n]...), nil, unix.MSG_NOSIGNAL); err != nil {
@@ -115,8 +88,20 @@ func (c Conn) Send(v fastjson.Encoder, files ...int) error {
 		}
 		files = files[n:]
 	}
-	return c.write(body)
+	return nil
 }
+
+// SendSegment sends what the process is to do.
+func (c Conn) SendSegment(b *program.Builder) error {
+	segment, err := b.Encode()
+	if err != nil {
+		return err
+	}
+	return c.write(segment)
+}
+
+// Go lets a process go on that waits for a byte.
+func (c Conn) Go() error { return c.write([]byte{0}) }
 
 func (c Conn) write(b []byte) error {
 	for len(b) > 0 {
@@ -132,62 +117,99 @@ func (c Conn) write(b []byte) error {
 	return nil
 }
 
-// Receive reads one message into v and returns the descriptors that came with it,
-// closed on exec. It returns io.EOF when the other side has gone.
-func (c Conn) Receive(v fastjson.Decoder) ([]int, error) {
-	var head [8]byte
-	if err := c.readFull(head[:]); err != nil {
-		return nil, err
-	}
-	size, count := binary.LittleEndian.Uint32(head[:4]), binary.LittleEndian.Uint32(head[4:])
-	if size > maxMessage || count > 1<<16 {
-		return nil, fmt.Errorf("message of %d bytes and %d descriptors is too large", size, count)
-	}
-	var files []int
-	for len(files) < int(count) {
-		batch, err := c.receiveFiles()
-		if err != nil {
-			CloseAll(files)
-			return nil, err
-		}
-		files = append(files, batch...)
-	}
-	body := make([]byte, size)
-	err := c.readFull(body)
-	if err == nil {
-		err = fastjson.Unmarshal(body, v)
-	}
-	if err != nil {
-		CloseAll(files)
-		return nil, err
-	}
-	return files, nil
+// Message is what the process says.
+type Message struct {
+	program.Kind
+	Text    string
+	Failure *Failure // of Failed
+	File    int      // of Terminal, else -1; closed on exec
 }
 
-func (c Conn) receiveFiles() ([]int, error) {
-	oob := make([]byte, unix.CmsgSpace(maxFiles*4))
-	var b [1]byte
-	_, n, flags, _, err := unix.Recvmsg(c.FD, b[:], oob, unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("recvmsg", err)
+// Receive reads one message. It returns io.EOF when the other side has gone.
+func (c Conn) Receive() (Message, error) {
+	m := Message{File: -1}
+	var head [program.HeaderSize]byte
+	var err error
+	if m.File, err = c.receiveHead(head[:]); err != nil {
+		return m, err
 	}
-	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	h := program.ParseHeader(head)
+	text, err := c.readText(h.Length)
 	if err != nil {
-		return nil, err
+		return m, err
 	}
-	var files []int
-	for i := range messages {
-		fds, err := unix.ParseUnixRights(&messages[i])
-		if err != nil {
-			return files, err
+	m.Kind, m.Text = h.Kind, text
+	if h.Kind != program.Failed {
+		return m, nil
+	}
+	log, err := c.readText(program.LogSize)
+	if err != nil {
+		return m, err
+	}
+	if h.Errno != 0 {
+		text += ": " + h.Errno.Error()
+	}
+	// What the kernel says about a filesystem begins with "e " or "w ".
+	if log = strings.TrimSpace(strings.TrimRight(log, "\x00")); len(log) > 2 {
+		text += " (" + log[2:] + ")"
+	}
+	m.Failure = &Failure{Code: int(h.Code), Text: text}
+	return m, nil
+}
+
+// receiveHead fills b, and returns a descriptor that comes along, or -1.
+func (c Conn) receiveHead(b []byte) (int, error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(c.FD, b, oob, unix.MSG_CMSG_CLOEXEC)
+	for errors.Is(err, unix.EINTR) {
+		n, oobn, _, _, err = unix.Recvmsg(c.FD, b, oob, unix.MSG_CMSG_CLOEXEC)
+	}
+	if err != nil {
+		return -1, os.NewSyscallError("recvmsg", err)
+	}
+	if n == 0 {
+		return -1, io.EOF
+	}
+	file := -1
+	if oobn > 0 {
+		if file, err = theRight(oob[:oobn]); err != nil {
+			return -1, err
 		}
-		files = append(files, fds...)
 	}
-	if flags&unix.MSG_CTRUNC != 0 || len(files) == 0 {
-		CloseAll(files)
-		return nil, errors.New("descriptors were lost on the way: the limit of open files is too low")
+	if err := c.readFull(b[n:]); err != nil {
+		CloseAll([]int{file})
+		return -1, err
 	}
-	return files, nil
+	return file, nil
+}
+
+// theRight returns the one descriptor of a control message.
+func theRight(oob []byte) (int, error) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return -1, err
+	}
+	if len(messages) != 1 {
+		return -1, fmt.Errorf("%d control messages where one was expected", len(messages))
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return -1, err
+	}
+	if len(fds) != 1 {
+		CloseAll(fds)
+		return -1, fmt.Errorf("%d descriptors where one was expected", len(fds))
+	}
+	return fds[0], nil
+}
+
+func (c Conn) readText(size uint32) (string, error) {
+	if size > maxText {
+		return "", fmt.Errorf("message of %d bytes is too large", size)
+	}
+	b := make([]byte, size)
+	err := c.readFull(b)
+	return string(b), err
 }
 
 func (c Conn) readFull(b []byte) error {
@@ -204,6 +226,46 @@ func (c Conn) readFull(b []byte) error {
 		b = b[n:]
 	}
 	return nil
+}
+
+// Job is what a helper does inside the container.
+type Job struct {
+	Point string          `json:",omitempty"` // of the lifecycle, whose hooks are to be run
+	Hooks []specs.Hook    `json:",omitempty"`
+	State json.RawMessage `json:",omitempty"` // for them
+
+	CopyUp bool `json:",omitempty"` // copy what directory 1 holds to the new filesystem 2
+}
+
+// SendJob answers Help.
+func (c Conn) SendJob(j Job) error {
+	body, err := json.Marshal(j)
+	if err != nil {
+		return err
+	}
+	return c.write(append(binary.NativeEndian.AppendUint32(nil, uint32(len(body))), body...))
+}
+
+// ReceiveJob is the helper's end of SendJob.
+func (c Conn) ReceiveJob() (j Job, err error) {
+	var head [4]byte
+	if err = c.readFull(head[:]); err != nil {
+		return j, err
+	}
+	body, err := c.readText(binary.NativeEndian.Uint32(head[:]))
+	if err == nil {
+		err = json.Unmarshal([]byte(body), &j)
+	}
+	return j, err
+}
+
+// SendResult is the helper's answer to a job: nil, or why it could not be done.
+func (c Conn) SendResult(err error) error {
+	if err == nil {
+		return c.write(program.Message(program.Done, 0, ""))
+	}
+	f := Fail(err)
+	return c.write(program.Message(program.Failed, f.Code, f.Text))
 }
 
 // CloseAll closes descriptors, skipping negative ones.

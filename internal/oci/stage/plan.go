@@ -1,4 +1,4 @@
-package wire
+package stage
 
 import (
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -6,17 +6,15 @@ import (
 	"github.com/berthcloud/berth/internal/oci/mount"
 )
 
-//go:generate ../../../scripts/easyjson -pkg .
-
 // None marks an index of a descriptor that was not sent.
 const None = -1
 
-// Init tells the stage what to make of its fresh namespaces. Fields ending in File
-// are indices into the descriptors sent along, or None.
-//
-//easyjson:json
+// Init says what a container's first process is to make of its fresh namespaces.
+// Fields ending in File are indices into the descriptors sent along, or None.
 type Init struct {
 	Process    Process
+	Files      int  // how many descriptors are sent along
+	HostProc   int  // /proc of the host's mount tree: nothing in the image can forge it
 	RootFile   int  // detached mount of the root filesystem
 	Chroot     bool // no mount namespace of its own: RootFile is a directory, and nothing is mounted
 	NoPivot    bool
@@ -31,22 +29,31 @@ type Init struct {
 	Domainname string
 	Sysctl     map[string]string
 	NewCgroup  bool // unshare the cgroup namespace once the cgroups are joined
-	StartFile  int  // listening socket on which the start is awaited
-	HookRound  bool // report Prepared and wait for Go
-	Hooks      Hooks
-	Reap       bool // stay as a tiny init that reaps and forwards signals
+	HookRound  bool // say Prepared and wait
+	Reap       bool // execute a tiny init that reaps and forwards signals
+
+	CreateContainer, StartContainer bool // have hooks
 }
 
-// Hooks are those that run inside the container's namespaces.
-type Hooks struct {
-	CreateContainer []specs.Hook `json:",omitempty"`
-	StartContainer  []specs.Hook `json:",omitempty"`
+// NeedsHelper reports whether the process executes the runtime's own program at some
+// point, as a helper or as the reaping init.
+func (p *Init) NeedsHelper() bool {
+	if p.Reap || p.CreateContainer || p.StartContainer {
+		return true
+	}
+	for i := range p.Mounts {
+		if p.Mounts[i].CopyUp {
+			return true
+		}
+	}
+	return false
 }
 
-// Exec tells the stage, which already is in the container's namespaces, what to run.
-//
-//easyjson:json
-type Exec struct{ Process Process }
+// Exec says what a process that already is in the container's namespaces is to run.
+type Exec struct {
+	Process Process
+	Files   int
+}
 
 // Process is what both have in common: everything that execve needs.
 type Process struct {
@@ -54,7 +61,7 @@ type Process struct {
 	Env         []string
 	Cwd         string
 	UID, GID    uint32
-	Username    string // resolved inside the container instead, as name, uid, name:group, …; "" for UID and GID
+	Username    string // resolved by Resolve instead, as name, uid, name:group, …; "" for UID and GID
 	Groups      []uint32
 	SetGroups   bool // false where setgroups is denied in the user namespace
 	Umask       int  // -1 for the default
@@ -63,7 +70,6 @@ type Process struct {
 	Rlimits     []specs.POSIXRlimit
 	AppArmor    string
 	SELinux     string
-	OOMScoreAdj *int
 	Personality *uint32 // PER_LINUX32 …
 	Scheduler   *Scheduler
 	IOPriority  *int // class and level as ioprio_set wants them
@@ -72,13 +78,15 @@ type Process struct {
 	MemoryPolicy *MemoryPolicy
 	CPUs         []int // processors to run on; none to leave them as they are
 
+	Preserve     int // descriptors from 3 on that the workload inherits
 	Terminal     bool
 	Console      bool // the terminal is nobody's controlling terminal yet
 	Rows, Cols   uint16
-	ConsoleFile  int    // connected socket that gets the master side, or None
 	CgroupFiles  []int  // "tasks" files of v1 cgroups, opened for writing
 	Seccomp      []byte // BPF program: struct sock_filter, eight bytes each, in the machine's order; none without a filter
 	SeccompFlags uint
+
+	path string // of the program, found by Resolve
 }
 
 // Scheduler is the policy of sched_setattr(2).
@@ -102,7 +110,7 @@ type Mount struct {
 	Field  string         // "mounts[3]", for errors
 	File   int            // detached mount made by the runtime (bind mounts), or None
 	Dir    bool           // whether the target is a directory
-	Bind   *mount.Options // a bind mount of Source for the stage to make, else nil; Dir is then unknown
+	Bind   *mount.Options // a bind mount of Source for the process to make, else nil; Dir is then unknown
 	Type   string         // filesystem type to create when File is None and Bind nil
 	Source string
 	Attr   uint64   // MOUNT_ATTR_* to set
