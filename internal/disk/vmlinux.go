@@ -29,7 +29,7 @@ const (
 
 // ExtractVmlinux writes the uncompressed kernel inside the x86-64 bzImage src
 // to dst: an ELF file that a PVH loader starts without decompressing it in the
-// guest. Payloads in gzip, zstd and LZ4 are understood. Bytes after the ELF
+// guest. Payloads in gzip, xz, zstd and LZ4 are understood. Bytes after the ELF
 // (the relocation table for KASLR) are left out: no PVH loader reads them.
 func ExtractVmlinux(dst io.Writer, src io.ReaderAt) error {
 	payload, err := bzImagePayload(src)
@@ -107,8 +107,12 @@ func decompress(payload *io.SectionReader) (io.ReadCloser, error) {
 		return z.IOReadCloser(), nil
 	case bytes.HasPrefix(magic, []byte{0x02, 0x21, 0x4c, 0x18}):
 		return io.NopCloser(newLZ4Legacy(payload)), nil
-	case bytes.HasPrefix(magic, []byte("\xfd7zXZ\x00")):
-		return nil, errors.New("compressed with xz and its x86 filter, which Berth does not read; use a kernel with gzip, LZ4 or zstd")
+	case bytes.HasPrefix(magic, []byte(xzMagic)):
+		z, err := newXZX86(payload)
+		if err != nil {
+			return nil, err
+		}
+		return io.NopCloser(z), nil
 	}
 	return nil, fmt.Errorf("unknown compression (first bytes % x)", magic)
 }

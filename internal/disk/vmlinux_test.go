@@ -5,6 +5,8 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"io"
+	"math/rand/v2"
+	"os/exec"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -76,6 +78,40 @@ func zstandard(data []byte) []byte {
 	return w.EncodeAll(data, nil)
 }
 
+// xzX86 packs as the kernel build does.
+func xzX86(t testing.TB, data []byte) []byte {
+	t.Helper()
+	cmd := exec.Command("xz", "--check=crc32", "--x86", "--lzma2=dict=32MiB")
+	cmd.Stdin = bytes.NewReader(data)
+	packed, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return packed
+}
+
+// TestUnfilterX86 gives data in which opcodes stand as close as can be, and
+// whose operands often look like targets; the stream's own check judges.
+func TestUnfilterX86(t *testing.T) {
+	code := make([]byte, 1<<20)
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range code {
+		code[i] = []byte{0xe8, 0xe9, 0x00, 0xff, 0x90, byte(random.Uint32())}[random.IntN(6)]
+	}
+	packed := xzX86(t, code)
+	z, err := newXZX86(io.NewSectionReader(bytes.NewReader(packed), 0, int64(len(packed))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(z); err != nil || !bytes.Equal(got, code) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	packed[len(packed)/2] ^= 1
+	if _, err := newXZX86(io.NewSectionReader(bytes.NewReader(packed), 0, int64(len(packed)))); err == nil {
+		t.Error("a damaged stream was read")
+	}
+}
+
 func TestExtractVmlinux(t *testing.T) {
 	kernel := fakeKernel(20000)
 	withRelocs := append(bytes.Clone(kernel), "relocations"...)
@@ -85,6 +121,7 @@ func TestExtractVmlinux(t *testing.T) {
 		"gzip": append(gzipped(withRelocs), sizeTail...),
 		"zstd": append(zstandard(withRelocs), sizeTail...),
 		"lz4":  append(lz4Literals(withRelocs), sizeTail...),
+		"xz":   append(xzX86(t, withRelocs), sizeTail...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got bytes.Buffer
@@ -130,6 +167,7 @@ func FuzzExtractVmlinux(f *testing.F) {
 	f.Add(bzImage(kernel))
 	f.Add(bzImage(lz4Literals(kernel)))
 	f.Add(bzImage(gzipped(kernel)))
+	f.Add(bzImage(xzX86(f, kernel)))
 	f.Fuzz(func(t *testing.T, image []byte) {
 		var out bytes.Buffer
 		if ExtractVmlinux(&out, bytes.NewReader(image)) == nil {
