@@ -15,6 +15,10 @@ const (
 	PortExit    = 5 // one JSON line, Exit, when the entrypoint has ended
 )
 
+// SerialSlot is the PCI slot of the serial line that stands for a port on a machine
+// without virtio.
+func SerialSlot(port int) int { return 0x10 + port }
+
 // Serial numbers by which a guest tells its virtio disks apart.
 const (
 	LayersSerial = "berth-layers" // read-only: configuration and layers

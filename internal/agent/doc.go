@@ -24,6 +24,10 @@
 //	  │◀───────────────────────── window ─│  in both directions
 //	  │◀─────────────────── reply(Reply) ─│  ends the stream
 //
+// On a machine without virtio the port is a serial line, which loses what comes
+// before the guest reads: there the guest says that it does now, by a hello without
+// a nonce, and a waiting host greets again.
+//
 // A stream is one call. Each of its channels (standard input, output, error)
 // has a window: at most windowSize bytes are on the way that the receiver has
 // not taken. So one slow reader holds up its own call only.

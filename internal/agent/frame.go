@@ -64,6 +64,11 @@ func appendFrame(b []byte, kind frameType, stream uint32, payload ...[]byte) []b
 // hello returns an encoded greeting.
 func hello(nonce [nonceSize]byte) []byte { return append([]byte(greeting), nonce[:]...) }
 
+// Presence returns what a guest sends whose line loses what comes while nobody
+// reads: a greeting with no nonce, when it begins to read. A host that has greeted
+// too early greets again.
+func Presence() []byte { return hello([nonceSize]byte{}) }
+
 // errFrame is what a peer gets that does not speak the protocol.
 var errFrame = errors.New("the guest's agent broke the protocol")
 

@@ -21,6 +21,7 @@ const (
 	OpLimitPIDs Op = "limit-pids" // bounds the user's processes to Request.Limit
 	OpSetClock  Op = "set-clock"  // sets the clock to Request.Time
 	OpShutdown  Op = "shutdown"   // ends the entrypoint by SIGKILL and powers off
+	OpPing      Op = "ping"       // answered at once
 )
 
 // The channels of a stream.

@@ -92,6 +92,11 @@ type Stdio struct {
 	StdinSocket  string `json:"stdin_socket,omitempty"`
 	StdoutSocket string `json:"stdout_socket,omitempty"`
 	StderrSocket string `json:"stderr_socket,omitempty"`
+	// StdinAsked is for a StdinSocket that leads to a serial line, which knows
+	// neither an end nor a full buffer. Input goes in frames, each of a length (2
+	// bytes, big endian) and so many bytes; one of length 0 is the end. The reader
+	// asks for every frame by a byte, and may ask again until it comes.
+	StdinAsked bool `json:"stdin_asked,omitempty"`
 }
 
 // Size is a terminal's size in characters.

@@ -69,7 +69,7 @@ func boot() (*machine, error) {
 	if err := modules.load(setBoot); err != nil {
 		return nil, err
 	}
-	layers, err := findDisk(agent.LayersSerial)
+	layers, err := findDisk(agent.LayersSerial, 1)
 	if err != nil {
 		return nil, err
 	}

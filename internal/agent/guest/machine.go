@@ -116,15 +116,13 @@ func (m *machine) startOnTerminal(cmd command) *agent.Exit {
 		return failed
 	}
 	m.console = master
-	m.output.Go(func() { pump(port, int(master.Fd())) })
-	if !m.config.OpenStdin {
-		return nil
+	m.output.Go(func() {
+		pump(port, int(master.Fd()))
+		unix.Close(port) // which waits until a serial line has taken all
+	})
+	if m.config.OpenStdin {
+		go func() { _ = copyInput(int(master.Fd())) }()
 	}
-	go func() {
-		if in, err := openInput(agent.PortStdin); err == nil {
-			pump(int(master.Fd()), in)
-		}
-	}()
 	return nil
 }
 
@@ -139,13 +137,7 @@ func (m *machine) stdin() (*os.File, error) {
 	}
 	go func() {
 		defer w.Close()
-		port, err := openInput(agent.PortStdin)
-		if err != nil {
-			return
-		}
-		pump(int(w.Fd()), port)
-		// Left open, the port would accept bytes that nobody reads.
-		unix.Close(port)
+		_ = copyInput(int(w.Fd())) // its end is all that the entrypoint can learn
 	}()
 	return r, nil
 }

@@ -73,7 +73,7 @@ func mountRoot(config *agent.Config, layers string) (writable *os.File, err erro
 	}
 	disk := mountPoint{"tmpfs", "/disk", "tmpfs", 0, "mode=0755"}
 	if config.Disk {
-		device, err := findDisk(agent.DiskSerial)
+		device, err := findDisk(agent.DiskSerial, 0)
 		if err != nil {
 			return nil, err
 		}

@@ -9,41 +9,25 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/agent"
 )
 
-// portPatience bounds the wait for a port's device node.
-const portPatience = 10 * time.Second
+var errNoPort = errors.New("the host gave this machine no such port")
 
-var errNoPort = errors.New("the host gave this machine no such virtio port")
-
-// openPort opens a virtio port in blocking mode: then a write returns only
-// after the host has taken the bytes, and powering off loses none. A port's
-// node appears a moment after its driver was loaded; the open waits for it.
-func openPort(number, mode int) (int, error) {
-	if fd, err := tryPort(number, mode); !errors.Is(err, errNoPort) {
-		return fd, err
+// openPort opens a port in blocking mode: then a write returns only after the
+// host has taken the bytes, and powering off loses none. A port of virtio-serial
+// has a node that appears a moment after its driver was loaded; the open waits
+// for it.
+func openPort(number, mode int) (fd int, err error) {
+	if line := serialLine(number); line != "" {
+		return openLine(line, mode)
 	}
-	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC)
-	if err != nil {
-		return -1, os.NewSyscallError("inotify", err)
-	}
-	defer unix.Close(watch)
-	if _, err := unix.InotifyAddWatch(watch, "/dev", unix.IN_CREATE); err != nil {
-		return -1, os.NewSyscallError("inotify", err)
-	}
-	deadline := time.Now().Add(portPatience)
-	buffer := make([]byte, 4096)
-	for {
-		fd, err := tryPort(number, mode)
-		left := time.Until(deadline)
-		if !errors.Is(err, errNoPort) || left <= 0 {
-			return fd, err
-		}
-		ready := []unix.PollFd{{Fd: int32(watch), Events: unix.POLLIN}}
-		if n, _ := unix.Poll(ready, int(left.Milliseconds())); n > 0 {
-			_, _ = unix.Read(watch, buffer)
-		}
-	}
+	err = awaitDevice(func() error {
+		fd, err = tryPort(number, mode)
+		return err
+	}, errNoPort)
+	return fd, err
 }
 
 // tryPort opens the port if its node /dev/vportDpN exists. D is the number of
@@ -66,6 +50,20 @@ func tryPort(number, mode int) (int, error) {
 		}
 	}
 	return -1, errNoPort
+}
+
+// copyInput copies what comes on the port of standard input until its end.
+func copyInput(to int) error {
+	if line := serialLine(agent.PortStdin); line != "" {
+		return copyFrames(to, line)
+	}
+	port, err := openInput(agent.PortStdin)
+	if err != nil {
+		return err
+	}
+	pump(to, port)
+	// Left open, the port would accept bytes that nobody reads.
+	return unix.Close(port)
 }
 
 // openInput opens a port to read from, once the host has connected to it.

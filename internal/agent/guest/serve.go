@@ -22,6 +22,9 @@ func (m *machine) serve() {
 		return
 	}
 	server := agent.NewServer(line.write, m.answer)
+	if serialLine(agent.PortControl) != "" {
+		_ = line.write(agent.Presence()) // fails as the line itself would
+	}
 	for {
 		line.await()
 		_ = server.Serve(line) // ends with each host; the next one begins anew
@@ -62,6 +65,8 @@ func (m *machine) answer(c *agent.Call) {
 	case agent.OpSetClock:
 		now := unix.NsecToTimespec(r.Time)
 		c.Reply(replyOf(unix.ClockSettime(unix.CLOCK_REALTIME, &now)))
+	case agent.OpPing:
+		c.Reply(agent.Reply{})
 	case agent.OpShutdown:
 		c.Reply(replyOf(m.reaper.signal(m.main, unix.SIGKILL)))
 	default:

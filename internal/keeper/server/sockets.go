@@ -24,11 +24,17 @@ func (p *proc) addSockets() {
 	}
 	add(st.StdoutSocket, crilog.Stdout, keeper.FrameStdout)
 	add(st.StderrSocket, crilog.Stderr, keeper.FrameStderr)
-	if st.StdinSocket == "" || p.stdinClosed {
+	if st.StdinSocket == "" || p.stdinClosed && !st.StdinAsked {
 		return
 	}
 	shared := st.StdinSocket == st.StdoutSocket
 	p.stdin = newStdin(nil, st.StdinOnce && !shared)
+	if st.StdinAsked {
+		p.stdin.asked = newAsked()
+		if p.stdinClosed {
+			p.stdin.close() // the former keeper may not have come to say so
+		}
+	}
 	if !shared {
 		// What the process sends on its standard input's socket is read, so
 		// that it cannot fill up, and thrown away.
@@ -46,15 +52,26 @@ func (s *stream) runSocket() {
 	for {
 		conn := s.dial()
 		if conn == nil {
+			if in != nil && in.asked != nil {
+				in.asked.give()
+			}
 			return
 		}
-		if in != nil && !in.connect(conn.File) {
+		switch {
+		case in == nil || in.connect(conn.File):
+		case in.asked != nil:
+			go in.sayEnd(conn.File)
+		default:
 			conn.Close()
 			if s.frame == keeper.FrameStdin {
 				return
 			}
 		}
-		s.read(conn.File)
+		if in != nil && in.asked != nil {
+			in.asked.serve(conn.File)
+		} else {
+			s.read(conn.File)
+		}
 		s.mu.Lock()
 		s.file = nil
 		s.mu.Unlock()

@@ -183,7 +183,8 @@ func (t *tailBuffer) String() string {
 
 // stdin carries input of clients to a process.
 type stdin struct {
-	once bool // keeper.Stdio.StdinOnce
+	once  bool   // keeper.Stdio.StdinOnce
+	asked *asked // keeper.Stdio.StdinAsked; else nil
 
 	mu     sync.Mutex
 	file   *os.File      // nil until connected, and once closed
@@ -227,6 +228,12 @@ func (in *stdin) write(data []byte) {
 	if f == nil {
 		return
 	}
+	if in.asked != nil {
+		if len(data) > 0 {
+			_ = in.asked.write(f, data) // as below: input of an ended process is dropped
+		}
+		return
+	}
 	if _, err := f.Write(data); errors.Is(err, unix.EPIPE) {
 		in.close()
 	}
@@ -249,7 +256,11 @@ func (in *stdin) close() {
 	}
 	in.closed = true
 	if in.file != nil {
-		endInput(in.file)
+		if in.asked != nil {
+			go in.sayEnd(in.file)
+		} else {
+			endInput(in.file)
+		}
 		in.file = nil
 	} else {
 		close(in.ready)
@@ -260,6 +271,9 @@ func (in *stdin) close() {
 		onEnd()
 	}
 }
+
+// sayEnd gives a reader that asks its end, once it does.
+func (in *stdin) sayEnd(f *os.File) { _ = in.asked.write(f, nil) }
 
 // endInput gives the reader of f its end. QEMU throws away what it has not
 // read yet when a chardev's socket hangs up, so a socket is only shut down for
