@@ -22,7 +22,7 @@ const (
 	VirtAuto     Virtualization = "auto"     // hardware where a probe guest proves it, else para
 	VirtHardware Virtualization = "hardware" // KVM on VT-x or AMD-V, virtio devices
 	VirtPara     Virtualization = "para"     // emulated processor, virtio devices
-	VirtFull     Virtualization = "full"     // every device emulated; not built yet
+	VirtFull     Virtualization = "full"     // emulated processor, every device emulated
 )
 
 // State is the one word for where an instance stands in its life.
@@ -70,6 +70,9 @@ type Spec struct {
 	Name  string `json:"name,omitempty"`
 	Kind  Kind   `json:"kind,omitempty" enum:"container,vm" doc:"default container"`
 	Image string `json:"image"`
+	// Platform chooses among those of an image. Another architecture than the
+	// host's takes a VM.
+	Platform string `json:"platform,omitempty" doc:"as in linux/arm64; default: the host's, or the image's only one"`
 
 	Entrypoint []string          `json:"entrypoint,omitempty" doc:"replaces the image's entrypoint and command; one empty string removes it"`
 	Command    []string          `json:"command,omitempty" doc:"replaces the image's command"`
@@ -225,10 +228,88 @@ type Security struct {
 	Unconfined bool     `json:"unconfined,omitempty" doc:"no seccomp filter, no masked paths"`
 }
 
-// VMSpec is what only a VM has.
+// VMSpec is what only a VM has. What is left out follows from the
+// virtualization, as Machine tells.
 type VMSpec struct {
 	Virtualization Virtualization `json:"virtualization,omitempty" enum:"auto,hardware,para,full" doc:"default auto"`
-	Kernel         string         `json:"kernel,omitempty" doc:"a kernel image; default kernel/debian-cloud"`
+	Kernel         string         `json:"kernel,omitempty" doc:"a kernel image; default kernel/debian-cloud, or kernel/debian-standard where a device is emulated"`
+	CPUModel       string         `json:"cpu_model,omitempty" doc:"as QEMU names it, with features, as in EPYC,+svm"`
+	Machine        MachineType    `json:"machine,omitempty" enum:"microvm,q35,pc,virt"`
+	DiskBus        DiskBus        `json:"disk_bus,omitempty" enum:"virtio,ahci,ide"`
+	NICModel       NICModel       `json:"nic_model,omitempty" enum:"virtio,e1000,e1000e,rtl8139"`
+	Firmware       Firmware       `json:"firmware,omitempty" enum:"none,bios,uefi"`
+}
+
+// MachineType is the board of a VM.
+type MachineType string
+
+// The boards.
+const (
+	MachineMicroVM MachineType = "microvm" // amd64: virtio alone, no PCI
+	MachineQ35     MachineType = "q35"     // amd64: PCI Express
+	MachinePC      MachineType = "pc"      // amd64: PCI, ISA, IDE
+	MachineVirt    MachineType = "virt"    // arm64: PCI Express
+)
+
+// DiskBus is what a VM reaches its disks by.
+type DiskBus string
+
+// The buses of disks.
+const (
+	DiskVirtio DiskBus = "virtio"
+	DiskAHCI   DiskBus = "ahci" // SATA
+	DiskIDE    DiskBus = "ide"
+)
+
+// NICModel is the network card a VM sees.
+type NICModel string
+
+// The network cards.
+const (
+	NICVirtio  NICModel = "virtio"
+	NICE1000   NICModel = "e1000"
+	NICE1000E  NICModel = "e1000e"
+	NICRTL8139 NICModel = "rtl8139"
+)
+
+// Firmware is what starts a VM's kernel.
+type Firmware string
+
+// The firmwares.
+const (
+	FirmwareNone Firmware = "none" // the host hands the kernel over
+	FirmwareBIOS Firmware = "bios"
+	FirmwareUEFI Firmware = "uefi"
+)
+
+// Machine is what a VM is made of once everything is decided.
+type Machine struct {
+	Virtualization Virtualization `json:"virtualization" enum:"hardware,para,full"`
+	Reason         string         `json:"reason" doc:"one line: why this virtualization"`
+	Arch           string         `json:"arch" doc:"of the processor, as in amd64"`
+	Accelerator    string         `json:"accelerator" enum:"kvm,tcg" doc:"what runs the processor: the host's own, or QEMU's emulation"`
+	CPUModel       string         `json:"cpu_model"`
+	Type           MachineType    `json:"machine" enum:"microvm,q35,pc,virt"`
+	DiskBus        DiskBus        `json:"disk_bus" enum:"virtio,ahci,ide"`
+	NICModel       NICModel       `json:"nic_model" enum:"virtio,e1000,e1000e,rtl8139"`
+	Firmware       Firmware       `json:"firmware" enum:"none,bios,uefi"`
+}
+
+// Explanation says what was decided for a VM and what else there is.
+type Explanation struct {
+	Name    string  `json:"name"`
+	State   State   `json:"state"`
+	Kernel  string  `json:"kernel" doc:"the guest kernel's image"`
+	Machine Machine `json:"machine" doc:"of the present run, or what the next start would decide"`
+	Classes []Class `json:"classes" doc:"every virtualization, the strongest first"`
+}
+
+// Class is one virtualization, as it concerns one VM.
+type Class struct {
+	Virtualization Virtualization `json:"virtualization" enum:"hardware,para,full"`
+	Chosen         bool           `json:"chosen,omitempty"`
+	Possible       bool           `json:"possible" doc:"for this VM on this host"`
+	Reason         string         `json:"reason" doc:"one line: what it gives, or what it would need"`
 }
 
 // Health is the verdict of the health check.
@@ -256,6 +337,7 @@ type Status struct {
 	Health   Health    `json:"health,omitempty"`
 
 	Virtualization Virtualization `json:"virtualization,omitempty" doc:"what auto became"`
+	Machine        *Machine       `json:"machine,omitempty" doc:"of the last run of a VM: what was decided"`
 	Notice         string         `json:"notice,omitempty" doc:"one line the user should know, as why hardware virtualization is not used"`
 
 	Interfaces []Interface `json:"interfaces,omitempty"`

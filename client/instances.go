@@ -140,6 +140,11 @@ func (c *Client) Get(ctx context.Context, ref string) (api.Instance, error) {
 	return get[api.Instance](ctx, c, nil, "instances", ref)
 }
 
+// Explain says what was decided for a VM, why, and what else there is.
+func (c *Client) Explain(ctx context.Context, ref string) (api.Explanation, error) {
+	return get[api.Explanation](ctx, c, nil, "instances", ref, "explanation")
+}
+
 // List returns instances, newest first.
 func (c *Client) List(ctx context.Context, o ListOptions) ([]api.Instance, error) {
 	q := query("all", flag(o.All))

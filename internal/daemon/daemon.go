@@ -196,7 +196,7 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 		Root: c.Root, Run: c.Run, Cgroup: c.cgroup(), Store: state, Images: images, Storage: disks, Network: net,
 		Drivers: []instance.Driver{
 			container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: filepath.Join(c.Run, "oci"), Host: host}),
-			vm.New(vm.Config{Keeper: keep, Launcher: filepath.Join(c.Bin, "berth-qemu"), Agent: filepath.Join(c.Bin, "berth-agent"), Cache: c.cache(), Host: host}),
+			vm.New(vm.Config{Keeper: keep, Launcher: filepath.Join(c.Bin, "berth-qemu"), Agents: c.agents(), Cache: c.cache(), Host: host}),
 		},
 		Host: host, Version: c.Version, Log: c.Log,
 	})

@@ -22,6 +22,17 @@ var virtiofsdPaths = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd
 // qemuBinary names the system emulator of each architecture.
 var qemuBinary = map[string]string{"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 
+// agents returns the paths of the guest agents, by architecture: that of the host's
+// own is named as the others are, without one.
+func (c *Config) agents() map[string]string {
+	paths := map[string]string{}
+	for arch := range qemuBinary {
+		paths[arch] = filepath.Join(c.Bin, "berth-agent-"+arch)
+	}
+	paths[runtime.GOARCH] = filepath.Join(c.Bin, "berth-agent")
+	return paths
+}
+
 // gatherHost finds out what plans depend on, but for KVM, which is proved and
 // not looked up.
 func gatherHost() (instance.Host, error) {
@@ -42,8 +53,11 @@ func gatherHost() (instance.Host, error) {
 	if h.ThermalThrottle, err = filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle"); err != nil {
 		return h, err
 	}
-	if path, err := exec.LookPath(qemuBinary[h.Arch]); err == nil {
-		h.QEMU = path
+	h.QEMU = map[string]string{}
+	for arch, name := range qemuBinary {
+		if path, err := exec.LookPath(name); err == nil {
+			h.QEMU[arch] = path
+		}
 	}
 	for _, path := range virtiofsdPaths {
 		if _, err := os.Stat(path); err == nil {

@@ -3,8 +3,12 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/qemu"
@@ -14,10 +18,12 @@ import (
 // boot of the host and a build of QEMU, so it is kept in the run directory.
 type proof struct {
 	Boot   string `json:"boot"`
-	QEMU   string `json:"qemu"` // path and time of change
+	QEMU   string `json:"qemu"` // paths and times of change
 	Works  bool   `json:"works"`
 	Reason string `json:"reason"`
 	TSCKHz int    `json:"tsc_khz"`
+
+	CPUModels map[string][]string `json:"cpu_models"`
 }
 
 // proveProcessor fills in what only trying tells: whether KVM runs a guest, and
@@ -28,16 +34,18 @@ func (c *Config) proveProcessor(ctx context.Context, h *instance.Host) error {
 	if err != nil {
 		return err
 	}
-	want := proof{Boot: string(boot), QEMU: h.QEMU}
-	if info, err := os.Stat(h.QEMU); err == nil {
-		want.QEMU += info.ModTime().UTC().String()
-	}
+	want := proof{Boot: string(boot), QEMU: builds(h.QEMU), CPUModels: map[string][]string{}}
 	path := filepath.Join(c.Run, "processor.json")
 	p, err := readProof(path)
 	if err != nil || p.Boot != want.Boot || p.QEMU != want.QEMU {
 		p = want
 		p.TSCKHz = qemu.TSCKHz(ctx)
-		p.Works, p.Reason = qemu.Probe(ctx, h.QEMU)
+		p.Works, p.Reason = qemu.Probe(ctx, h.QEMU[h.Arch])
+		for arch, path := range h.QEMU {
+			if p.CPUModels[arch], err = qemu.CPUModels(ctx, path); err != nil {
+				c.Log.Warn("QEMU does not list its CPU models", "qemu", path, "error", err)
+			}
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -45,8 +53,20 @@ func (c *Config) proveProcessor(ctx context.Context, h *instance.Host) error {
 			return err
 		}
 	}
-	h.KVM, h.KVMReason, h.TSCKHz = p.Works, p.Reason, p.TSCKHz
+	h.KVM, h.KVMReason, h.TSCKHz, h.CPUModels = p.Works, p.Reason, p.TSCKHz, p.CPUModels
 	return nil
+}
+
+// builds names the builds of programs: their paths and times of change.
+func builds(programs map[string]string) string {
+	var text strings.Builder
+	for _, arch := range slices.Sorted(maps.Keys(programs)) {
+		fmt.Fprintf(&text, "%s ", programs[arch])
+		if info, err := os.Stat(programs[arch]); err == nil {
+			fmt.Fprintf(&text, "%s; ", info.ModTime().UTC())
+		}
+	}
+	return text.String()
 }
 
 func readProof(path string) (p proof, err error) {

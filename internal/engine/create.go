@@ -112,6 +112,7 @@ func (e *Engine) planned(ctx context.Context, d instance.Driver, rec record, lay
 		return api.E("create", api.Invalid, rec.Name, err)
 	}
 	if rec.Spec.Kind == api.VM {
+		p.Mounts = rec.outlineMounts()
 		if err := e.prepareKernel(ctx, rec, p); err != nil {
 			return api.E("create", "", rec.Name, err)
 		}

@@ -50,7 +50,7 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 			info.Drivers[string(kind)] = "not built into this daemon"
 		} else if kind == api.VM && e.host.Rootless() {
 			info.Drivers[string(kind)] = "takes a daemon that runs as root"
-		} else if kind == api.VM && e.host.QEMU == "" {
+		} else if kind == api.VM && e.host.QEMU[e.host.Arch] == "" {
 			info.Drivers[string(kind)] = "no QEMU on this host; install qemu-system-x86"
 		}
 	}

@@ -12,8 +12,19 @@ import (
 	"github.com/berthcloud/berth/internal/undo"
 )
 
-// defaultKernel is the guest kernel of a VM that names none.
-const defaultKernel = "kernel/debian-cloud"
+// kernelName names the guest kernel of a VM: its own wish, else Debian's cloud
+// kernel, or where a device is emulated the standard one, which has more drivers.
+func kernelName(vm api.VMSpec) string {
+	emulated := vm.Virtualization == api.VirtFull ||
+		vm.DiskBus != "" && vm.DiskBus != api.DiskVirtio || vm.NICModel != "" && vm.NICModel != api.NICVirtio
+	switch {
+	case vm.Kernel != "":
+		return vm.Kernel
+	case emulated:
+		return "kernel/debian-standard"
+	}
+	return "kernel/debian-cloud"
+}
 
 // layersOf returns the layers of an image, bottom first.
 func layersOf(img image.Image) []storage.Layer {
@@ -79,7 +90,7 @@ func (e *Engine) releaseRootfs(p *instance.Prepared) { e.storage.Release(p.ID) }
 
 // prepareKernel finds the guest kernel of a VM.
 func (e *Engine) prepareKernel(ctx context.Context, rec record, p *instance.Prepared) error {
-	name := first(rec.Spec.VM.Kernel, defaultKernel)
+	name := kernelName(rec.Spec.VM)
 	k, err := e.images.Kernel(ctx, name)
 	if api.IsKind(err, api.NotFound) {
 		return errNoKernel(name, err)
@@ -87,6 +98,6 @@ func (e *Engine) prepareKernel(ctx context.Context, rec record, p *instance.Prep
 	if err != nil {
 		return err
 	}
-	p.Kernel = instance.Kernel{Release: k.Release, Vmlinux: k.Vmlinux, Modules: k.Modules, Config: k.Config}
+	p.Kernel = instance.Kernel{Name: k.Name, Release: k.Release, Vmlinux: k.Vmlinux, Modules: k.Modules, Config: k.Config}
 	return nil
 }

@@ -284,14 +284,14 @@ func validateRestart(s api.Spec) error {
 func validateVM(s api.Spec) error {
 	if s.Kind == api.Container {
 		if s.VM != (api.VMSpec{}) {
-			return errors.New("--virt and --kernel are for VMs; add --vm or leave them out")
+			return errors.New("--virt, --kernel and the flags of a VM's devices are for VMs; add --vm or leave them out")
 		}
 		return nil
 	}
 	switch s.VM.Virtualization {
 	case api.VirtAuto, api.VirtHardware, api.VirtPara, api.VirtFull:
 	default:
-		return fmt.Errorf("virtualization %q is unknown; use auto, hardware or para", s.VM.Virtualization)
+		return fmt.Errorf("virtualization %q is unknown; use auto, hardware, para or full", s.VM.Virtualization)
 	}
 	sec := s.Security
 	if sec.HostUsers || sec.Unconfined {

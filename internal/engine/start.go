@@ -106,7 +106,10 @@ func (en *entry) setRun(r *run, observed instance.Status, started time.Time) {
 	en.observe(func(st *api.Status) {
 		en.run = r
 		st.State, st.PID, st.Started = observed.State, observed.PID, started.UTC()
-		st.Virtualization, st.Notice = observed.Virtualization, observed.Notice
+		st.Machine, st.Virtualization, st.Notice = observed.Machine, "", observed.Notice
+		if observed.Machine != nil {
+			st.Virtualization = observed.Machine.Virtualization
+		}
 		showNetwork(st, r.prepared)
 	})
 }
@@ -204,5 +207,6 @@ func hosts(p *instance.Prepared, extra []string) []instance.HostsEntry {
 
 // errNoKernel is the way out for a VM without a guest kernel.
 func errNoKernel(name string, cause error) error {
-	return api.E("", api.NotFound, name, fmt.Errorf("there is no such guest kernel; make it with 'berth kernel bootstrap': %w", cause))
+	_, flavor, _ := strings.Cut(name, "kernel/debian-")
+	return api.E("", api.NotFound, name, fmt.Errorf("there is no such guest kernel; make it with '%s': %w", strings.TrimSpace("berth kernel bootstrap "+flavor), cause))
 }

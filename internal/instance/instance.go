@@ -94,11 +94,11 @@ type Handle interface {
 
 // Status is what a driver observes of a run.
 type Status struct {
-	State          api.State          // Created, Running, Paused, Exited or Failed
-	PID            int                // on the host; 0 once ended
-	Created        time.Time          // of the run
-	Virtualization api.Virtualization // of a VM: what was chosen
-	Notice         string             // one line worth telling, or ""
+	State   api.State    // Created, Running, Paused, Exited or Failed
+	PID     int          // on the host; 0 once ended
+	Created time.Time    // of the run
+	Machine *api.Machine // of a VM: what was decided; nil for a container
+	Notice  string       // one line worth telling, or ""
 }
 
 // Plan is what a driver intends to do, as indented JSON that a person can
@@ -110,6 +110,14 @@ type Plan []byte
 type Warmer interface {
 	// Warm returns when it is prepared. It is a hint, and may be canceled.
 	Warm(context.Context) error
+}
+
+// Explainer is found by type assertion on a Driver: one that has a choice of how to
+// run an instance.
+type Explainer interface {
+	// Explain says what Plan would decide, why, and what each other choice would give
+	// or need. It is a pure function. The state is left to the caller.
+	Explain(*Prepared, Host) (api.Explanation, error)
 }
 
 // The abilities below are found by type assertion on a Handle. Where one is

@@ -14,7 +14,8 @@ type Prepared struct {
 	ID   string   `json:"id"`
 	Spec api.Spec `json:"spec"`
 
-	Process Process `json:"process"` // image and Spec merged
+	Arch    string  `json:"arch,omitempty"` // of the image, as GOARCH; "" for the host's
+	Process Process `json:"process"`        // image and Spec merged
 	Rootfs  Rootfs  `json:"rootfs"`
 
 	Interfaces []Interface  `json:"interfaces,omitempty"` // beside loopback
@@ -104,10 +105,12 @@ type IDRange struct {
 
 // Kernel is a guest kernel, unpacked on the host.
 type Kernel struct {
-	Release string `json:"release"` // as uname -r
-	Vmlinux string `json:"vmlinux"` // uncompressed ELF with the PVH note
-	Modules string `json:"modules"` // the directory that holds modules.dep
-	Config  string `json:"config"`  // the kernel's .config
+	Name    string `json:"name,omitempty"` // of its image
+	Arch    string `json:"arch,omitempty"` // as GOARCH; "" for the host's
+	Release string `json:"release"`        // as uname -r
+	Vmlinux string `json:"vmlinux"`        // amd64: uncompressed ELF with the PVH note; arm64: Image
+	Modules string `json:"modules"`        // the directory that holds modules.dep
+	Config  string `json:"config"`         // the kernel's .config
 }
 
 // MachineID is the machine id (machine-id(5)) of the instance with an id: unique,
@@ -133,10 +136,11 @@ type Host struct {
 	// and so what runs beside a container.
 	ThermalThrottle []string
 
-	QEMU      string // path of qemu-system for Arch, "" where there is none
-	Virtiofsd string // path, "" where there is none
-	KVM       bool   // proved by a probe guest
-	KVMReason string // one line: why KVM is, or is not, used
+	QEMU      map[string]string   // paths of the system emulators, by architecture
+	CPUModels map[string][]string // those that each emulator knows; nil where unknown
+	Virtiofsd string              // path, "" where there is none
+	KVM       bool                // proved by a probe guest
+	KVMReason string              // one line: why KVM is, or is not, used
 
 	// UIDs and GIDs are the ids that all instances of an ordinary user's daemon share:
 	// those of the user namespace in which it is root, from 0 and without a gap, in the

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -10,6 +11,8 @@ type builder struct {
 	m    Machine
 	plan *Plan
 	next int // descriptor
+
+	sata, ide int // disks on each
 }
 
 func (b *builder) add(args ...string) { b.plan.Args = append(b.plan.Args, args...) }
@@ -38,7 +41,7 @@ func (b *builder) listen(id, path string) {
 // device names a virtio device for the machine's bus.
 func (b *builder) device(name, options string) {
 	suffix := "-device"
-	if b.m.Type == Q35 {
+	if b.m.pci() {
 		suffix = "-pci"
 	}
 	if options != "" {
@@ -68,27 +71,45 @@ func (b *builder) board() {
 		object += ",share=on"
 	}
 	b.add("-object", object, "-m", fmt.Sprintf("size=%dk", m.Memory>>10), "-smp", strconv.Itoa(m.CPUs))
-	switch m.Type {
+	b.boardType()
+	b.processor()
+	if m.Full && m.Type != Virt {
+		b.add("-device", "VGA")
+	}
+}
+
+// boardType adds the board and what it starts with.
+func (b *builder) boardType() {
+	switch b.m.Type {
 	case MicroVM:
 		// Linux waits a second for the clock of a board that has none: rtc=on.
 		b.add("-machine", "microvm,memory-backend=ram,pit=off,pic=off,rtc=on,isa-serial=on,auto-kernel-cmdline=off",
-			// SeaBIOS's microvm build hangs now and then; qboot does not.
-			"-bios", "qboot.rom",
 			// virtiofs needs virtio 1.0, which mmio transports speak only when told to.
 			"-global", "virtio-mmio.force-legacy=false")
 	case Q35:
 		b.add("-machine", "q35,memory-backend=ram,vmport=off,smbus=off,sata=off,hpet=off")
+	case PC:
+		b.add("-machine", "pc,memory-backend=ram,vmport=off,smbus=off,hpet=off")
+	case Virt:
+		b.add("-machine", "virt,memory-backend=ram,gic-version=3")
+		return // it starts kernels by itself
 	}
-	if m.KVM {
-		b.add("-accel", "kvm", "-cpu", "host")
+	if b.m.Firmware == NoFirmware {
+		// Of microvm's two firmwares, SeaBIOS hangs now and then; qboot does not.
+		b.add("-bios", "qboot.rom")
+	}
+}
+
+func (b *builder) processor() {
+	if b.m.KVM {
+		b.add("-accel", "kvm")
 		b.plan.Devices = append(b.plan.Devices, "/dev/kvm")
-		return
+	} else {
+		// The buffer of translated code grows to its limit in any guest and is
+		// memory of the host.
+		b.add("-accel", "tcg,tb-size=32")
 	}
-	// The processor is x86-64-v2, which distributions begin to demand, and a
-	// random number generator, without which Linux waits for entropy. "max"
-	// boots slower. The buffer of translated code grows to its limit in any
-	// guest and is memory of the host.
-	b.add("-accel", "tcg,tb-size=32", "-cpu", "qemu64,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2,+rdrand")
+	b.add("-cpu", b.m.CPU)
 }
 
 func (b *builder) boot() {
@@ -112,7 +133,9 @@ func (b *builder) ports() {
 	if len(b.m.Ports) == 0 {
 		return
 	}
-	b.device("virtio-serial", "")
+	if !b.m.Full {
+		b.device("virtio-serial", "")
+	}
 	for i, p := range b.m.Ports {
 		id := "port" + strconv.Itoa(p.Number)
 		if p.Socket != "" {
@@ -120,26 +143,60 @@ func (b *builder) ports() {
 		} else {
 			b.add("-chardev", "file,id="+id+",append=on,path="+b.fdset(10+i, p.File, "a"))
 		}
-		b.add("-device", fmt.Sprintf("virtserialport,nr=%d,chardev=%s,name=%s", p.Number, id, p.Name))
+		if b.m.Full {
+			b.add("-device", fmt.Sprintf("pci-serial,chardev=%s,addr=%#x", id, p.Slot))
+		} else {
+			b.add("-device", fmt.Sprintf("virtserialport,nr=%d,chardev=%s,name=%s", p.Number, id, p.Name))
+		}
 	}
 }
 
 func (b *builder) disks() {
+	if slices.ContainsFunc(b.m.Disks, func(d Disk) bool { return d.Bus == AHCI }) {
+		b.add("-device", "ich9-ahci,id=ahci")
+	}
 	for i, d := range b.m.Disks {
-		mode, access := "rw", "discard=unmap,detect-zeroes=unmap"
-		if d.ReadOnly {
-			mode, access = "r", "read-only=on"
+		b.blocks(i, d)
+		options := fmt.Sprintf("drive=disk%d,serial=%s", i, d.Serial)
+		switch d.Bus {
+		case AHCI:
+			b.add("-device", fmt.Sprintf("ide-hd,bus=ahci.%d,%s", b.sata, options))
+			b.sata++
+		case IDE: // two channels, two disks on each
+			b.add("-device", fmt.Sprintf("ide-hd,bus=ide.%d,unit=%d,%s", b.ide/2, b.ide%2, options))
+			b.ide++
+		default:
+			b.device("virtio-blk", options)
 		}
-		for k, extent := range d.Extents {
-			b.fdset(extentSet(i, k), extent, mode)
-		}
-		// Both nodes state their driver: nothing a guest writes into the file
-		// makes QEMU read it as another format (Cloud Hypervisor GHSA-jmr4-g2hv-mjj6).
-		b.add("-blockdev", fmt.Sprintf("driver=file,node-name=file%d,filename=%s,%s", i, b.fdset(100+i, d.Path, mode), access),
-			"-blockdev", fmt.Sprintf("driver=%s,node-name=disk%d,file=file%d,%s", d.Format, i, i, access))
-		b.device("virtio-blk", fmt.Sprintf("drive=disk%d,serial=%s", i, d.Serial))
 	}
 }
+
+// blocks adds the nodes that read a disk's files, the topmost named disk%d.
+func (b *builder) blocks(i int, d Disk) {
+	mode, access := "rw", writable
+	if d.ReadOnly {
+		mode, access = "r", "read-only=on"
+	}
+	for k, extent := range d.Extents {
+		b.fdset(extentSet(i, k), extent, mode)
+	}
+	top := fmt.Sprintf("disk%d", i)
+	format := top
+	if d.Overlay != "" {
+		format = fmt.Sprintf("base%d", i)
+	}
+	// Every node states its driver: nothing a guest writes into the file
+	// makes QEMU read it as another format (Cloud Hypervisor GHSA-jmr4-g2hv-mjj6).
+	b.add("-blockdev", fmt.Sprintf("driver=file,node-name=file%d,filename=%s,%s", i, b.fdset(100+i, d.Path, mode), access),
+		"-blockdev", fmt.Sprintf("driver=%s,node-name=%s,file=file%d,%s", d.Format, format, i, access))
+	if d.Overlay != "" {
+		b.add("-blockdev", fmt.Sprintf("driver=file,node-name=over%d,filename=%s,%s", i, b.fdset(200+i, d.Overlay, "rw"), writable),
+			"-blockdev", fmt.Sprintf("driver=qcow2,node-name=%s,file=over%d,backing=%s,%s", top, i, format, writable))
+	}
+}
+
+// writable are the options of a node that takes writes.
+const writable = "discard=unmap,detect-zeroes=unmap"
 
 func (b *builder) nics() {
 	for i, n := range b.m.NICs {
@@ -147,10 +204,14 @@ func (b *builder) nics() {
 		b.add("-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, b.next))
 		b.next++
 		options := fmt.Sprintf("netdev=net%d,mac=%s", i, n.MAC)
-		if b.m.Type == Q35 {
+		if b.m.pci() {
 			options += ",romfile=" // no network boot
 		}
-		b.device("virtio-net", options)
+		if n.Model == VirtioNIC {
+			b.device("virtio-net", options)
+		} else {
+			b.add("-device", string(n.Model)+","+options)
+		}
 	}
 }
 
@@ -163,8 +224,11 @@ func (b *builder) shares() {
 	}
 }
 
-// helpers adds what every guest has.
+// helpers adds what every guest has that knows virtio.
 func (b *builder) helpers() {
+	if b.m.Full {
+		return
+	}
 	b.add("-object", "rng-builtin,id=rng")
 	b.device("virtio-rng", "rng=rng")
 	// Pages the guest frees go back to the host; deflate-on-oom gives them back

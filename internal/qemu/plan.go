@@ -2,10 +2,7 @@ package qemu
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
 	"strconv"
-	"strings"
 )
 
 // MachineType is a board that QEMU emulates.
@@ -17,6 +14,48 @@ const (
 	MicroVM MachineType = "microvm"
 	// Q35 has PCI: any number of devices, kernels without virtio-mmio.
 	Q35 MachineType = "q35"
+	// PC is the board of 1996, with PCI, ISA and IDE: for guests that know no other.
+	PC MachineType = "pc"
+	// Virt is QEMU's own board of arm64, with PCI.
+	Virt MachineType = "virt"
+)
+
+// Firmware is what runs before the guest's kernel.
+type Firmware string
+
+// The firmwares.
+const (
+	// NoFirmware starts the kernel with the least that the board can do with.
+	NoFirmware Firmware = "none"
+	// BIOS is SeaBIOS.
+	BIOS Firmware = "bios"
+)
+
+// DiskBus is what a guest reaches a disk by.
+type DiskBus string
+
+// The buses of disks.
+const (
+	VirtioDisk DiskBus = "virtio"
+	AHCI       DiskBus = "ahci" // a SATA controller on PCI
+	IDE        DiskBus = "ide"  // the two channels of PC
+)
+
+// The most disks on one controller.
+const (
+	maxAHCI = 6
+	maxIDE  = 4
+)
+
+// NICModel is the network card that a guest sees.
+type NICModel string
+
+// The network cards.
+const (
+	VirtioNIC NICModel = "virtio"
+	E1000     NICModel = "e1000"
+	E1000E    NICModel = "e1000e"
+	RTL8139   NICModel = "rtl8139"
 )
 
 // maxMMIO is how many devices a microvm takes: some of its 24 virtio-mmio
@@ -29,11 +68,18 @@ type Machine struct {
 	Name    string // shown in the process list
 	Type    MachineType
 	KVM     bool
+	CPU     string // model, as QEMU names it, with its features
 	CPUs    int
 	Memory  int64 // bytes
 	Kernel  string
 	Initrd  string
 	Cmdline string
+
+	Firmware Firmware
+	// Full leaves out every paravirtual device: ports are serial lines, there is
+	// a VGA card where the board has one, and neither a balloon nor a random
+	// number device.
+	Full bool
 
 	Disks  []Disk
 	Ports  []Port
@@ -57,13 +103,17 @@ const (
 	VMDK DiskFormat = "vmdk" // a descriptor whose extents are named by ExtentName
 )
 
-// Disk is a virtio block device.
+// Disk is a block device.
 type Disk struct {
 	Path     string
+	Bus      DiskBus
 	Format   DiskFormat
 	ReadOnly bool
 	Serial   string   // by which the guest finds it, at most 20 bytes
 	Extents  []string // VMDK: the files of the descriptor, by their number
+	// Overlay is an existing qcow2 file that takes what the guest writes to a
+	// read-only disk: an IDE or SATA disk is always writable.
+	Overlay string
 }
 
 // ExtentName is what the descriptor of the disk with the given number calls
@@ -72,18 +122,21 @@ func ExtentName(disk, i int) string { return "/dev/fdset/" + strconv.Itoa(extent
 
 func extentSet(disk, i int) int { return (disk+1)*1000 + i }
 
-// Port is a virtio-serial port. Exactly one of Socket and File is set.
+// Port is a port of virtio-serial, or of a full machine a serial line. Exactly one
+// of Socket and File is set.
 type Port struct {
 	Number int
+	Slot   int // full machines: of the serial line on PCI
 	Name   string
 	Socket string // the host side listens here
 	File   string // existing; what the guest writes is appended
 }
 
-// NIC is a virtio network interface on an existing tap device.
+// NIC is a network interface on an existing tap device.
 type NIC struct {
-	Tap string
-	MAC string
+	Tap   string
+	MAC   string
+	Model NICModel
 }
 
 // Share is a virtiofs directory, served by virtiofsd on a socket.
@@ -148,49 +201,8 @@ func NewPlan(m Machine) (*Plan, error) {
 // Encode returns the plan as Launch reads it.
 func (p *Plan) Encode() ([]byte, error) { return json.MarshalIndent(p, "", "  ") }
 
-// check refuses what QEMU would misread: a comma ends an option's value.
-func (m *Machine) check() error {
-	texts := []string{m.Name, m.QMP}
-	for _, d := range m.Disks {
-		if d.Format != Raw && d.Format != VMDK {
-			return fmt.Errorf("disk %s: the format %q is not raw or vmdk", d.Path, d.Format)
-		}
-		if len(d.Serial) > 20 {
-			return fmt.Errorf("disk %s: the serial number %s is longer than 20 bytes", d.Path, d.Serial)
-		}
-		texts = append(texts, d.Serial)
-	}
-	for _, p := range m.Ports {
-		if (p.Socket == "") == (p.File == "") {
-			return fmt.Errorf("port %s: needs a socket or a file", p.Name)
-		}
-		texts = append(texts, p.Name)
-	}
-	for _, n := range m.NICs {
-		texts = append(texts, n.MAC, n.Tap)
-	}
-	for _, s := range m.Shares {
-		texts = append(texts, s.Tag, s.Socket)
-	}
-	for _, text := range texts {
-		if strings.ContainsAny(text, ",\n\x00") {
-			return fmt.Errorf("%q: a comma or line break cannot stand in QEMU's options", text)
-		}
-	}
-	switch {
-	case m.QEMU == "":
-		return errors.New("no QEMU for this machine's architecture")
-	case m.CPUs < 1:
-		return fmt.Errorf("a machine has at least one processor, not %d", m.CPUs)
-	case m.Memory < 1<<20:
-		return fmt.Errorf("a machine of %d bytes of memory cannot run", m.Memory)
-	case m.Type == MicroVM && m.devices() > maxMMIO:
-		return fmt.Errorf("a microvm takes at most %d devices, not %d", maxMMIO, m.devices())
-	case m.Type != MicroVM && m.Type != Q35:
-		return fmt.Errorf("unknown machine type %q", m.Type)
-	}
-	return nil
-}
+// pci reports whether the board has PCI.
+func (m *Machine) pci() bool { return m.Type != MicroVM }
 
 // devices counts virtio devices: those listed, and serial, random numbers, balloon.
 func (m *Machine) devices() int { return len(m.Disks) + len(m.NICs) + len(m.Shares) + 3 }

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -36,20 +37,42 @@ func machine(kind MachineType) Machine {
 	return Machine{
 		QEMU: "/usr/bin/qemu-system-x86_64", Name: "berth-web", Type: kind, CPUs: 1, Memory: 512 << 20,
 		Kernel: "/k/vmlinux", Initrd: "/k/initramfs", Cmdline: "console=ttyS0 quiet, really",
-		QMP: "/run/i/qmp", UID: 64100, MaxFile: 1 << 30,
+		QMP: "/run/i/qmp", UID: 64100, MaxFile: 1 << 30, CPU: "qemu64,+rdrand", Firmware: NoFirmware,
 		Disks: []Disk{
-			{Path: "/run/i/layers.vmdk", Format: VMDK, ReadOnly: true, Serial: "layers", Extents: []string{"/run/i/head", "/store/a", "/run/i/tail"}},
-			{Path: "/i/root.raw", Format: Raw, Serial: "disk"},
+			{Path: "/run/i/layers.vmdk", Bus: VirtioDisk, Format: VMDK, ReadOnly: true, Serial: "layers", Extents: []string{"/run/i/head", "/store/a", "/run/i/tail"}},
+			{Path: "/i/root.raw", Bus: VirtioDisk, Format: Raw, Serial: "disk"},
 		},
 		Ports: []Port{{Number: 1, Name: "control", Socket: "/run/i/ctl"}, {Number: 5, Name: "exit", File: "/i/exit"}},
-		NICs:  []NIC{{Tap: "tap0", MAC: "52:54:00:00:00:01"}},
+		NICs:  []NIC{{Tap: "tap0", MAC: "52:54:00:00:00:01", Model: VirtioNIC}},
 	}
+}
+
+// full is a machine with nothing but emulated devices.
+func full(kind MachineType, bus DiskBus, nic NICModel) Machine {
+	m := machine(kind)
+	m.Full, m.NICs[0].Model = true, nic
+	if kind != Virt {
+		m.Firmware = BIOS
+	}
+	for i := range m.Disks {
+		m.Disks[i].Bus = bus
+	}
+	m.Disks[0].Overlay = "/i/layers.qcow2"
+	m.Ports[0].Slot, m.Ports[1].Slot = 0x11, 0x15
+	return m
 }
 
 func TestPlanGolden(t *testing.T) {
 	shared := machine(Q35)
-	shared.KVM, shared.Shares = true, []Share{{Tag: "share0", Socket: "/run/i/fs0"}}
-	for name, m := range map[string]Machine{"microvm": machine(MicroVM), "q35-kvm-share": shared} {
+	shared.KVM, shared.CPU, shared.Firmware, shared.Shares = true, "host", BIOS, []Share{{Tag: "share0", Socket: "/run/i/fs0"}}
+	arm := machine(Virt)
+	arm.QEMU, arm.CPU, arm.Kernel = "/usr/bin/qemu-system-aarch64", "cortex-a57", "/k/Image"
+	fullARM := full(Virt, AHCI, E1000E)
+	fullARM.QEMU, fullARM.CPU, fullARM.Kernel = arm.QEMU, arm.CPU, arm.Kernel
+	for name, m := range map[string]Machine{
+		"microvm": machine(MicroVM), "q35-kvm-share": shared, "virt": arm,
+		"q35-full": full(Q35, AHCI, E1000), "pc-full": full(PC, IDE, RTL8139), "virt-full": fullARM,
+	} {
 		t.Run(name, func(t *testing.T) {
 			plan, err := NewPlan(m)
 			if err != nil {
@@ -70,16 +93,18 @@ func TestPlanGolden(t *testing.T) {
 // TestPlanStatesFormats is attack class 15: no disk of any plan leaves its
 // format to QEMU's guess.
 func TestPlanStatesFormats(t *testing.T) {
-	plan, err := NewPlan(machine(MicroVM))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, arg := range plan.Args {
-		if strings.HasPrefix(arg, "-drive") || strings.HasPrefix(arg, "-hd") {
-			t.Errorf("%s may guess a format", arg)
+	for _, m := range []Machine{machine(MicroVM), full(Q35, AHCI, E1000)} {
+		plan, err := NewPlan(m)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if arg == "-blockdev" && !strings.HasPrefix(plan.Args[i+1], "driver=") {
-			t.Errorf("%s states no driver", plan.Args[i+1])
+		for i, arg := range plan.Args {
+			if strings.HasPrefix(arg, "-drive") || strings.HasPrefix(arg, "-hd") {
+				t.Errorf("%s may guess a format", arg)
+			}
+			if arg == "-blockdev" && !strings.HasPrefix(plan.Args[i+1], "driver=") {
+				t.Errorf("%s states no driver", plan.Args[i+1])
+			}
 		}
 	}
 }
@@ -98,6 +123,27 @@ func TestPlanRefuses(t *testing.T) {
 		"comma in tag":     func(m *Machine) { m.Shares = []Share{{Tag: "a,b", Socket: "/s"}} },
 		"too many devices": func(m *Machine) { m.NICs = make([]NIC, 40) },
 		"unknown type":     func(m *Machine) { m.Type = "isapc" },
+		"no model":         func(m *Machine) { m.CPU = "" },
+		"comma in model":   func(m *Machine) { m.CPU = "max,host-phys-bits,x" },
+		"full microvm":     func(m *Machine) { m.Full = true },
+		"BIOS on microvm":  func(m *Machine) { m.Firmware = BIOS },
+		"no firmware":      func(m *Machine) { m.Firmware = "" },
+		"UEFI":             func(m *Machine) { m.Firmware = "uefi" },
+		"BIOS on arm64":    func(m *Machine) { m.Type, m.Firmware = Virt, BIOS },
+		"e1000 on microvm": func(m *Machine) { m.NICs[0].Model = E1000 },
+		"unknown NIC":      func(m *Machine) { m.Type, m.NICs[0].Model = Q35, "ne2k_isa" },
+		"AHCI on microvm":  func(m *Machine) { m.Disks[1].Bus = AHCI },
+		"IDE on q35":       func(m *Machine) { m.Type, m.Disks[1].Bus = Q35, IDE },
+		"unknown bus":      func(m *Machine) { m.Disks[1].Bus = "floppy" },
+		"no bus":           func(m *Machine) { m.Disks[1].Bus = "" },
+		"read-only IDE":    func(m *Machine) { m.Type, m.Disks[0].Bus = PC, IDE },
+		"needless overlay": func(m *Machine) { m.Disks[1].Overlay = "/o" },
+		"seven on AHCI": func(m *Machine) {
+			m.Type, m.Disks = Q35, slices.Repeat([]Disk{{Path: "/d", Bus: AHCI, Format: Raw}}, 7)
+		},
+		"virtiofs when full": func(m *Machine) {
+			m.Type, m.Full, m.Shares = Q35, true, []Share{{Tag: "a", Socket: "/s"}}
+		},
 	} {
 		m := machine(MicroVM)
 		change(&m)

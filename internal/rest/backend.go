@@ -31,6 +31,7 @@ func Engine(e *engine.Engine) Backend {
 type Records interface {
 	Create(context.Context, api.Spec) (api.Instance, error)
 	Get(ctx context.Context, ref string) (api.Instance, error)
+	Explain(ctx context.Context, ref string) (api.Explanation, error)
 	List(context.Context, engine.ListOptions) ([]api.Instance, error)
 	Update(ctx context.Context, ref string, c engine.Changes) (api.Instance, error)
 	Rename(ctx context.Context, ref, name string) error

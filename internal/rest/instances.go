@@ -146,6 +146,10 @@ func (s *Server) instanceRoutes(a huma.API) {
 		})
 	handle(a, route{id: "get-instance", method: "GET", path: one, tag: tag, summary: "Get an instance"},
 		func(ctx context.Context, in *RefInput) (api.Instance, error) { return s.Records.Get(ctx, in.Ref) })
+	handle(a, route{id: "explain-instance", method: "GET", path: one + "/explanation", tag: tag, summary: "What was decided for a VM, why, and what else there is"},
+		func(ctx context.Context, in *RefInput) (api.Explanation, error) {
+			return s.Records.Explain(ctx, in.Ref)
+		})
 	handle(a, route{id: "update-instance", method: "PATCH", path: one, tag: tag, summary: "Change limits and restart policy, live"},
 		func(ctx context.Context, in *updateInput) (api.Instance, error) {
 			return s.Records.Update(ctx, in.Ref, engine.Changes(in.Body))

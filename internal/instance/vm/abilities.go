@@ -42,6 +42,11 @@ func (h *handle) release(client *agent.Client) {
 		return // replaced after a failure
 	}
 	if h.users--; h.users == 0 {
+		if h.run.Machine.Virtualization == api.VirtFull {
+			ctx, cancel := context.WithTimeout(context.Background(), signalTimeout)
+			_ = client.Settle(ctx) // a guest that does not answer has the next greeting's retry
+			cancel()
+		}
 		client.Close()
 		h.client = nil
 	}

@@ -31,10 +31,10 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 	var u undo.Stack
 	defer u.Run(ctx, &err)
 
-	if err := d.ensureInitramfs(p.Kernel); err != nil {
+	if err := d.ensureInitramfs(p.Kernel, plan.Machine); err != nil {
 		return fail(err)
 	}
-	h := &handle{driver: d, p: p, run: runFile{Virtualization: plan.Virtualization, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory}}
+	h := &handle{driver: d, p: p, run: runFile{Machine: plan.Machine, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory}}
 	// Everything below is taken back by the one function that also ends a run.
 	u.Add(h.clean)
 	if err := h.makeDisks(ctx, plan); err != nil {
@@ -84,7 +84,7 @@ func (h *handle) process(plan *plan, cgroups []string, memory string) keeper.Pro
 	in := h.inRun
 	stdio := keeper.Stdio{Kind: keeper.Sockets, OpenStdin: h.p.Process.OpenStdin, StdinOnce: h.p.Process.StdinOnce, StdoutSocket: in("out")}
 	if h.p.Process.OpenStdin {
-		stdio.StdinSocket = in("in")
+		stdio.StdinSocket, stdio.StdinAsked = in("in"), plan.machine.Full
 	}
 	if !h.p.Process.TTY {
 		stdio.StderrSocket = in("err")
@@ -159,6 +159,9 @@ func (h *handle) writeFiles(plan *plan) error {
 	if err := os.Remove(h.inRun("killed")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	if err := h.makeOverlay(layers, joined.Sectors*disk.Sector); err != nil {
+		return err
+	}
 	for _, f := range []struct {
 		path string
 		data []byte
@@ -172,6 +175,18 @@ func (h *handle) writeFiles(plan *plan) error {
 		}
 	}
 	return nil
+}
+
+// makeOverlay makes the file that takes what a guest writes to a disk that it
+// should only read, where the disk has one.
+func (h *handle) makeOverlay(d qemu.Disk, size int64) error {
+	if d.Overlay == "" {
+		return nil
+	}
+	if err := os.Remove(d.Overlay); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return disk.CreateQcow2(d.Overlay, size)
 }
 
 // clean takes back all that Create makes. It is content with what is missing,
@@ -194,7 +209,7 @@ func (h *handle) clean(ctx context.Context) error {
 	for i := range h.p.Mounts {
 		names = append([]string{fmt.Sprintf("fs%d", i), fmt.Sprintf("fs%d.json", i)}, names...)
 	}
-	paths := []string{exitPath(h.p)}
+	paths := []string{exitPath(h.p), overlayPath(h.p)}
 	for _, name := range names {
 		paths = append(paths, h.inRun(name))
 	}
@@ -222,25 +237,33 @@ func (h *handle) forget(ctx context.Context, k *keeper.Client, id string) error 
 	return k.Forget(ctx, id)
 }
 
-// initramfsPath is where the initramfs for a kernel is kept.
-func initramfsPath(cache, release string) string {
-	return filepath.Join(cache, "initramfs-"+strings.ReplaceAll(release, "/", "_"))
+// initramfsPath is where the initramfs of a kernel for machines with the drivers
+// is kept.
+func initramfsPath(cache, release string, d drivers) string {
+	name := "initramfs-" + strings.ReplaceAll(release, "/", "_")
+	if d.full {
+		name += "-full"
+	}
+	if !d.virtual() {
+		name += fmt.Sprintf("-%s-%s", d.disk, d.nic)
+	}
+	return filepath.Join(cache, name)
 }
 
-// ensureInitramfs makes the initramfs for a kernel where there is none or
-// where the agent has changed since.
-func (d *Driver) ensureInitramfs(k instance.Kernel) (err error) {
+// ensureInitramfs makes the initramfs of a kernel for a machine where there is none
+// or where the agent has changed since.
+func (d *Driver) ensureInitramfs(k instance.Kernel, m api.Machine) (err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := os.MkdirAll(d.cfg.Cache, 0o755); err != nil {
 		return err
 	}
-	path := initramfsPath(d.cfg.Cache, k.Release)
-	info, err := os.Stat(d.cfg.Agent)
+	path, agent := initramfsPath(d.cfg.Cache, k.Release, driversOf(m)), d.cfg.Agents[m.Arch]
+	info, err := os.Stat(agent)
 	if err != nil {
-		return fmt.Errorf("the guest agent: %w", err)
+		return fmt.Errorf("the guest agent for %s: %w", m.Arch, err)
 	}
-	stamp := fmt.Sprintf("%s %d %d %s\n", d.cfg.Agent, info.Size(), info.ModTime().UnixNano(), k.Modules)
+	stamp := fmt.Sprintf("%s %d %d %s\n", agent, info.Size(), info.ModTime().UnixNano(), k.Modules)
 	if have, err := os.ReadFile(path + ".stamp"); err == nil && string(have) == stamp {
 		if _, err := os.Stat(path); err == nil {
 			return nil
@@ -256,7 +279,7 @@ func (d *Driver) ensureInitramfs(k instance.Kernel) (err error) {
 		return err
 	}
 	defer os.Remove(file.Name())
-	err = errors.Join(writeInitramfs(file, d.cfg.Agent, modules), file.Chmod(0o644), file.Close())
+	err = errors.Join(writeInitramfs(file, agent, modules, driversOf(m)), file.Chmod(0o644), file.Close())
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@
 //
 // What a run leaves in its run directory, and so what Adopt reads:
 //
-//	run.json                what was decided: virtualization, sizes
+//	run.json                what was decided: the machine, sizes
 //	config, head, tail      the generated parts of the disk of layers
 //	layers.vmdk             the descriptor that joins them with the layers
 //	qemu.json               QEMU's plan, for the launcher
@@ -33,9 +33,9 @@ import (
 // Config is what a Driver is made of.
 type Config struct {
 	Keeper   *keeper.Client
-	Launcher string // path of berth-qemu
-	Agent    string // path of berth-agent
-	Cache    string // existing directory for what is made once per kernel
+	Launcher string            // path of berth-qemu
+	Agents   map[string]string // paths of berth-agent, by architecture
+	Cache    string            // existing directory for what is made once per kernel
 	Host     instance.Host
 }
 
@@ -69,10 +69,10 @@ func (d *Driver) Adopt(ctx context.Context, p *instance.Prepared) (instance.Hand
 
 // runFile is what Create decided, for Adopt.
 type runFile struct {
-	Virtualization api.Virtualization `json:"virtualization"`
-	Notice         string             `json:"notice,omitempty"`
-	CPUs           int                `json:"cpus"`
-	Memory         int64              `json:"memory"` // of the guest, in bytes
+	Machine api.Machine `json:"machine"`
+	Notice  string      `json:"notice,omitempty"`
+	CPUs    int         `json:"cpus"`
+	Memory  int64       `json:"memory"` // of the guest, in bytes
 }
 
 func readRun(dir string) (*runFile, error) {

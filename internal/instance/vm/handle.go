@@ -53,6 +53,10 @@ func (h *handle) inRun(name string) string { return filepath.Join(h.p.RunDir, na
 // write to it as much as to its own disk.
 func exitPath(p *instance.Prepared) string { return filepath.Join(p.Dir, "exit") }
 
+// overlayPath is a file of the disk for the same reason: it takes what a guest
+// writes to its disk of layers where the bus knows no read-only disk.
+func overlayPath(p *instance.Prepared) string { return filepath.Join(p.Dir, "layers.qcow2") }
+
 func (h *handle) fail(op string, err error) error { return api.E(op, "", h.p.Spec.Name, err) }
 
 // Start lets the machine go and returns when its entrypoint runs.
@@ -309,7 +313,7 @@ func (h *handle) Stop(ctx context.Context, signal int, grace time.Duration) erro
 
 // Status observes the run now.
 func (h *handle) Status(ctx context.Context) (instance.Status, error) {
-	s := instance.Status{Virtualization: h.run.Virtualization, Notice: h.run.Notice}
+	s := instance.Status{Machine: &h.run.Machine, Notice: h.run.Notice}
 	st, err := h.driver.cfg.Keeper.Status(ctx, h.p.ID)
 	if err != nil {
 		return s, h.fail("status", err)
@@ -358,6 +362,8 @@ func (h *handle) Update(ctx context.Context, l api.Limits) error {
 		return unsupported("a running VM cannot grow beyond the %d MiB it started with: stop it first", h.run.Memory>>20)
 	case memory < MinMemory:
 		return unsupported("a VM needs at least %d MiB of memory, not %d MiB", MinMemory>>20, memory>>20)
+	case memory < h.run.Memory && h.run.Machine.Virtualization == api.VirtFull:
+		return unsupported("a running VM of class full has no balloon that could take memory from it: stop it first")
 	case VCPUs(l) > h.run.CPUs:
 		return unsupported("a running VM cannot get more than the %d CPUs it started with: stop it first", h.run.CPUs)
 	}
@@ -368,18 +374,25 @@ func (h *handle) Update(ctx context.Context, l api.Limits) error {
 	if err := group.Update(resources(l, h.run.Memory)); err != nil {
 		return h.fail("update", err)
 	}
-	m, err := h.monitor(ctx)
-	if err != nil {
-		return h.fail("update", err)
-	}
-	defer m.Close()
-	if err := m.Balloon(ctx, memory); err != nil {
-		return h.fail("update", err)
+	if h.run.Machine.Virtualization != api.VirtFull {
+		if err := h.balloon(ctx, memory); err != nil {
+			return h.fail("update", err)
+		}
 	}
 	if l.PIDs != 0 {
 		err = h.withAgent(ctx, func(c *agent.Client) error { return c.LimitPIDs(ctx, l.PIDs) })
 	}
 	return h.fail("update", err)
+}
+
+// balloon sets how much memory the guest has, in bytes.
+func (h *handle) balloon(ctx context.Context, memory int64) error {
+	m, err := h.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return m.Balloon(ctx, memory)
 }
 
 // Delete ends the run and takes back everything.

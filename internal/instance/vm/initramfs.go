@@ -7,26 +7,66 @@ import (
 	"os"
 	"strings"
 
+	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/disk"
 )
 
-// moduleSets are the kernel modules a guest may need, in the sets that
-// agent/guest loads one by one. A module in brackets may be missing from a kernel.
-var moduleSets = []struct {
+// moduleSet are kernel modules that agent/guest loads at one time. A module in
+// brackets may be missing from a kernel.
+type moduleSet struct {
 	name  string
 	names []string
-}{
-	{"pci", []string{"[virtio_pci]"}},
-	{"boot", []string{"virtio_mmio", "virtio_blk", "virtio_console", "erofs", "overlay", "ext4"}},
-	{"net", []string{"virtio_net"}},
-	{"share", []string{"[virtiofs]"}},
-	{"late", []string{"[virtio_rng]", "[virtio_balloon]"}},
+}
+
+// drivers are what of a machine its guest's initramfs depends on.
+type drivers struct {
+	full bool
+	disk api.DiskBus
+	nic  api.NICModel
+}
+
+func driversOf(m api.Machine) drivers {
+	return drivers{full: m.Virtualization == api.VirtFull, disk: m.DiskBus, nic: m.NICModel}
+}
+
+// virtual reports whether all devices are virtio.
+func (d drivers) virtual() bool {
+	return !d.full && d.disk == api.DiskVirtio && d.nic == api.NICVirtio
+}
+
+// modules of devices, by what a user calls them.
+var (
+	diskModules = map[api.DiskBus][]string{
+		api.DiskVirtio: {"virtio_blk"}, api.DiskAHCI: {"ahci", "sd_mod"}, api.DiskIDE: {"ata_piix", "sd_mod"},
+	}
+	nicModules = map[api.NICModel][]string{
+		api.NICVirtio: {"virtio_net"}, api.NICE1000: {"e1000"}, api.NICE1000E: {"e1000e"}, api.NICRTL8139: {"8139cp"},
+	}
+)
+
+// sets returns the modules of a guest with the drivers.
+func (d drivers) sets() []moduleSet {
+	// libcrc32c, which erofs and ext4 need, asks the kernel for crc32c by a name
+	// that nobody here looks up.
+	boot := append([]string{"virtio_mmio", "virtio_console", "[crc32c_generic]"}, diskModules[d.disk]...)
+	sets := []moduleSet{
+		{"pci", []string{"[virtio_pci]"}},
+		{"boot", append(boot, "erofs", "overlay", "ext4")},
+		{"net", nicModules[d.nic]},
+		{"share", []string{"[virtiofs]"}},
+		{"late", []string{"[virtio_rng]", "[virtio_balloon]"}},
+	}
+	if d.full {
+		sets[0].names, sets[3].names, sets[4].names = nil, nil, nil
+		sets[1].names = sets[1].names[2:]
+	}
+	return sets
 }
 
 // writeInitramfs writes the file system a guest starts from: the agent as
 // /init, the modules, and the directories the agent mounts on. It is not
 // compressed: unpacking would cost the guest more than reading.
-func writeInitramfs(w io.Writer, agentPath string, modules *disk.Modules) error {
+func writeInitramfs(w io.Writer, agentPath string, modules *disk.Modules, d drivers) error {
 	agent, err := os.Open(agentPath)
 	if err != nil {
 		return err
@@ -44,7 +84,7 @@ func writeInitramfs(w io.Writer, agentPath string, modules *disk.Modules) error 
 	c.Char("dev/console", 0o600, 5, 1)
 	c.File("init", 0o755, agent, info.Size())
 	written := map[string]bool{}
-	for _, set := range moduleSets {
+	for _, set := range d.sets() {
 		var wanted []string
 		for _, name := range set.names {
 			optional := strings.HasPrefix(name, "[")

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -32,12 +31,12 @@ const (
 
 // plan is everything that Create carries out.
 type plan struct {
-	Virtualization api.Virtualization    `json:"virtualization"`
-	Notice         string                `json:"notice,omitempty"`
-	Guest          agent.Config          `json:"guest"`
-	QEMU           *qemu.Plan            `json:"qemu"`
-	Limits         *specs.LinuxResources `json:"limits"`
-	Shares         []share               `json:"shares,omitempty"`
+	Machine api.Machine           `json:"machine"`
+	Notice  string                `json:"notice,omitempty"`
+	Guest   agent.Config          `json:"guest"`
+	QEMU    *qemu.Plan            `json:"qemu"`
+	Limits  *specs.LinuxResources `json:"limits"`
+	Shares  []share               `json:"shares,omitempty"`
 
 	machine qemu.Machine
 }
@@ -56,7 +55,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	fail := func(kind api.ErrorKind, format string, args ...any) (*plan, error) {
 		return nil, api.E("", kind, p.Spec.Name, fmt.Errorf(format, args...))
 	}
-	virt, notice, err := virtualization(p.Spec.VM.Virtualization, host)
+	chosen, err := choose(p, host)
 	if err != nil {
 		return nil, api.E("", "", p.Spec.Name, err)
 	}
@@ -69,10 +68,8 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	switch {
 	case len(p.Process.Args) == 0:
 		return fail(api.Invalid, "no command: the image has none, name one")
-	case host.QEMU == "":
-		return fail(api.Unsupported, "no QEMU for %s on this host: install qemu-system-x86, or run it as a container", host.Arch)
-	case host.Arch != "amd64":
-		return fail(api.Unsupported, "VMs are built for amd64 hosts so far, not %s", host.Arch)
+	case host.QEMU[chosen.Arch] == "":
+		return fail(api.Unsupported, "no QEMU for %s on this host: install %s", chosen.Arch, emulators[chosen.Arch])
 	case p.HostNet:
 		return fail(api.Unsupported, "a VM cannot share the host's network: choose the default network or none")
 	case memory < MinMemory:
@@ -85,8 +82,13 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 		return fail(api.Unsupported, "the image has %d layers; a VM takes at most %d", len(p.Rootfs.Layers), disk.MaxParts-1)
 	case p.Kernel.Vmlinux == "":
 		return fail(api.NotFound, "no guest kernel: make one with berth kernel")
+	case p.Kernel.Arch != "" && p.Kernel.Arch != chosen.Arch:
+		return fail(api.Invalid, "the kernel %s is for %s and the image for %s: name another with --kernel", p.Kernel.Name, p.Kernel.Arch, chosen.Arch)
 	}
-	shares, mounts, err := planShares(p, host)
+	if err := checkLines(p, chosen); err != nil {
+		return nil, api.E("", "", p.Spec.Name, err)
+	}
+	shares, mounts, err := planShares(p, host, chosen)
 	if err != nil {
 		return nil, err
 	}
@@ -94,90 +96,106 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	if err != nil {
 		return nil, api.E("", api.Invalid, p.Spec.Name, err)
 	}
-	m := machineOf(p, host, cache, virt)
-	m.KVM, m.CPUs, m.Memory = virt == api.VirtHardware, cpus, memory
+	m := machineOf(p, host, cache, chosen)
+	m.CPUs, m.Memory = cpus, memory
 	m.MaxFile = max(p.Rootfs.DiskSize, memory) // a shared memory is a file too
 	for _, s := range shares {
 		m.Shares = append(m.Shares, qemu.Share{Tag: s.Tag, Socket: s.Server.Socket})
 	}
-	if !m.FitsMicroVM() {
-		m.Type = qemu.Q35
+	if chosen.Type == api.MachineMicroVM && p.Spec.VM.Machine == "" && !m.FitsMicroVM() {
+		chosen.Type, chosen.Firmware = api.MachineQ35, api.FirmwareBIOS
+		m.Type, m.Firmware = qemu.Q35, qemu.BIOS
 	}
 	qp, err := qemu.NewPlan(m)
 	if err != nil {
 		return nil, api.E("", api.Invalid, p.Spec.Name, err)
 	}
-	return &plan{Virtualization: virt, Notice: notice, Guest: *guest, QEMU: qp,
+	return &plan{Machine: chosen, Notice: notice(p.Spec.VM, chosen), Guest: *guest, QEMU: qp,
 		Limits: resources(limits, memory), Shares: shares, machine: m}, nil
 }
 
-// virtualization decides what "auto" means here.
-func virtualization(want api.Virtualization, host instance.Host) (api.Virtualization, string, error) {
-	switch want {
-	case "", api.VirtAuto:
-		if host.KVM {
-			return api.VirtHardware, "", nil
-		}
-		return api.VirtPara, "no hardware virtualization: " + host.KVMReason, nil
-	case api.VirtHardware:
-		if !host.KVM {
-			return "", "", api.E("", api.Unsupported, "", fmt.Errorf("no hardware virtualization (%s): choose auto or para", host.KVMReason))
-		}
-		return want, "", nil
-	case api.VirtPara:
-		return want, "", nil
-	case api.VirtFull:
-		return "", "", api.E("", api.Unsupported, "", errors.New("full virtualization is not built yet: choose auto, hardware or para"))
+// notice is what a user should know who left the virtualization to Berth.
+func notice(want api.VMSpec, chosen api.Machine) string {
+	if (want.Virtualization == "" || want.Virtualization == api.VirtAuto) && chosen.Virtualization != api.VirtHardware {
+		return chosen.Reason
 	}
-	return "", "", api.E("", api.Invalid, "", fmt.Errorf("unknown virtualization %q: choose auto, hardware or para", want))
+	return ""
+}
+
+// checkLines refuses a full machine of arm64 that would need more serial lines
+// than its kernel has.
+func checkLines(p *instance.Prepared, chosen api.Machine) error {
+	if chosen.Virtualization == api.VirtFull && chosen.Arch == "arm64" && p.Process.OpenStdin && !p.Process.TTY {
+		return unsupported("a full machine of arm64 has four serial lines, one too few for standard input beside two outputs: add -t, leave -i out, or choose --virt para")
+	}
+	return nil
 }
 
 // VCPUs returns how many processors a VM with the limits gets.
 func VCPUs(l api.Limits) int { return max(1, int(math.Ceil(l.CPUs))) }
 
 // machineOf lays out the machine's files.
-func machineOf(p *instance.Prepared, host instance.Host, cache string, virt api.Virtualization) qemu.Machine {
+func machineOf(p *instance.Prepared, host instance.Host, cache string, chosen api.Machine) qemu.Machine {
 	in := func(name string) string { return filepath.Join(p.RunDir, name) }
+	full := chosen.Virtualization == api.VirtFull
 	m := qemu.Machine{
-		QEMU: host.QEMU, Name: "berth-" + p.Spec.Name, Type: qemu.MicroVM,
-		Kernel: p.Kernel.Vmlinux, Initrd: initramfsPath(cache, p.Kernel.Release), Cmdline: cmdline(host, virt),
+		QEMU: host.QEMU[chosen.Arch], Name: "berth-" + p.Spec.Name, Type: qemu.MachineType(chosen.Type),
+		KVM: chosen.Accelerator == "kvm", CPU: chosen.CPUModel, Firmware: qemu.Firmware(chosen.Firmware), Full: full,
+		Kernel: p.Kernel.Vmlinux, Initrd: initramfsPath(cache, p.Kernel.Release, driversOf(chosen)), Cmdline: cmdline(host, chosen),
 		QMP: in("qmp"), UID: p.Users.First,
 	}
+	bus := qemu.DiskBus(chosen.DiskBus)
 	extents := append([]string{in("head"), in("config")}, p.Rootfs.Layers...)
-	m.Disks = []qemu.Disk{
-		{Path: in("layers.vmdk"), Format: qemu.VMDK, ReadOnly: true, Serial: agent.LayersSerial, Extents: append(extents, in("tail"))},
+	layers := qemu.Disk{
+		Path: in("layers.vmdk"), Bus: bus, Format: qemu.VMDK, ReadOnly: true, Serial: agent.LayersSerial, Extents: append(extents, in("tail")),
 	}
+	if bus != qemu.VirtioDisk {
+		layers.Overlay = overlayPath(p)
+	}
+	m.Disks = []qemu.Disk{layers}
 	if p.Rootfs.Disk != "" {
-		m.Disks = append(m.Disks, qemu.Disk{Path: p.Rootfs.Disk, Format: qemu.Raw, Serial: agent.DiskSerial})
+		m.Disks = append(m.Disks, qemu.Disk{Path: p.Rootfs.Disk, Bus: bus, Format: qemu.Raw, Serial: agent.DiskSerial})
 	}
-	m.Ports = append(m.Ports, qemu.Port{Number: agent.PortControl, Name: "control", Socket: in("ctl")})
+	port := func(number int, name, socket, file string) {
+		m.Ports = append(m.Ports, qemu.Port{Number: number, Slot: agent.SerialSlot(number), Name: name, Socket: socket, File: file})
+	}
+	port(agent.PortControl, "control", in("ctl"), "")
 	if p.Process.OpenStdin {
-		m.Ports = append(m.Ports, qemu.Port{Number: agent.PortStdin, Name: "stdin", Socket: in("in")})
+		port(agent.PortStdin, "stdin", in("in"), "")
 	}
-	m.Ports = append(m.Ports, qemu.Port{Number: agent.PortStdout, Name: "stdout", Socket: in("out")})
+	port(agent.PortStdout, "stdout", in("out"), "")
 	if !p.Process.TTY {
-		m.Ports = append(m.Ports, qemu.Port{Number: agent.PortStderr, Name: "stderr", Socket: in("err")})
+		port(agent.PortStderr, "stderr", in("err"), "")
 	}
-	m.Ports = append(m.Ports, qemu.Port{Number: agent.PortExit, Name: "exit", File: exitPath(p)})
+	port(agent.PortExit, "exit", "", exitPath(p))
 	for _, i := range p.Interfaces {
-		m.NICs = append(m.NICs, qemu.NIC{Tap: i.HostName, MAC: i.MAC})
+		m.NICs = append(m.NICs, qemu.NIC{Tap: i.HostName, MAC: i.MAC, Model: qemu.NICModel(chosen.NICModel)})
 	}
 	return m
 }
 
 // cmdline is the kernel's command line. It holds no secret: every process of
 // the guest can read it. What stands there saves time at boot, except for
-// panic, which ends a guest that is lost, and the first two.
-func cmdline(host instance.Host, virt api.Virtualization) string {
-	line := "console=ttyS0 quiet panic=-1 reboot=t" +
-		" no_timer_check cryptomgr.notests raid=noautodetect 8250.nr_uarts=1 audit=0"
-	if virt != api.VirtHardware {
+// the console, panic and reboot, which ends a guest that is lost, and the number
+// of serial lines.
+func cmdline(host instance.Host, chosen api.Machine) string {
+	line := "quiet panic=-1 cryptomgr.notests raid=noautodetect audit=0"
+	if chosen.Arch == "arm64" {
+		line = "console=ttyAMA0 " + line
+	} else {
+		lines := 1
+		if chosen.Virtualization == api.VirtFull {
+			lines = 1 + agent.PortExit
+		}
+		line = fmt.Sprintf("console=ttyS0 %s reboot=t no_timer_check 8250.nr_uarts=%d", line, lines)
+	}
+	if chosen.Accelerator != "kvm" {
 		// An emulated processor does not speculate: there is nothing to
 		// mitigate. A real one does, and there an unpredictable layout
 		// of the kernel costs little.
 		line += " mitigations=off nokaslr"
 	}
-	if host.TSCKHz > 0 {
+	if host.TSCKHz > 0 && chosen.Arch == "amd64" && host.Arch == "amd64" {
 		// Under emulation Linux's calibration of the time stamp counter hangs
 		// in half of the boots on a busy host.
 		line += fmt.Sprintf(" tsc_early_khz=%d", host.TSCKHz)

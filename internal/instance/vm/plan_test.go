@@ -1,10 +1,11 @@
 package vm
 
 import (
-	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,7 +18,8 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // host is a host that emulates.
 func host() instance.Host {
 	return instance.Host{
-		Arch: "amd64", CPUs: 4, Memory: 8 << 30, TSCKHz: 2596096, QEMU: "/usr/bin/qemu-system-x86_64",
+		Arch: "amd64", CPUs: 4, Memory: 8 << 30, TSCKHz: 2596096, QEMU: map[string]string{"amd64": "/usr/bin/qemu-system-x86_64", "arm64": "/usr/bin/qemu-system-aarch64"},
+		CPUModels: map[string][]string{"amd64": {"qemu64", "EPYC", "max"}, "arm64": {"cortex-a57", "max"}},
 		Virtiofsd: "/usr/lib/qemu/virtiofsd", KVMReason: "the host has no /dev/kvm",
 	}
 }
@@ -45,17 +47,12 @@ func prepared() *instance.Prepared {
 	}
 }
 
-func TestPlanGolden(t *testing.T) {
-	got, err := New(Config{Cache: "/var/cache"}).Plan(prepared(), host())
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join("testdata", "plan.golden")
+// golden compares got with testdata/name.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
 	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, append(got, '\n'), 0o644); err != nil {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -63,8 +60,81 @@ func TestPlanGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(got)+"\n" != string(want) {
+	if string(got) != string(want) {
 		t.Errorf("differs from %s:\n%s", path, got)
+	}
+}
+
+func TestPlanGolden(t *testing.T) {
+	full := prepared()
+	full.Spec.VM.Virtualization, full.Mounts = api.VirtFull, full.Mounts[1:]
+	arm := prepared()
+	arm.Arch = "arm64"
+	for name, p := range map[string]*instance.Prepared{"plan": prepared(), "full": full, "arm64": arm} {
+		got, err := New(Config{Cache: "/var/cache"}).Plan(p, host())
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name+".golden", append(got, '\n'))
+	}
+}
+
+// TestChoices writes down what each wish becomes on hosts of three kinds: a
+// machine, or why there is none.
+func TestChoices(t *testing.T) {
+	emulating, hardware, arm := host(), host(), host()
+	hardware.KVM, hardware.KVMReason = true, "a probe guest ran in KVM"
+	arm.Arch = "arm64"
+	var b strings.Builder
+	for _, h := range []struct {
+		name string
+		host instance.Host
+	}{{"without KVM", emulating}, {"with KVM", hardware}, {"arm64", arm}} {
+		fmt.Fprintf(&b, "== host %s\n", h.name)
+		for _, wish := range []string{
+			"", "auto", "hardware", "para", "full", "half",
+			"para machine=q35", "para machine=pc", "para machine=virt", "para machine=isapc", "para arch=arm64", "full arch=arm64",
+			"hardware arch=arm64", "auto arch=arm64 machine=q35", "auto arch=riscv64",
+			"para disk=ahci", "para disk=ide", "para disk=ide machine=q35", "para disk=ahci machine=microvm", "para disk=nvme", "para arch=arm64 disk=ide",
+			"para nic=e1000", "para nic=rtl8139 machine=pc", "para nic=ne2k", "hardware nic=e1000e disk=ahci",
+			"full machine=pc disk=ide", "full machine=microvm", "full disk=virtio", "full nic=virtio", "full firmware=none",
+			"para firmware=bios", "para firmware=bios machine=microvm", "para firmware=uefi", "para firmware=coreboot", "para arch=arm64 firmware=bios",
+			"para cpu=EPYC,+svm", "para cpu=host", "hardware cpu=host", "hardware cpu=EPYC", "para cpu=Zen9", "para arch=arm64 cpu=max",
+		} {
+			p := prepared()
+			wishFor(p, wish)
+			m, err := choose(p, h.host)
+			if err != nil {
+				fmt.Fprintf(&b, "%-36s  %s: %s\n", wish, api.KindOf(err), err)
+				continue
+			}
+			fmt.Fprintf(&b, "%-36s  %s %s %s %s disk %s, nic %s, firmware %s, cpu %s (%s)\n", wish, m.Virtualization, m.Accelerator, m.Arch,
+				m.Type, m.DiskBus, m.NICModel, m.Firmware, m.CPUModel, m.Reason)
+		}
+	}
+	golden(t, "choices.golden", []byte(b.String()))
+}
+
+// wishFor puts a wish of TestChoices into a specification.
+func wishFor(p *instance.Prepared, wish string) {
+	for word := range strings.FieldsSeq(wish) {
+		name, value, _ := strings.Cut(word, "=")
+		switch vm := &p.Spec.VM; name {
+		case "machine":
+			vm.Machine = api.MachineType(value)
+		case "arch":
+			p.Arch = value
+		case "disk":
+			vm.DiskBus = api.DiskBus(value)
+		case "nic":
+			vm.NICModel = api.NICModel(value)
+		case "firmware":
+			vm.Firmware = api.Firmware(value)
+		case "cpu":
+			vm.CPUModel = value
+		default:
+			vm.Virtualization = api.Virtualization(name)
+		}
 	}
 }
 
@@ -76,17 +146,23 @@ func TestPlanRefuses(t *testing.T) {
 		kind   api.ErrorKind
 		says   string
 	}{
-		"no command":     {func(p *instance.Prepared, _ *instance.Host) { p.Process.Args = nil }, api.Invalid, "no command"},
-		"no QEMU":        {func(_ *instance.Prepared, h *instance.Host) { h.QEMU = "" }, api.Unsupported, "qemu-system-x86"},
-		"other host":     {func(_ *instance.Prepared, h *instance.Host) { h.Arch = "arm64" }, api.Unsupported, "arm64"},
-		"no kernel":      {func(p *instance.Prepared, _ *instance.Host) { p.Kernel = instance.Kernel{} }, api.NotFound, "berth kernel"},
-		"little memory":  {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Limits.Memory = 4 << 20 }, api.Invalid, "at least 96 MiB"},
-		"much memory":    {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Limits.Memory = 1 << 40 }, api.Exhausted, "8192 MiB"},
-		"many CPUs":      {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Limits.CPUs = 4.5 }, api.Exhausted, "5 CPUs"},
-		"host network":   {func(p *instance.Prepared, _ *instance.Host) { p.HostNet = true }, api.Unsupported, "default network"},
-		"full":           {func(p *instance.Prepared, _ *instance.Host) { p.Spec.VM.Virtualization = api.VirtFull }, api.Unsupported, "not built yet"},
-		"hardware":       {func(p *instance.Prepared, _ *instance.Host) { p.Spec.VM.Virtualization = api.VirtHardware }, api.Unsupported, "no /dev/kvm"},
-		"unknown":        {func(p *instance.Prepared, _ *instance.Host) { p.Spec.VM.Virtualization = "half" }, api.Invalid, "half"},
+		"no command":        {func(p *instance.Prepared, _ *instance.Host) { p.Process.Args = nil }, api.Invalid, "no command"},
+		"no QEMU":           {func(_ *instance.Prepared, h *instance.Host) { h.QEMU = nil }, api.Unsupported, "qemu-system-x86"},
+		"no arm64 QEMU":     {func(p *instance.Prepared, h *instance.Host) { p.Arch = "arm64"; delete(h.QEMU, "arm64") }, api.Unsupported, "install qemu-system-arm"},
+		"riscv64":           {func(p *instance.Prepared, _ *instance.Host) { p.Arch = "riscv64" }, api.Unsupported, "only for amd64 and arm64"},
+		"other kernel":      {func(p *instance.Prepared, _ *instance.Host) { p.Kernel.Arch, p.Kernel.Name = "arm64", "k" }, api.Invalid, "the kernel k is for arm64"},
+		"no kernel":         {func(p *instance.Prepared, _ *instance.Host) { p.Kernel = instance.Kernel{} }, api.NotFound, "berth kernel"},
+		"little memory":     {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Limits.Memory = 4 << 20 }, api.Invalid, "at least 96 MiB"},
+		"much memory":       {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Limits.Memory = 1 << 40 }, api.Exhausted, "8192 MiB"},
+		"many CPUs":         {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Limits.CPUs = 4.5 }, api.Exhausted, "5 CPUs"},
+		"host network":      {func(p *instance.Prepared, _ *instance.Host) { p.HostNet = true }, api.Unsupported, "default network"},
+		"hardware":          {func(p *instance.Prepared, _ *instance.Host) { p.Spec.VM.Virtualization = api.VirtHardware }, api.Unsupported, "no /dev/kvm"},
+		"unknown":           {func(p *instance.Prepared, _ *instance.Host) { p.Spec.VM.Virtualization = "half" }, api.Invalid, "half"},
+		"full with a share": {func(p *instance.Prepared, _ *instance.Host) { p.Spec.VM.Virtualization = api.VirtFull }, api.Unsupported, "no virtiofs"},
+		"full arm64 input": {func(p *instance.Prepared, _ *instance.Host) {
+			p.Spec.VM.Virtualization, p.Arch, p.Mounts = api.VirtFull, "arm64", nil
+		}, api.Unsupported, "add -t"},
+		"bad model":      {func(p *instance.Prepared, h *instance.Host) { p.Spec.VM.CPUModel, h.CPUModels = "max,x=/dev/sda", nil }, api.Invalid, "no processor model"},
 		"many layers":    {func(p *instance.Prepared, _ *instance.Host) { p.Rootfs.Layers = make([]string, 200) }, api.Unsupported, "200 layers"},
 		"no virtiofsd":   {func(_ *instance.Prepared, h *instance.Host) { h.Virtiofsd = "" }, api.Unsupported, "qemu-system-common"},
 		"unknown ulimit": {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Ulimits[0].Name = "files" }, api.Invalid, "files"},
@@ -100,25 +176,62 @@ func TestPlanRefuses(t *testing.T) {
 	}
 }
 
+// TestAutoVirtualization decides, and tells a user of what was decided without being
+// asked, and only then.
 func TestAutoVirtualization(t *testing.T) {
-	h := host()
 	for _, c := range []struct {
 		kvm    bool
+		asked  api.Virtualization
 		want   api.Virtualization
 		notice string
-	}{{true, api.VirtHardware, ""}, {false, api.VirtPara, "no hardware virtualization: the host has no /dev/kvm"}} {
-		h.KVM = c.kvm
-		data, err := New(Config{}).Plan(prepared(), h)
+	}{
+		{true, "", api.VirtHardware, ""},
+		{false, "", api.VirtPara, "no hardware virtualization: the host has no /dev/kvm"},
+		{false, api.VirtAuto, api.VirtPara, "no hardware virtualization: the host has no /dev/kvm"},
+		{true, api.VirtPara, api.VirtPara, ""},
+	} {
+		h, p := host(), prepared()
+		h.KVM, p.Spec.VM.Virtualization = c.kvm, c.asked
+		got, err := newPlan(p, h, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got plan
-		if err := json.Unmarshal(data, &got); err != nil {
-			t.Fatal(err)
+		if got.Machine.Virtualization != c.want || got.Notice != c.notice {
+			t.Errorf("KVM %v, %q: %s, %q", c.kvm, c.asked, got.Machine.Virtualization, got.Notice)
 		}
-		if got.Virtualization != c.want || got.Notice != c.notice {
-			t.Errorf("KVM %v: %s, %q", c.kvm, got.Virtualization, got.Notice)
-		}
+	}
+}
+
+// TestExplain names for each class what it gives, or what it would take.
+func TestExplain(t *testing.T) {
+	e, err := New(Config{}).Explain(prepared(), host())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range e.Classes {
+		got = append(got, fmt.Sprintf("%s %v %v %s", c.Virtualization, c.Chosen, c.Possible, c.Reason))
+	}
+	want := []string{
+		"hardware false false the host has no /dev/kvm",
+		"para true true " + gives[api.VirtPara],
+		"full false false full virtualization has no virtiofs, by which a VM mounts /home/web: choose --virt para, or copy with berth cp",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// TestManyDevices takes a board with room for them, unless one was asked for.
+func TestManyDevices(t *testing.T) {
+	p := prepared()
+	p.Interfaces = slices.Repeat(p.Interfaces, 20)
+	if got, err := newPlan(p, host(), ""); err != nil || got.Machine.Type != api.MachineQ35 || got.machine.Type != "q35" {
+		t.Errorf("%v", err)
+	}
+	p.Spec.VM.Machine = api.MachineMicroVM
+	if _, err := newPlan(p, host(), ""); err == nil || !strings.Contains(err.Error(), "at most 16") {
+		t.Errorf("%v", err)
 	}
 }
 

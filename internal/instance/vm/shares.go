@@ -59,7 +59,7 @@ func (h *handle) startShare(ctx context.Context, s share, cgroups []string) erro
 }
 
 // planShares splits the mounts into what virtiofsd serves and what the guest mounts.
-func planShares(p *instance.Prepared, host instance.Host) ([]share, []agent.Mount, error) {
+func planShares(p *instance.Prepared, host instance.Host, chosen api.Machine) ([]share, []agent.Mount, error) {
 	var shares []share
 	var mounts []agent.Mount
 	for i, m := range p.Mounts {
@@ -67,6 +67,10 @@ func planShares(p *instance.Prepared, host instance.Host) ([]share, []agent.Moun
 		if m.Type == api.MountTmpfs {
 			mounts = append(mounts, guest)
 			continue
+		}
+		if chosen.Virtualization == api.VirtFull {
+			return nil, nil, api.E("", api.Unsupported, p.Spec.Name,
+				errors.New("full virtualization has no virtiofs, by which a VM mounts "+m.Source+": choose --virt para, or copy with berth cp"))
 		}
 		if host.Virtiofsd == "" {
 			return nil, nil, api.E("", api.Unsupported, p.Spec.Name,

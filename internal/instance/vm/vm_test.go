@@ -26,7 +26,8 @@ import (
 // lab is what the VM tests share: programs, a guest kernel, a small image.
 type lab struct {
 	bin, cache string
-	kernel     instance.Kernel
+	kernel     instance.Kernel // Debian's cloud kernel
+	standard   instance.Kernel // its standard kernel, with drivers of emulated devices
 	layer      string
 	host       instance.Host
 }
@@ -89,8 +90,16 @@ func makeLab() (*lab, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("go build: %w: %s", err, out)
 	}
-	l.host, err = hostFacts()
-	return l, errors.Join(err, l.makeKernel(), l.makeLayer())
+	if l.host, err = hostFacts(); err != nil {
+		return nil, err
+	}
+	if l.kernel, err = l.makeKernel("linux-image-cloud-amd64"); err != nil {
+		return nil, err
+	}
+	if l.standard, err = l.makeKernel("linux-image-amd64"); err != nil {
+		return nil, err
+	}
+	return l, l.makeLayer()
 }
 
 // hostFacts are those of a host that emulates.
@@ -108,53 +117,54 @@ func hostFacts() (instance.Host, error) {
 		fmt.Sscan(rest, &mhz)
 	}
 	return instance.Host{
-		Arch: "amd64", CPUs: 2, Memory: 16 << 30, TSCKHz: int(mhz * 1000), QEMU: path,
+		Arch: "amd64", CPUs: 2, Memory: 16 << 30, TSCKHz: int(mhz * 1000), QEMU: map[string]string{"amd64": path},
 		Virtiofsd: "/usr/lib/qemu/virtiofsd", KVMReason: "this is a test",
 	}, nil
 }
 
-// makeKernel unpacks Debian's cloud kernel.
-func (l *lab) makeKernel() error {
-	out, err := exec.Command("apt-cache", "depends", "linux-image-cloud-amd64").Output()
+// makeKernel unpacks the kernel that a metapackage of Debian's stands for.
+func (l *lab) makeKernel(meta string) (instance.Kernel, error) {
+	fail := func(err error) (instance.Kernel, error) { return instance.Kernel{}, err }
+	out, err := exec.Command("apt-cache", "depends", meta).Output()
 	if err != nil {
-		return err
+		return fail(err)
 	}
 	_, rest, _ := strings.Cut(string(out), "Depends: linux-image-")
 	release, _, _ := strings.Cut(rest, "\n")
 	release = strings.TrimSpace(release)
 	dir := filepath.Join(l.cache, release)
-	l.kernel = instance.Kernel{Release: release, Vmlinux: dir + "/vmlinux", Modules: dir + "/lib/modules/" + release, Config: dir + "/boot/config-" + release}
-	if _, err := os.Stat(l.kernel.Vmlinux); err == nil {
-		return nil
+	k := instance.Kernel{Release: release, Vmlinux: dir + "/vmlinux", Modules: dir + "/lib/modules/" + release, Config: dir + "/boot/config-" + release}
+	if _, err := os.Stat(k.Vmlinux); err == nil {
+		return k, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return fail(err)
 	}
 	get := exec.Command("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "linux-image-"+release)
 	get.Dir = dir
 	if out, err := get.CombinedOutput(); err != nil {
-		return fmt.Errorf("apt-get download: %w: %s", err, out)
+		return fail(fmt.Errorf("apt-get download: %w: %s", err, out))
 	}
 	debs, _ := filepath.Glob(dir + "/*.deb")
 	if len(debs) != 1 {
-		return fmt.Errorf("%d packages in %s", len(debs), dir)
+		return fail(fmt.Errorf("%d packages in %s", len(debs), dir))
 	}
 	if out, err := exec.Command("dpkg-deb", "-x", debs[0], dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("dpkg-deb: %w: %s", err, out)
+		return fail(fmt.Errorf("dpkg-deb: %w: %s", err, out))
 	}
 	bz, err := os.Open(dir + "/boot/vmlinuz-" + release)
 	if err != nil {
-		return err
+		return fail(err)
 	}
 	defer bz.Close()
-	part, err := os.Create(l.kernel.Vmlinux + ".part")
+	part, err := os.Create(k.Vmlinux + ".part")
 	if err != nil {
-		return err
+		return fail(err)
 	}
 	if err := errors.Join(disk.ExtractVmlinux(part, bz), part.Close()); err != nil {
-		return err
+		return fail(err)
 	}
-	return os.Rename(part.Name(), l.kernel.Vmlinux)
+	return k, os.Rename(part.Name(), k.Vmlinux)
 }
 
 // makeLayer makes a layer with busybox.
@@ -232,7 +242,7 @@ func newHarness(t *testing.T) *harness {
 
 func (h *harness) driver() *vm.Driver {
 	return vm.New(vm.Config{
-		Keeper: h.keeper, Launcher: h.bin + "/berth-qemu", Agent: h.bin + "/berth-agent", Cache: h.cache, Host: h.host,
+		Keeper: h.keeper, Launcher: h.bin + "/berth-qemu", Agents: map[string]string{"amd64": h.bin + "/berth-agent"}, Cache: h.cache, Host: h.host,
 	})
 }
 

@@ -56,7 +56,7 @@ EXIT STATUS
 		newRunCommand(g), newCreateCommand(g), newStartCommand(g), newStopCommand(g), newKillCommand(g),
 		newRestartCommand(g), newPauseCommand(g), newUnpauseCommand(g), newRemoveCommand(g), newRenameCommand(g),
 		newUpdateCommand(g), newListCommand(g), newLogsCommand(g), newAttachCommand(g), newExecCommand(g),
-		newInspectCommand(g), newWaitCommand(g), newStatsCommand(g), newTopCommand(g), newCopyCommand(g))
+		newInspectCommand(g), newExplainCommand(g), newWaitCommand(g), newStatsCommand(g), newTopCommand(g), newCopyCommand(g))
 	add(groupImages,
 		newImageCommand(g), newPullCommand(g), newImagesCommand(g), newRemoveImageCommand(g, "rmi"),
 		newKernelCommand(g), newVolumeCommand(g))

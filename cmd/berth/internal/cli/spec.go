@@ -296,9 +296,12 @@ func (o *specOptions) readHealth(_ *global, spec *api.Spec) error {
 	return nil
 }
 
+// vmFlags are the flags that only a VM has.
+var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware"}
+
 func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 	if !o.vm {
-		for _, flag := range []string{"virt", "kernel", "disk"} {
+		for _, flag := range vmFlags {
 			if o.set(flag) {
 				return fmt.Errorf("--%s is about a VM; add --vm, or leave it out", flag)
 			}
@@ -306,10 +309,26 @@ func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 		return nil
 	}
 	spec.Kind = api.VM
-	switch v := api.Virtualization(o.virt); v {
-	case "", api.VirtAuto, api.VirtHardware, api.VirtPara, api.VirtFull:
-		spec.VM = api.VMSpec{Virtualization: v, Kernel: o.kernel}
-		return nil
+	spec.VM = api.VMSpec{Kernel: o.kernel, CPUModel: o.cpuModel}
+	return errors.Join(
+		oneOf("--virt", o.virt, &spec.VM.Virtualization, api.VirtAuto, api.VirtHardware, api.VirtPara, api.VirtFull),
+		oneOf("--machine", o.machine, &spec.VM.Machine, api.MachineMicroVM, api.MachineQ35, api.MachinePC, api.MachineVirt),
+		oneOf("--disk-bus", o.diskBus, &spec.VM.DiskBus, api.DiskVirtio, api.DiskAHCI, api.DiskIDE),
+		oneOf("--nic-model", o.nic, &spec.VM.NICModel, api.NICVirtio, api.NICE1000, api.NICE1000E, api.NICRTL8139),
+		oneOf("--firmware", o.firmware, &spec.VM.Firmware, api.FirmwareNone, api.FirmwareBIOS, api.FirmwareUEFI),
+	)
+}
+
+// oneOf reads a flag that takes one of few words.
+func oneOf[T ~string](flag, text string, v *T, words ...T) error {
+	if text != "" && !slices.Contains(words, T(text)) {
+		names := make([]string, len(words))
+		for i, word := range words {
+			names[i] = string(word)
+		}
+		last := len(names) - 1
+		return fmt.Errorf("%s: %q is not known; write %s or %s", flag, text, strings.Join(names[:last], ", "), names[last])
 	}
-	return fmt.Errorf("--virt: %q is not known; write auto, hardware, para or full", o.virt)
+	*v = T(text)
+	return nil
 }

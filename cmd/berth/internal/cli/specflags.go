@@ -46,8 +46,9 @@ type specOptions struct {
 	noHealth                                              bool
 
 	// A VM.
-	vm           bool
-	virt, kernel string
+	vm                              bool
+	virt, kernel, cpuModel          string
+	machine, diskBus, nic, firmware string
 
 	// How it is made.
 	platform, pull, cidfile string
@@ -114,14 +115,34 @@ func (o *specOptions) addFlags(cmd *cobra.Command) {
 	f.IntVar(&o.healthRetries, "health-retries", 0, "failures in a row that make it unhealthy (default 3)")
 	f.BoolVar(&o.noHealth, "no-healthcheck", false, "do without the image's health check")
 
-	f.BoolVar(&o.vm, "vm", false, "make it a virtual machine")
-	f.StringVar(&o.virt, "virt", "", "how to virtualize a VM: auto, hardware, para, full (default auto)")
-	f.StringVar(&o.kernel, "kernel", "", "kernel image of a VM (see 'berth kernel ls')")
+	o.addVMFlags(cmd)
 
 	f.StringVar(&o.platform, "platform", "", "must be the host's")
 	f.StringVar(&o.pull, "pull", pullMissing, "when to pull the image: always, missing, never")
 	f.StringVar(&o.cidfile, "cidfile", "", "write the id to a new file")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not show the progress of a pull")
+}
+
+// addVMFlags declares the flags that only a VM has.
+func (o *specOptions) addVMFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.BoolVar(&o.vm, "vm", false, "make it a virtual machine")
+	f.StringVar(&o.virt, "virt", "", "how to virtualize a VM: auto, hardware, para, full (default auto)")
+	f.StringVar(&o.kernel, "kernel", "", "kernel image of a VM (see 'berth kernel ls')")
+
+	f.StringVar(&o.cpuModel, "cpu-model", "", "processor of a VM, as QEMU names it, with features, as in EPYC,+svm (default: the host's, or one that emulates fast)")
+	f.StringVar(&o.machine, "machine", "", "board of a VM: microvm, q35, pc; for arm64 virt (default: by its devices)")
+	f.StringVar(&o.diskBus, "disk-bus", "", "how a VM reaches its disks: virtio, ahci, ide (default: by --virt)")
+	f.StringVar(&o.nic, "nic-model", "", "network card of a VM: virtio, e1000, e1000e, rtl8139 (default: by --virt)")
+	f.StringVar(&o.firmware, "firmware", "", "what starts a VM's kernel: none, bios, uefi (default: by its machine)")
+
+	for flag, words := range map[string][]string{
+		"virt": {"auto", "hardware", "para", "full"}, "machine": {"microvm", "q35", "pc", "virt"}, "disk-bus": {"virtio", "ahci", "ide"},
+		"nic-model": {"virtio", "e1000", "e1000e", "rtl8139"}, "firmware": {"none", "bios", "uefi"},
+	} {
+		// It fails for a flag that does not exist alone.
+		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	}
 }
 
 // specAliases maps other spellings of flags.
