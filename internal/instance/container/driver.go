@@ -27,6 +27,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,6 +52,7 @@ type Config struct {
 type Driver struct {
 	cfg     Config
 	runtime *oci.Runtime
+	used    atomic.Int64 // when a runtime was last asked for, in Unix nanoseconds
 }
 
 // New returns a driver.
@@ -60,8 +63,18 @@ func New(cfg Config) *Driver {
 // Kind returns api.Container.
 func (*Driver) Kind() api.Kind { return api.Container }
 
+// warm is how long a runtime that was used surely stands by: less than the second that
+// package standby lets it.
+const warm = int64(500 * time.Millisecond)
+
 // Warm has a runtime stand by.
-func (d *Driver) Warm(ctx context.Context) error { return d.cfg.Keeper.Warm(ctx, d.cfg.Runtime) }
+func (d *Driver) Warm(ctx context.Context) error {
+	now := time.Now().UnixNano()
+	if now-d.used.Swap(now) < warm {
+		return nil
+	}
+	return d.cfg.Keeper.Warm(ctx, d.cfg.Runtime)
+}
 
 // Create makes the container and leaves it before its first instruction.
 func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.Handle, err error) {

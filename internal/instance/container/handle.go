@@ -207,10 +207,15 @@ func (h *handle) Delete(ctx context.Context) error {
 	return h.fail("delete", errors.Join(errs...))
 }
 
-// forget has the keeper drop the run once it has seen its end.
+// forget has the keeper drop the run once it has seen its end, as it mostly has.
 func (h *handle) forget(ctx context.Context) error {
-	if _, err := h.driver.cfg.Keeper.Wait(ctx, h.p.ID); err != nil && !api.IsKind(err, api.NotFound) {
+	k := h.driver.cfg.Keeper
+	err := k.Forget(ctx, h.p.ID)
+	if !api.IsKind(err, api.Conflict) {
 		return err
 	}
-	return h.driver.cfg.Keeper.Forget(ctx, h.p.ID)
+	if _, err := k.Wait(ctx, h.p.ID); err != nil && !api.IsKind(err, api.NotFound) {
+		return err
+	}
+	return k.Forget(ctx, h.p.ID)
 }
