@@ -93,10 +93,11 @@ func startDetached(dir string) int {
 // keep runs the keeper until a shutdown.
 func keep(dir, version string, ready bool) int {
 	// All of this program's data are a few kilobytes per process kept: collect
-	// early rather than let the heap grow to the default 4 MiB. Two threads of
-	// Go code move more output than any log disk takes.
+	// early rather than let the heap grow to the default 4 MiB. One thread of Go
+	// code moves more output than any log disk takes, and does not have to wake
+	// another for every call.
 	debug.SetGCPercent(25)
-	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
+	runtime.GOMAXPROCS(1)
 	// A keeper ends by a shutdown only: what a terminal or a service manager
 	// sends to berthd's group is not meant for it. (Caught and dropped, not
 	// ignored: kept processes would inherit that.)
