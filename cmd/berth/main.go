@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	"runtime"
 
 	"github.com/berthcloud/berth/cmd/berth/internal/cli"
 )
@@ -16,6 +17,9 @@ var (
 )
 
 func main() {
+	// A command waits for its daemon most of the time: to wake further threads for
+	// that costs more than they do.
+	runtime.GOMAXPROCS(1)
 	os.Exit(cli.Main(os.Args[1:], cli.Std{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.LookupEnv,
 		Build: cli.Build{Version: version, Commit: commit, Built: built},

@@ -138,7 +138,7 @@ func Main(args []string, std Std) int {
 		cancel(interrupted{s})
 	})
 	defer stop()
-	root := newRoot(g)
+	root := newRoot(g, commandWord(args))
 	root.SetArgs(args)
 	root.SetIn(std.In)
 	root.SetOut(std.Out)
@@ -212,5 +212,5 @@ func (g *global) width() func() int {
 
 // Command returns the whole command tree, to generate its manual from.
 func Command() *cobra.Command {
-	return newRoot(&global{Std: Std{Env: os.LookupEnv}})
+	return newRoot(&global{Std: Std{Env: os.LookupEnv}}, "")
 }

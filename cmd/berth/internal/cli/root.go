@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,7 +15,72 @@ const (
 	groupHost      = "host"
 )
 
-func newRoot(g *global) *cobra.Command {
+// command is one command of the first level.
+type command struct {
+	group, name string
+	make        func(*global) *cobra.Command
+}
+
+// commands are all of them, in the order of the help.
+func commands() []command {
+	return []command{
+		{groupInstances, "run", newRunCommand},
+		{groupInstances, "create", newCreateCommand},
+		{groupInstances, "start", newStartCommand},
+		{groupInstances, "stop", newStopCommand},
+		{groupInstances, "kill", newKillCommand},
+		{groupInstances, "restart", newRestartCommand},
+		{groupInstances, "pause", newPauseCommand},
+		{groupInstances, "unpause", newUnpauseCommand},
+		{groupInstances, "rm", newRemoveCommand},
+		{groupInstances, "rename", newRenameCommand},
+		{groupInstances, "update", newUpdateCommand},
+		{groupInstances, "ps", newListCommand},
+		{groupInstances, "logs", newLogsCommand},
+		{groupInstances, "attach", newAttachCommand},
+		{groupInstances, "exec", newExecCommand},
+		{groupInstances, "inspect", newInspectCommand},
+		{groupInstances, "explain", newExplainCommand},
+		{groupInstances, "wait", newWaitCommand},
+		{groupInstances, "stats", newStatsCommand},
+		{groupInstances, "top", newTopCommand},
+		{groupInstances, "cp", newCopyCommand},
+		{groupImages, "image", newImageCommand},
+		{groupImages, "pull", newPullCommand},
+		{groupImages, "images", newImagesCommand},
+		{groupImages, "rmi", func(g *global) *cobra.Command { return newRemoveImageCommand(g, "rmi") }},
+		{groupImages, "kernel", newKernelCommand},
+		{groupImages, "volume", newVolumeCommand},
+		{groupHost, "events", newEventsCommand},
+		{groupHost, "info", newInfoCommand},
+		{groupHost, "version", newVersionCommand},
+		{groupHost, "system", newSystemCommand},
+		{groupHost, "completion", newCompletionCommand},
+	}
+}
+
+// commandWord returns the word of a command line that names the command, or ""
+// where there is none, or something other than the daemon's address before it.
+func commandWord(args []string) string {
+	for len(args) > 0 {
+		switch a := args[0]; {
+		case a == "-H" || a == "--host":
+			args = args[min(2, len(args)):]
+		case strings.HasPrefix(a, "-H") || strings.HasPrefix(a, "--host="):
+			args = args[1:]
+		case strings.HasPrefix(a, "-"):
+			return ""
+		default:
+			return a
+		}
+	}
+	return ""
+}
+
+// newRoot returns the tree of commands: with the one named word alone where there is
+// such a one, since to make all of them with their flags takes as long as a short
+// command does, and else, as for the help, with all.
+func newRoot(g *global, word string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "berth",
 		Short: "Run containers and virtual machines from the same images",
@@ -46,22 +112,15 @@ EXIT STATUS
 		&cobra.Group{ID: groupImages, Title: "Images and volumes:"},
 		&cobra.Group{ID: groupHost, Title: "The host:"},
 	)
-	add := func(group string, commands ...*cobra.Command) {
-		for _, c := range commands {
-			c.GroupID = group
-			root.AddCommand(c)
-		}
+	all := commands()
+	if i := slices.IndexFunc(all, func(c command) bool { return c.name == word }); i >= 0 {
+		all = all[i : i+1]
 	}
-	add(groupInstances,
-		newRunCommand(g), newCreateCommand(g), newStartCommand(g), newStopCommand(g), newKillCommand(g),
-		newRestartCommand(g), newPauseCommand(g), newUnpauseCommand(g), newRemoveCommand(g), newRenameCommand(g),
-		newUpdateCommand(g), newListCommand(g), newLogsCommand(g), newAttachCommand(g), newExecCommand(g),
-		newInspectCommand(g), newExplainCommand(g), newWaitCommand(g), newStatsCommand(g), newTopCommand(g), newCopyCommand(g))
-	add(groupImages,
-		newImageCommand(g), newPullCommand(g), newImagesCommand(g), newRemoveImageCommand(g, "rmi"),
-		newKernelCommand(g), newVolumeCommand(g))
-	add(groupHost,
-		newEventsCommand(g), newInfoCommand(g), newVersionCommand(g), newSystemCommand(g), newCompletionCommand(g))
+	for _, c := range all {
+		made := c.make(g)
+		made.GroupID = c.group
+		root.AddCommand(made)
+	}
 	plainUsage(root)
 	return root
 }
