@@ -88,7 +88,7 @@ func TestHungGuest(t *testing.T) {
 // file cannot grow beyond the guest's own disk.
 func TestClass12ExitPortFlood(t *testing.T) {
 	h := newHarness(t)
-	p := h.prepare(t, sh("cat /dev/zero > /dev/vport*p5"))
+	p := h.prepare(t, sh("for port in /dev/vport*p5; do cat /dev/zero > $port; done"))
 	p.Rootfs.DiskSize, p.Spec.Limits.Memory = 64<<20, 128<<20
 	run, err := h.driver().Create(t.Context(), p)
 	if err != nil {

@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	linktest.Main(m)
+	os.Exit(linktest.Main(m))
 }
 
 // theLab makes the lab once per test process.
