@@ -33,6 +33,7 @@ const MaxConfig = 1 << 20
 type Config struct {
 	Layers    int     `json:"layers"`              // partitions 2 to Layers+1, bottom first
 	Disk      bool    `json:"disk,omitempty"`      // a second disk holds ext4 for the writable layer; else tmpfs
+	Transient bool    `json:"transient,omitempty"` // the disk is removed after this run
 	ReadOnly  bool    `json:"read_only,omitempty"` // the root filesystem is mounted read-only
 	Process   Process `json:"process"`
 	TTY       bool    `json:"tty,omitempty"`

@@ -3,12 +3,16 @@ package disk
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"flag"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 )
@@ -120,20 +124,70 @@ func TestJoinReads(t *testing.T) {
 }
 
 func TestCreateExt4(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "root.raw")
-	if err := CreateExt4(t.Context(), path, 10<<30); err != nil {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "root.raw")
+	for _, journal := range []bool{true, false} {
+		template := filepath.Join(dir, fmt.Sprint("template-", journal))
+		if err := CreateExt4(t.Context(), template, 10<<30, journal); err != nil {
+			t.Fatal(err)
+		}
+		identities := map[string]bool{}
+		for _, durable := range []bool{true, false} {
+			clone := filepath.Join(dir, fmt.Sprint("clone-", journal, durable))
+			if err := CloneExt4(clone, template, durable); err != nil {
+				t.Fatal(err)
+			}
+			identities[checkExt4(t, clone, journal)] = true
+		}
+		if identities[checkExt4(t, template, journal)] = true; len(identities) != 3 {
+			t.Errorf("three disks have the identities %v", identities)
+		}
+	}
+	if err := CreateExt4(t.Context(), filepath.Join(dir, "template-true"), 10<<30, true); err == nil {
+		t.Error("an existing disk was overwritten")
+	}
+	if err := CreateExt4(t.Context(), path, 1000, true); err == nil {
+		t.Error("a disk of 1000 bytes was accepted")
+	}
+	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := CloneExt4(path+"2", path, false); err == nil {
+		t.Error("a file of zeros was taken for a filesystem")
+	}
+	if _, err := os.Stat(path + "2"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a clone that failed is left: %v", err)
+	}
+}
+
+// checkExt4 has the filesystem's own tools look at it, and returns its identity.
+func checkExt4(t *testing.T, path string, journal bool) string {
+	t.Helper()
 	out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput()
 	if err != nil {
 		t.Errorf("e2fsck: %v: %s", err, out)
 	}
-	if err := CreateExt4(t.Context(), path, 10<<30); err == nil {
-		t.Error("an existing disk was overwritten")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := CreateExt4(t.Context(), path+"2", 1000); err == nil {
-		t.Error("a disk of 1000 bytes was accepted")
+	if used := info.Sys().(*syscall.Stat_t).Blocks * 512; info.Size() != 10<<30 || used > 1<<20 {
+		t.Errorf("%s has %d bytes and uses %d", path, info.Size(), used)
 	}
+	header, err := exec.Command("dumpe2fs", "-h", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Contains(string(header), "has_journal"); got != journal {
+		t.Errorf("%s: journal %v, want %v", path, got, journal)
+	}
+	var identity string
+	for line := range strings.Lines(string(header)) {
+		if strings.HasPrefix(line, "Filesystem UUID:") || strings.HasPrefix(line, "Directory Hash Seed:") {
+			identity += strings.Join(strings.Fields(line)[2:], " ")
+		}
+	}
+	return identity
 }
 
 func TestCpio(t *testing.T) {

@@ -105,12 +105,13 @@ const (
 
 // Disk is a block device.
 type Disk struct {
-	Path     string
-	Bus      DiskBus
-	Format   DiskFormat
-	ReadOnly bool
-	Serial   string   // by which the guest finds it, at most 20 bytes
-	Extents  []string // VMDK: the files of the descriptor, by their number
+	Path      string
+	Bus       DiskBus
+	Format    DiskFormat
+	ReadOnly  bool
+	Transient bool     // its content need not survive the host: flushes do nothing
+	Serial    string   // by which the guest finds it, at most 20 bytes
+	Extents   []string // VMDK: the files of the descriptor, by their number
 	// Overlay is an existing qcow2 file that takes what the guest writes to a
 	// read-only disk: an IDE or SATA disk is always writable.
 	Overlay string

@@ -69,9 +69,12 @@ func TestPlanGolden(t *testing.T) {
 	arm.QEMU, arm.CPU, arm.Kernel = "/usr/bin/qemu-system-aarch64", "cortex-a57", "/k/Image"
 	fullARM := full(Virt, AHCI, E1000E)
 	fullARM.QEMU, fullARM.CPU, fullARM.Kernel = arm.QEMU, arm.CPU, arm.Kernel
+	transient := machine(MicroVM)
+	transient.Disks[1].Transient = true
 	for name, m := range map[string]Machine{
 		"microvm": machine(MicroVM), "q35-kvm-share": shared, "virt": arm,
 		"q35-full": full(Q35, AHCI, E1000), "pc-full": full(PC, IDE, RTL8139), "virt-full": fullARM,
+		"transient": transient,
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan, err := NewPlan(m)

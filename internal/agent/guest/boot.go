@@ -42,7 +42,7 @@ func run() agent.Exit {
 		return fault(err)
 	}
 	exit := m.run()
-	rest(m.disk)
+	m.rest()
 	return exit
 }
 

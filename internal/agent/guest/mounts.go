@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -102,11 +103,16 @@ func mountRoot(config *agent.Config, layers string) (writable *os.File, err erro
 }
 
 // rest brings the writable disk to rest, so that the next boot finds nothing to
-// repair. No process of the user's is left.
-func rest(writable *os.File) {
+// repair, and hands what was written to shares to the host. No process of the
+// user's is left.
+func (m *machine) rest() {
+	shared := slices.ContainsFunc(m.config.Mounts, func(m agent.Mount) bool { return m.Tag != "" })
+	if m.config.Transient && !shared {
+		return // nobody will read what is not written yet
+	}
 	unix.Sync()
 	// The disk has no path any more, but its descriptor is one.
-	path := "/proc/self/fd/" + strconv.Itoa(int(writable.Fd()))
+	path := "/proc/self/fd/" + strconv.Itoa(int(m.disk.Fd()))
 	_ = unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -113,6 +114,24 @@ func TestShares(t *testing.T) {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("stdout lacks %q", want)
 		}
+	}
+}
+
+// TestTransient boots an instance that is removed when it ends: its disk has no
+// journal, and is not brought to rest; what it wrote to a share arrives.
+func TestTransient(t *testing.T) {
+	h := newHarness(t)
+	p := h.prepare(t, sh("echo a > /a; cat /a; cp /a /share/a"))
+	p.Spec.AutoRemove = true
+	dir := t.TempDir()
+	p.Mounts = []instance.Mount{{Type: api.MountBind, Source: dir, Target: "/share"}}
+	h.boot(t, p).want(t, "a\n")
+	if shared, err := os.ReadFile(dir + "/a"); err != nil || string(shared) != "a\n" {
+		t.Errorf("the share: %q, %v", shared, err)
+	}
+	header, err := exec.Command("dumpe2fs", "-h", p.Rootfs.Disk).Output()
+	if err != nil || strings.Contains(string(header), "has_journal") {
+		t.Errorf("%v: the disk has a journal:\n%s", err, header)
 	}
 }
 

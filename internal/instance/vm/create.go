@@ -108,22 +108,30 @@ func (h *handle) makeDisks(ctx context.Context, plan *plan) error {
 	}
 	_, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		// Under another name first: a disk without a whole filesystem must
-		// not be taken for one after a crash.
-		partial := path + ".new"
-		if err := os.Remove(partial); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		if err := disk.CreateExt4(ctx, partial, h.p.Rootfs.DiskSize); err != nil {
-			return err
-		}
-		err = os.Rename(partial, path)
+		err = h.makeDisk(ctx, path, !plan.Guest.Transient)
 	}
 	if err != nil {
 		return err
 	}
 	uid := int(plan.machine.UID)
 	return os.Chown(path, uid, uid)
+}
+
+// makeDisk makes the disk at path, under another name first: one without a whole
+// filesystem must not be taken for a disk after a crash.
+func (h *handle) makeDisk(ctx context.Context, path string, durable bool) error {
+	partial := path + ".new"
+	if err := os.Remove(partial); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	template, err := h.driver.ensureTemplate(ctx, h.p.Rootfs.DiskSize, durable)
+	if err != nil {
+		return err
+	}
+	if err := disk.CloneExt4(partial, template, durable); err != nil {
+		return err
+	}
+	return os.Rename(partial, path)
 }
 
 // writeFiles writes what the launcher, QEMU and the guest read.
@@ -248,6 +256,29 @@ func initramfsPath(cache, release string, d drivers) string {
 		name += fmt.Sprintf("-%s-%s", d.disk, d.nic)
 	}
 	return filepath.Join(cache, name)
+}
+
+// ensureTemplate makes what the disks of one size are clones of, where there is
+// none, and returns its path. Only a disk that is used again needs a journal.
+func (d *Driver) ensureTemplate(ctx context.Context, size int64, journal bool) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	name := fmt.Sprintf("disk-%d.1", size) // the number changes with what CreateExt4 makes
+	if !journal {
+		name += "-no-journal"
+	}
+	path := filepath.Join(d.cfg.Cache, name)
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return path, err
+	}
+	partial := path + ".new"
+	if err := os.Remove(partial); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	if err := disk.CreateExt4(ctx, partial, size, journal); err != nil {
+		return "", err
+	}
+	return path, os.Rename(partial, path)
 }
 
 // ensureInitramfs makes the initramfs of a kernel for a machine where there is none

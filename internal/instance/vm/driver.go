@@ -43,7 +43,7 @@ type Config struct {
 type Driver struct {
 	cfg Config
 
-	mu sync.Mutex // one initramfs at a time is made
+	mu sync.Mutex // what the cache lacks is made once
 }
 
 // New returns a driver.

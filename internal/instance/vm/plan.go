@@ -154,7 +154,7 @@ func machineOf(p *instance.Prepared, host instance.Host, cache string, chosen ap
 	}
 	m.Disks = []qemu.Disk{layers}
 	if p.Rootfs.Disk != "" {
-		m.Disks = append(m.Disks, qemu.Disk{Path: p.Rootfs.Disk, Bus: bus, Format: qemu.Raw, Serial: agent.DiskSerial})
+		m.Disks = append(m.Disks, qemu.Disk{Path: p.Rootfs.Disk, Bus: bus, Format: qemu.Raw, Serial: agent.DiskSerial, Transient: p.Spec.AutoRemove})
 	}
 	port := func(number int, name, socket, file string) {
 		m.Ports = append(m.Ports, qemu.Port{Number: number, Slot: agent.SerialSlot(number), Name: name, Socket: socket, File: file})
@@ -206,7 +206,7 @@ func cmdline(host instance.Host, chosen api.Machine) string {
 // guestConfig is what the agent is told.
 func guestConfig(p *instance.Prepared, mounts []agent.Mount) (*agent.Config, error) {
 	c := &agent.Config{
-		Layers: len(p.Rootfs.Layers), Disk: p.Rootfs.Disk != "", ReadOnly: p.Spec.Security.ReadOnly,
+		Layers: len(p.Rootfs.Layers), Disk: p.Rootfs.Disk != "", Transient: p.Spec.AutoRemove, ReadOnly: p.Spec.Security.ReadOnly,
 		Process: agent.Process{Args: p.Process.Args, Env: p.Process.Env, User: p.Process.User, Dir: p.Process.WorkingDir},
 		TTY:     p.Process.TTY, OpenStdin: p.Process.OpenStdin, Size: agent.Size(p.Process.InitialSize),
 		Hostname: p.Hostname, Hosts: hostsFile(p), Mounts: mounts, PIDs: p.Spec.Limits.PIDs,
