@@ -167,13 +167,15 @@ func (k *creator) prepareCgroups() error {
 		if g.Scope() != "" {
 			return errors.New("--systemd-cgroup: is for containers of the host's root; run berth-oci itself in a scope with systemd-run --user --scope --property=Delegate=yes")
 		}
-		if !g.Delegated() {
-			if wantsLimits(k.b.Spec.Linux.Resources) {
+		if any, err := g.Claim(); err != nil || !any {
+			if err == nil && wantsLimits(k.b.Spec.Linux.Resources) {
 				k.rt.warn("linux.resources: the limits are left out, for no cgroup is delegated to this user; systemd-run --user --scope --property=Delegate=yes gives one on a host with cgroup v2")
 			}
-			return nil
+			return err
 		}
-		g.SkipDevices()
+		if err := g.Lacks(k.b.Spec.Linux.Resources); err != nil {
+			return err
+		}
 	}
 	// Before anything of it is ours to undo: it may be another container's.
 	if err := g.Vacant(); err != nil {

@@ -249,20 +249,8 @@ func TestUserSpec(t *testing.T) {
 
 // TestUserDelegatedCgroup holds a container to a limit in a cgroup that is the user's.
 func TestUserDelegatedCgroup(t *testing.T) {
-	if !cgroup.Unified() {
-		t.Skip("v1 cannot be delegated")
-	}
-	b := newUserBox(t, "cat /sys/fs/cgroup/memory.max; while :; do sleep 0.05; done")
-	must(t, os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory +pids"), 0))
-	given := filepath.Join("/sys/fs/cgroup", testenv.Name(t)+"x")
-	b.user.Cgroup = filepath.Join(given, "own")
-	for _, dir := range []string{given, b.user.Cgroup} {
-		must(t, os.Mkdir(dir, 0o755))
-		t.Cleanup(func() { eventually(t, "the cgroup goes", func() bool { return os.Remove(dir) == nil }) })
-		for _, name := range []string{"", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"} {
-			must(t, os.Chown(filepath.Join(dir, name), b.user.ID, b.user.ID))
-		}
-	}
+	b := newUserBox(t, "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes; while :; do sleep 0.05; done")
+	b.user.Delegate(t)
 	limit := int64(64 << 20)
 	b.spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
 	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro"}})
@@ -289,8 +277,39 @@ func TestUserDelegatedCgroup(t *testing.T) {
 	if out := b.oci("delete", "--force", b.id); out.code != 0 {
 		t.Errorf("delete: %+v", out)
 	}
-	if left, _ := filepath.Glob(given + "/" + b.id); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+	for _, pattern := range []string{"", "/*"} {
+		if left, _ := filepath.Glob("/sys/fs/cgroup" + pattern + b.user.Cgroup + "/" + b.id); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	}
+}
+
+// TestUserDelegatedController refuses a limit by the controller that is missing, and
+// pauses only where that can be done.
+func TestUserDelegatedController(t *testing.T) {
+	b := newUserBox(t, "sleep 100")
+	b.user.Delegate(t, "pids")
+	limit := int64(64 << 20)
+	b.spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+	out := b.run()
+	if out.code != 1 || !strings.Contains(out.stderr, "controller memory, which is not delegated") || strings.Count(out.stderr, "\n") != 1 {
+		t.Errorf("%+v", out)
+	}
+	b.nothing()
+	limit = 50
+	b.spec.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}
+	b.write()
+	if out := b.oci("create", "--bundle", b.bundle, b.id); out.code != 0 {
+		t.Fatalf("%+v", out)
+	}
+	if out := b.oci("ps", b.id); out.code != 0 || strings.Count(out.stdout, "\n") != 2 {
+		t.Errorf("ps: %+v", out)
+	}
+	if out := b.oci("pause", b.id); !cgroup.Unified() && (out.code != 1 || !strings.Contains(out.stderr, "controller freezer")) {
+		t.Errorf("pause: %+v", out)
+	}
+	if out := b.oci("delete", "--force", b.id); out.code != 0 {
+		t.Errorf("delete: %+v", out)
 	}
 }
 

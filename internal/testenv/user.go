@@ -2,12 +2,14 @@ package testenv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,10 +22,12 @@ type User struct {
 	Home string // as in HOME
 	Run  string // as in XDG_RUNTIME_DIR
 
-	// Cgroup is the directory of a v2 cgroup that his commands run in, or "".
+	// Cgroup is one that Delegate has given him, counted from the root of the
+	// hierarchies, or "".
 	Cgroup string
 
-	script string
+	entrances []string // files that his commands write their number to
+	script    string
 }
 
 // The made-up user, and the first of his subordinate ids and their number.
@@ -99,6 +103,66 @@ func (u *User) NeedIDs(t testing.TB) {
 	}
 }
 
+// v1Controllers are those of cgroup v1 that Delegate gives.
+var v1Controllers = []string{"memory", "cpu", "cpuacct", "cpuset", "pids", "freezer", "blkio"}
+
+// Delegate gives the user a cgroup that goes with the test, with these controllers, or
+// all. His commands are in it from now on: of v2 in one below it, beside which others
+// can be made.
+func (u *User) Delegate(t testing.TB, controllers ...string) {
+	t.Helper()
+	const root = "/sys/fs/cgroup"
+	u.Cgroup, u.entrances = "/"+Name(t)+"u", nil
+	var dirs []string
+	if unified() {
+		if controllers == nil {
+			controllers = []string{"memory", "cpu", "cpuset", "pids"}
+		}
+		top := root + u.Cgroup
+		dirs = []string{top, top + "/own"}
+		write(t, root+"/cgroup.subtree_control", "+"+strings.Join(controllers, " +"))
+		u.entrances = []string{top + "/own/cgroup.procs"}
+	} else {
+		if controllers == nil {
+			controllers = v1Controllers
+		}
+		for _, name := range controllers {
+			dir := filepath.Join(root, name, u.Cgroup)
+			dirs = append(dirs, dir)
+			u.entrances = append(u.entrances, dir+"/tasks")
+		}
+	}
+	for _, dir := range dirs {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { Eventually(t, 10*time.Second, func() error { return os.Remove(dir) }) })
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // of v1 it has none
+			if above, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file)); err == nil && !strings.HasPrefix(dir, root+u.Cgroup) {
+				write(t, filepath.Join(dir, file), string(above))
+			}
+		}
+		for _, name := range []string{"", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "tasks"} {
+			if err := os.Chown(filepath.Join(dir, name), u.ID, u.ID); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// unified reports whether this machine has cgroup v2 alone.
+func unified() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.procs")
+	return err == nil
+}
+
+func write(t testing.TB, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Own gives the user a directory and all that is in it.
 func (u *User) Own(t testing.TB, dir string) {
 	t.Helper()
@@ -123,8 +187,8 @@ func (u *User) Command(ctx context.Context, name string, args ...string) *exec.C
 // argv is a command line of root that becomes the user's.
 func (u *User) argv(argv []string) []string {
 	script := u.script
-	if u.Cgroup != "" {
-		script = "echo $$ >" + u.Cgroup + "/cgroup.procs\n" + script
+	for _, file := range u.entrances {
+		script = "echo $$ >" + file + "\n" + script
 	}
 	own := []string{"env", "-i", "-C", u.Home, "PATH=" + os.Getenv("PATH"), "HOME=" + u.Home, "XDG_RUNTIME_DIR=" + u.Run, "USER=tester", marker + "=" + os.Getenv(marker)}
 	own = append(own, "unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script, "sh")
@@ -150,6 +214,22 @@ func NewUserLocal(t testing.TB) *UserLocal {
 	// They are built below the home of whoever tests.
 	u.script = "mount --bind " + l.programs + " " + bin + "\n" + u.script
 	return l
+}
+
+// Delegated is the same machine, where the user has a cgroup with these controllers
+// alone, or none. It is there for the length of a subtest. Of v1 his commands are not in
+// it.
+func (l *UserLocal) Delegated(t testing.TB, controllers ...string) *UserLocal {
+	t.Helper()
+	u := *l.User
+	u.Cgroup, u.entrances = "", nil
+	if len(controllers) > 0 {
+		u.Delegate(t, controllers...)
+	}
+	if !unified() {
+		u.entrances = nil
+	}
+	return &UserLocal{l.Local, &u}
 }
 
 // Do implements Machine.

@@ -117,10 +117,7 @@ func (g *Group) Create() error {
 // Vacant fails where the cgroup has processes already: limits would hit them, and
 // delete would kill them.
 func (g *Group) Vacant() error {
-	if !g.manager.Exists() {
-		return nil
-	}
-	if pids, err := g.manager.GetAllPids(); err == nil && len(pids) > 0 {
+	if pids, err := g.Pids(); err == nil && len(pids) > 0 {
 		return fmt.Errorf(`linux.cgroupsPath: the cgroup has %d processes already (config-linux.md: "check if the container cgroup is fit for purpose, and MUST generate an error if such a check fails")`, len(pids))
 	}
 	return nil
@@ -279,6 +276,9 @@ func (g *Group) Update(r *specs.LinuxResources) error {
 
 // Freeze stops all processes of the group, or lets them go on.
 func (g *Group) Freeze(frozen bool) error {
+	if g.FreezerPath() == "" {
+		return errors.New("the cgroup controller freezer is not delegated to this user; root can delegate it")
+	}
 	state := cgroups.Thawed
 	if frozen {
 		state = cgroups.Frozen
@@ -294,7 +294,15 @@ func (g *Group) Frozen() (bool, error) {
 
 // Pids returns the processes of the group and of those below it.
 func (g *Group) Pids() ([]int, error) {
-	pids, err := g.manager.GetAllPids()
+	dir := g.Paths()["devices"]
+	if g.v2 {
+		dir = g.Paths()[""]
+	} else if dir == "" { // of a claimed group
+		for _, dir = range g.Paths() {
+			break // a process is in all of them
+		}
+	}
+	pids, err := cgroups.GetAllPids(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

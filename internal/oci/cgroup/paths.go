@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where the hierarchies of v1 are mounted, and beside them that of v2.
+// Where v2 is mounted, or the hierarchies of v1 and beside them that of v2.
 const (
 	mountRoot  = "/sys/fs/cgroup"
 	hybridRoot = mountRoot + "/unified"
