@@ -154,7 +154,7 @@ type Info struct {
 	Memory    int64             `json:"memory" doc:"bytes"`
 	Root      string            `json:"root" doc:"where state lives"`
 	Run       string            `json:"run" doc:"where runtime facts live"`
-	Cgroup    string            `json:"cgroup" doc:"v1 or v2"`
+	Cgroup    string            `json:"cgroup" doc:"v1, v2, or none: an ordinary user who has none delegated"`
 	Instances map[string]int    `json:"instances" doc:"how many in each state"`
 	Images    int               `json:"images"`
 	Drivers   map[string]string `json:"drivers" doc:"each kind, and why it cannot be used where it cannot"`

@@ -2,9 +2,9 @@
 // see package internal/rootless. berthd becomes the
 // first of them, a program of a few megabytes, which starts the others.
 //
-//	berth-rootless launch RUN BERTHD ARG…   is the process that the user sees as berthd
-//	berth-rootless hold DIR                 keeps the user's namespaces
-//	berth-rootless forward DIR              leads ports of the host into them, and has pasta lead out
+//	berth-rootless launch RUN BERTHD CGROUP ARG…   is the process that the user sees as berthd
+//	berth-rootless hold DIR                        keeps the user's namespaces
+//	berth-rootless forward DIR                     leads ports of the host into them, and has pasta lead out
 package main
 
 import (
@@ -22,9 +22,11 @@ import (
 const tell = 3
 
 func main() {
-	if len(os.Args) >= 4 && os.Args[1] == "launch" {
-		l := rootless.Launcher{Run: os.Args[2], Daemon: os.Args[3]}
-		status, err := l.Launch(context.Background(), os.Args[4:])
+	if len(os.Args) >= 5 && os.Args[1] == "launch" {
+		l := rootless.Launcher{Run: os.Args[2], Daemon: os.Args[3], Cgroup: os.Args[4], Say: func(line string) {
+			fmt.Fprintln(os.Stderr, "berthd: without root:", line)
+		}}
+		status, err := l.Launch(context.Background(), os.Args[5:])
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "berthd: without root:", err)
 			status = 1

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -42,6 +43,7 @@ func run(args []string) int {
 	flags.StringVar(&c.Run, "run", defaultRun, "`directory` of what does not: sockets, mounts, pids")
 	flags.StringVar(&c.Socket, "socket", "", "`path` of the API's unix socket (default RUN/berthd.sock)")
 	flags.StringVar(&c.Bin, "bin", "", "`directory` of berth-oci, berth-keeper, berth-qemu and berth-agent (default: berthd's own)")
+	flags.StringVar(&c.Cgroup, "cgroup", "", "`path`, below the root of the hierarchies, of the cgroup that an ordinary user's berthd may divide (default: its own, or one that his systemd makes)")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	format := flags.String("log-format", "text", "text or json")
 	show := flags.Bool("version", false, "print the version and exit")
@@ -61,6 +63,9 @@ func run(args []string) int {
 	}
 	if ordinary {
 		return launch(c, *level, *format)
+	}
+	if c.Cgroup != "" && !c.Rootless {
+		return fail(errors.New("--cgroup is for an ordinary user's berthd; root's makes /berth"))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

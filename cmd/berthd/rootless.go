@@ -31,7 +31,7 @@ func launch(c daemon.Config, level, format string) int {
 	}
 	helper := filepath.Join(c.Bin, "berth-rootless")
 	err := syscall.Exec(helper, []string{
-		"berth-rootless", "launch", c.Run, filepath.Join(c.Bin, "berthd"),
+		"berth-rootless", "launch", c.Run, filepath.Join(c.Bin, "berthd"), c.Cgroup,
 		"--root", c.Root, "--run", c.Run, "--socket", c.Socket, "--bin", c.Bin, "--log-level", level, "--log-format", format,
 	}, os.Environ())
 	return fail(fmt.Errorf("without root: %s: %w", helper, err))

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"time"
 
@@ -46,6 +47,9 @@ type Config struct {
 	// Rootless says that this process is root of an ordinary user's namespaces: see
 	// package rootless.
 	Rootless bool
+	// Cgroup is, for an ordinary user, the one to divide, counted from the root of the
+	// hierarchies: to look for it where this is "", and without one if Rootless.
+	Cgroup string
 }
 
 // Run runs a daemon until ctx ends. It calls ready once the socket answers.
@@ -230,4 +234,4 @@ func (c *Config) retireCgroups() {
 
 // cgroup names the parent of all instances' cgroups. The ids of two daemons'
 // instances never meet, so they can share it.
-func (c *Config) cgroup() string { return "/berth" }
+func (c *Config) cgroup() string { return path.Join("/", c.Cgroup, "berth") }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,9 @@ func gatherHost() (instance.Host, error) {
 		return h, fmt.Errorf("there is no cgroup filesystem; mount one at /sys/fs/cgroup: %w", err)
 	}
 	h.CgroupV2 = cgroup.Type == unix.CGROUP2_SUPER_MAGIC
+	if h.CgroupsHold, err = delegatesByNamespace(); err != nil {
+		return h, err
+	}
 	h.UserNamespaces = userNamespaces()
 	h.AppArmor = reads("/sys/module/apparmor/parameters/enabled", "Y")
 	_, selinux := os.Stat("/sys/fs/selinux/enforce")
@@ -66,6 +70,20 @@ func gatherHost() (instance.Host, error) {
 		}
 	}
 	return h, nil
+}
+
+// delegatesByNamespace reports whether cgroup v2 is mounted with nsdelegate.
+func delegatesByNamespace() (bool, error) {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return false, err
+	}
+	for line := range bytes.Lines(mounts) {
+		if f := bytes.Fields(line); len(f) >= 4 && string(f[1]) == "/sys/fs/cgroup" {
+			return slices.ContainsFunc(bytes.Split(f[3], []byte(",")), func(o []byte) bool { return string(o) == "nsdelegate" }), nil
+		}
+	}
+	return false, nil
 }
 
 // totalMemory returns the host's memory in bytes.

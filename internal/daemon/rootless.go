@@ -7,6 +7,7 @@ import (
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/network/bridge"
+	"github.com/berthcloud/berth/internal/oci/cgroup"
 	"github.com/berthcloud/berth/internal/rootless"
 	"github.com/berthcloud/berth/internal/storage"
 )
@@ -27,6 +28,9 @@ func (c *Config) host(ctx context.Context) (instance.Host, error) {
 	}
 	for _, r := range gids {
 		h.GIDs = append(h.GIDs, instance.IDRange(r))
+	}
+	if c.Cgroup != "" {
+		h.Controllers = cgroup.Given(c.Cgroup)
 	}
 	return h, err
 }

@@ -15,7 +15,6 @@ import (
 
 // notForUsers are the scenarios that an ordinary user's daemon does not play, and why.
 var notForUsers = map[string]string{
-	"pause": "takes cgroups", "stats": "takes cgroups", "memory": "takes cgroups", "processes": "takes cgroups", "update": "takes cgroups",
 	"isolation":     "looks for other ids; see idsOfUsers",
 	"host network":  "the host's is out of reach",
 	"berthd killed": "has a VM; see survivalOfUsers",
@@ -28,6 +27,7 @@ func TestUser(t *testing.T) {
 	}
 	testenv.Check(t)
 	machine := testenv.NewUserLocal(t)
+	machine.User.Delegate(t)
 	w := &world{Daemon: testenv.NewDaemon(t, machine), place: user}
 	for name, file := range archives(t, false) {
 		own := filepath.Join(machine.User.Home, "image.tar")
@@ -35,7 +35,7 @@ func TestUser(t *testing.T) {
 		w.Berth(t, "image", "import", own, name)
 	}
 	for name, test := range map[string]func(*testing.T, *world, *testenv.User){
-		"user/refused": refusedToUsers, "user/ids": idsOfUsers, "user/client's address": clientsOfUsers, "user/survival": survivalOfUsers,
+		"user/refused": refusedToUsers, "user/undelegated": undelegatedToUsers, "user/ids": idsOfUsers, "user/client's address": clientsOfUsers, "user/survival": survivalOfUsers,
 		"user/way out": wayOutOfUsers, "user/own places": placesOfUsers,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,19 +64,65 @@ func refusedToUsers(t *testing.T, w *world, _ *testenv.User) {
 		words string
 	}{
 		"VM":           {[]string{"--vm", "base", "true"}, "daemon that runs as root"},
-		"limit":        {[]string{"--memory", "64m", "base", "true"}, "cgroups"},
 		"host network": {[]string{"--network", "host", "base", "true"}, "publish ports"},
 		"low port":     {[]string{"-p", "81:80", "base", "true"}, "ip_unprivileged_port_start"},
 	} {
 		refused(t, name, w.Try(t.Context(), append([]string{"run", "--rm"}, c.args...)...), 125, c.words)
 	}
-	w.start(t, api.Container, "plain", "base", "sleep", "600")
-	for _, verb := range []string{"pause", "stats"} {
-		refused(t, verb, w.Try(t.Context(), verb, "plain"), 1, "plain", "no cgroups")
-	}
-	if info := w.Berth(t, "info"); !strings.Contains(info, "an ordinary user's") || !strings.Contains(info, "Cgroups:           none") {
+	if info := w.Berth(t, "info"); !strings.Contains(info, "an ordinary user's") || strings.Contains(info, "not delegated") {
 		t.Errorf("info:\n%s", info)
 	}
+}
+
+// undelegatedToUsers has a daemon without any cgroup, and one without most controllers,
+// refuse what takes them and do the rest.
+func undelegatedToUsers(t *testing.T, w *world, u *testenv.User) {
+	for _, c := range []struct {
+		name, info  string
+		controllers []string
+		refused     []string
+		works       []string
+	}{
+		{"none", "no cgroup is delegated", nil, []string{"--pids-limit=9", "--memory=64m", "--cpus=0.5", "--cpuset-cpus=0"}, nil},
+		{"pids", "memory, cpu, cpuset", []string{"pids"}, []string{"--memory=64m", "--cpus=0.5", "--cpuset-cpus=0"}, []string{"--pids-limit=9"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := w.Machine.(*testenv.UserLocal).Delegated(t, c.controllers...)
+			var flags []string
+			if m.User.Cgroup != "" {
+				flags = []string{"--cgroup", m.User.Cgroup}
+			}
+			w := &world{Daemon: testenv.NewDaemon(t, m, flags...), place: user}
+			w.Berth(t, "image", "import", filepath.Join(u.Home, "image.tar"), "base")
+			if info := w.Berth(t, "info"); !strings.Contains(info, c.info) {
+				t.Errorf("info:\n%s", info)
+			}
+			for _, flag := range c.refused {
+				name, _, _ := strings.Cut(flag, "=")
+				refused(t, flag, w.Try(t.Context(), "run", "--rm", flag, "base", "true"), 125, name, "controller", "delegate")
+			}
+			w.start(t, api.Container, "plain", append(c.works, "base", "sleep", "600")...)
+			refused(t, "update", w.Try(t.Context(), "update", "--memory=64m", "plain"), 1, "plain", "--memory", "delegate")
+			expect(t, "exec", w.Try(t.Context(), "exec", "plain", "echo", "fine"), 0, "fine\n")
+			if top := w.Berth(t, "top", "plain"); !strings.Contains(top, "sleep 600") {
+				t.Errorf("top:\n%s", top)
+			}
+			switch stats := w.Try(t.Context(), "stats", "--no-stream", "plain"); {
+			case c.works == nil:
+				refused(t, "stats", stats, 1, "plain", "delegate")
+			case stats.Exit != 0:
+				t.Errorf("stats: %s", stats)
+			}
+			if c.works == nil || info(w, t) == "v1" {
+				refused(t, "pause", w.Try(t.Context(), "pause", "plain"), 1, "plain", "freezer", "delegate")
+			}
+		})
+	}
+}
+
+// info returns which version of cgroups the daemon has.
+func info(w *world, t *testing.T) string {
+	return w.Berth(t, "info", "--format", "{{.Cgroup}}")
 }
 
 // idsOfUsers looks from outside at who a container's processes are, and at whose files

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
 )
 
 // Version names the build.
@@ -38,8 +40,11 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 		info.Cgroup = "v2"
 	}
 	if e.host.Rootless() {
-		info.Cgroup = "none"
-		info.Warnings = append(info.Warnings, "this daemon is an ordinary user's: no VMs, and neither limits nor stats nor pause, which take cgroups")
+		if len(e.host.Controllers) == 0 {
+			info.Cgroup = "none"
+		}
+		info.Warnings = append(info.Warnings, "this daemon is an ordinary user's: it runs no VMs")
+		info.Warnings = append(info.Warnings, delegation(e.host)...)
 	}
 	for _, en := range e.entries() {
 		info.Instances[string(en.snapshot().State)]++
@@ -55,4 +60,21 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 		}
 	}
 	return info, nil
+}
+
+// delegation warns of what an ordinary user's daemon cannot do for want of cgroups.
+func delegation(host instance.Host) []string {
+	if len(host.Controllers) == 0 {
+		return []string{"no cgroup is delegated to this user: no limits, stats and pause; docs/rootless.md says how to have them, and berthd's log why it has none"}
+	}
+	var missing []string
+	for _, name := range []string{"memory", "cpu", "cpuset", "pids", "freezer"} {
+		if !host.Controls(name) {
+			missing = append(missing, name)
+		}
+	}
+	if missing == nil {
+		return nil
+	}
+	return []string{"these cgroup controllers are not delegated to this user, and what takes them is refused: " + strings.Join(missing, ", ") + "; docs/rootless.md says how root can delegate them"}
 }

@@ -100,6 +100,9 @@ func (e *Engine) prepareInit(rec record, p *instance.Prepared) error {
 	if err != nil {
 		return err
 	}
+	if program == systemd && !e.host.Controls("freezer") {
+		return api.E("", api.Unsupported, rec.Name, fmt.Errorf("the image %s boots systemd, which needs a cgroup to divide, and none is delegated to this user; 'berth info' says more", rec.Spec.Image))
+	}
 	if program == systemd && !e.host.CgroupV2 {
 		return api.E("", api.Unsupported, rec.Name, fmt.Errorf("the image %s boots systemd, which needs a host with cgroup v2 alone; boot the host with systemd.unified_cgroup_hierarchy=1, or take an image with another init, as 'berth image bootstrap debian-sysvinit' makes", rec.Spec.Image))
 	}

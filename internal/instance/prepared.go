@@ -3,6 +3,7 @@ package instance
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 
 	"github.com/berthcloud/berth/api"
 )
@@ -127,7 +128,10 @@ type Host struct {
 	CPUs     int
 	Memory   int64 // bytes
 	CgroupV2 bool  // unified hierarchy alone
-	TSCKHz   int   // frequency of the time stamp counter, 0 where unknown
+	// CgroupsHold says that nobody in a cgroup namespace can change what limits it, even
+	// where the files are his: v2, mounted with nsdelegate (Linux 4.13).
+	CgroupsHold bool
+	TSCKHz      int // frequency of the time stamp counter, 0 where unknown
 
 	UserNamespaces bool
 	AppArmor       bool
@@ -147,10 +151,18 @@ type Host struct {
 	// ranges in which that one has them, as no range of a namespace below it may reach
 	// from one into the next (user_namespaces(7)). Nil for the host's root.
 	UIDs, GIDs []IDRange
+	// Controllers are those of cgroups that such a daemon may use, sorted; "freezer"
+	// among them where it can pause. The host's root has them all.
+	Controllers []string
 }
 
 // Rootless reports whether the daemon is an ordinary user's.
 func (h Host) Rootless() bool { return len(h.UIDs) > 0 }
+
+// Controls reports whether the daemon may use a controller of cgroups.
+func (h Host) Controls(controller string) bool {
+	return !h.Rootless() || slices.Contains(h.Controllers, controller)
+}
 
 // SharedUsers returns the ids that all instances of an ordinary user's daemon share.
 func (h Host) SharedUsers() IDRange {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,9 @@ import (
 type Launcher struct {
 	Run    string // the daemon's run directory
 	Daemon string // path of berthd
+	Cgroup string // the cgroup to divide, counted from the root of the hierarchies; "" for what there is
+
+	Say func(line string) // tells the user what is not as it could be
 }
 
 // Dir is where hold and forward have their sockets.
@@ -46,7 +50,7 @@ func (l *Launcher) Launch(ctx context.Context, args []string) (status int, err e
 	if err != nil {
 		return 0, err
 	}
-	namespaces, err := l.prepare(ctx, dir)
+	cgroup, namespaces, err := l.prepare(ctx, dir)
 	unlock()
 	if err != nil {
 		return 0, err
@@ -54,7 +58,7 @@ func (l *Launcher) Launch(ctx context.Context, args []string) (status int, err e
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
-	pid, line, err := l.start(namespaces, args)
+	pid, line, err := l.start(namespaces, append(args, "--cgroup", cgroup))
 	closeFiles(namespaces)
 	if err != nil {
 		return 0, err
@@ -66,16 +70,26 @@ func (l *Launcher) Launch(ctx context.Context, args []string) (status int, err e
 		}
 	}()
 	status, err = wait(pid)
-	l.retire(ctx, dir)
+	l.retire(ctx, dir, cgroup)
 	return status, err
 }
 
-// prepare returns the namespaces, with hold and forward at work.
-func (l *Launcher) prepare(ctx context.Context, dir string) ([]*os.File, error) {
+// prepare returns the cgroup to divide, and the namespaces, with hold and forward at
+// work.
+func (l *Launcher) prepare(ctx context.Context, dir string) (cgroup string, namespaces []*os.File, err error) {
+	if cgroup, err = l.settle(ctx, dir); err != nil {
+		return "", nil, err
+	}
+	if namespaces, err = l.prepareNamespaces(ctx, dir, cgroup); err != nil {
+		moveOut(ctx, cgroup)
+	}
+	return cgroup, namespaces, err
+}
+
+func (l *Launcher) prepareNamespaces(ctx context.Context, dir, cgroup string) ([]*os.File, error) {
 	_, namespaces, err := ask(ctx, dir, holdSocket, request{Op: opNamespaces})
 	if err == nil {
-		if conn, err := net.Dial("unixpacket", filepath.Join(dir, forwardSocket)); err == nil {
-			conn.Close()
+		if answers("unixpacket", filepath.Join(dir, forwardSocket)) {
 			return namespaces, nil
 		}
 	} else if absent(err) {
@@ -90,10 +104,19 @@ func (l *Launcher) prepare(ctx context.Context, dir string) ([]*os.File, error) 
 	}
 	if err := l.startForward(dir); err != nil {
 		closeFiles(namespaces)
-		l.retire(ctx, dir)
+		l.retire(ctx, dir, cgroup)
 		return nil, fmt.Errorf("the way into the user's namespaces: %w", err)
 	}
 	return namespaces, nil
+}
+
+// answers reports whether somebody listens at a socket.
+func answers(network, socket string) bool {
+	conn, err := net.Dial(network, socket)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
 }
 
 // absent reports whether nobody listens at a socket.
@@ -129,7 +152,7 @@ func (l *Launcher) startHold(dir string) error {
 
 // keepersNamespaces opens those of the keeper, or returns nil where there is none.
 func (l *Launcher) keepersNamespaces() ([]*os.File, error) {
-	conn, err := net.Dial("unix", filepath.Join(l.Run, "keeper.sock"))
+	conn, err := net.Dial("unix", l.keeperSocket())
 	if absent(err) {
 		return nil, nil
 	}
@@ -238,15 +261,26 @@ func Inside() {
 	}()
 }
 
-// retire ends hold, which refuses while an instance runs, and then forward.
-func (l *Launcher) retire(ctx context.Context, dir string) {
+// retire ends hold, which refuses while an instance runs, and then forward. The cgroup
+// is left as it was found.
+func (l *Launcher) retire(ctx context.Context, dir, cgroup string) {
 	ctx = context.WithoutCancel(ctx)
-	_, _, err := ask(ctx, dir, holdSocket, request{Op: opEnd})
-	// One that ends may not get to say so.
-	if _, refused := errors.AsType[*remoteError](err); !refused {
-		_, _, _ = ask(ctx, dir, forwardSocket, request{Op: opEnd})
+	refused := true
+	soon(ctx, 5*time.Second, func() bool {
+		_, _, err := ask(ctx, dir, holdSocket, request{Op: opEnd})
+		_, refused = errors.AsType[*remoteError](err) // one that ends may not get to say so
+		// A keeper that keeps nothing was told to end, and on a busy host takes its time.
+		return !refused || answers("unix", l.keeperSocket())
+	})
+	if refused {
+		return
 	}
+	_, _, _ = ask(ctx, dir, forwardSocket, request{Op: opEnd})
+	moveOut(ctx, cgroup)
 }
+
+// keeperSocket is the one of package keeper.
+func (l *Launcher) keeperSocket() string { return filepath.Join(l.Run, "keeper.sock") }
 
 func wait(pid int) (status int, err error) {
 	var ws unix.WaitStatus

@@ -27,12 +27,12 @@ type edition struct {
 // plainHosts are small and boot fast.
 func plainHosts() edition { return edition{name: "rackhost", packages: rackPackages} }
 
-// systemdHosts are what a Debian server is: systemd is process 1, D-Bus runs. They
-// have CRIU too, and iptables, by which it finds out what to restore of a network.
+// systemdHosts are what a Debian server is: systemd is process 1, D-Bus runs, and users
+// have a systemd each. They have CRIU too, and iptables, by which it finds out what to restore of a network.
 func systemdHosts() edition {
 	return edition{
 		name: "racksystemd", init: "/sbin/init",
-		packages: []string{"busybox-static", "criu", "dbus", "iproute2", "iptables", "kmod", "nftables", "systemd-sysv"},
+		packages: []string{"busybox-static", "criu", "dbus", "iproute2", "iptables", "kmod", "libpam-systemd", "nftables", "systemd-sysv", "uidmap"},
 	}
 }
 

@@ -44,6 +44,11 @@ func (h *handle) fail(op string, err error) error {
 	return api.E(op, kind, h.p.Spec.Name, h.said(err))
 }
 
+// unsupported is an error about what this daemon cannot do.
+func (h *handle) unsupported(op string, err error) error {
+	return api.E(op, api.Unsupported, h.p.Spec.Name, err)
+}
+
 // said is what the runtime itself had to say, where err is a failed command or call
 // of it, without the names of the program and of its container, which no user has
 // chosen.
@@ -158,11 +163,25 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 
 // Update changes the limits of the run.
 func (h *handle) Update(_ context.Context, l api.Limits) error {
-	return h.fail("update", h.driver.runtime.Update(h.p.ID, resources(l, h.driver.cfg.Host.CgroupV2)))
+	host := h.driver.cfg.Host
+	if err := undelegated(l, host); err != nil {
+		return h.unsupported("update", err)
+	}
+	if err := liftable(h.p.Spec, l, host); err != nil {
+		return h.unsupported("update", err)
+	}
+	r := resources(l, host)
+	if r == nil {
+		return nil // nothing is asked for
+	}
+	return h.fail("update", h.driver.runtime.Update(h.p.ID, r))
 }
 
 // Pause freezes all processes.
 func (h *handle) Pause(context.Context) error {
+	if err := takes("pause", "freezer", h.driver.cfg.Host); err != nil {
+		return h.unsupported("pause", err)
+	}
 	return h.fail("pause", h.driver.runtime.Pause(h.p.ID))
 }
 

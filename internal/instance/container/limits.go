@@ -21,7 +21,7 @@ const cpuPeriod = 100000
 // resources translates limits, whose zero values mean no limit, into all those
 // that Update may change: each is given explicitly, so that applying the result to
 // a running container makes its limits exactly these.
-func resources(l api.Limits, v2 bool) *specs.LinuxResources {
+func resources(l api.Limits, host instance.Host) *specs.LinuxResources {
 	memory, swap := l.Memory, l.MemorySwap
 	if memory <= 0 {
 		memory, swap = -1, -1
@@ -46,13 +46,13 @@ func resources(l api.Limits, v2 bool) *specs.LinuxResources {
 	if weight == 0 {
 		weight = 100
 	}
-	if v2 {
+	if host.CgroupV2 {
 		r.Unified = map[string]string{"cpu.weight": fmt.Sprint(weight)}
 	} else {
 		shares := max(weight*1024/100, 2) // v1's default is 1024
 		r.CPU.Shares = &shares
 	}
-	return r
+	return given(r, host)
 }
 
 // ulimits translates docker's names.
@@ -81,10 +81,10 @@ func limited(l api.Limits) bool {
 // initial leaves out of resources what a new cgroup has anyway: each limit is a
 // write to a file of its own.
 func initial(l api.Limits, host instance.Host) *specs.LinuxResources {
-	if host.Rootless() {
+	r := resources(l, host)
+	if r == nil {
 		return nil
 	}
-	r := resources(l, host.CgroupV2)
 	if l.Memory <= 0 {
 		r.Memory = nil
 	}

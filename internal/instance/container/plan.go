@@ -93,14 +93,13 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 
 // rootlessCannot says what an ordinary user's daemon has not to give.
 func rootlessCannot(p *instance.Prepared, host instance.Host) error {
-	switch {
-	case !host.Rootless():
-	case p.HostNet:
+	if host.Rootless() && p.HostNet {
 		return errors.New("an ordinary user's daemon has a network of its own and cannot share the host's; publish ports with -p")
-	case limited(p.Spec.Limits):
-		return errors.New("limits take cgroups, which an ordinary user's daemon has none of; leave them out, or use a daemon that runs as root")
 	}
-	return nil
+	if err := undelegated(p.Spec.Limits, host); err != nil {
+		return err
+	}
+	return liftable(p.Spec, p.Spec.Limits, host)
 }
 
 // mappings maps the ids of a container from 0 to the ranges.

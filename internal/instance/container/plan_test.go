@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	moby "github.com/moby/profiles/seccomp"
@@ -59,6 +60,12 @@ func TestPlanGolden(t *testing.T) {
 		{"system-v1", host, system},
 		{"system-v2", v2, system},
 		{"host-network", host, func(p *instance.Prepared) { p.HostNet = true }},
+		{"user", ordinary(false), func(*instance.Prepared) {}},
+		{"user-pids-v1", ordinary(false, "freezer", "pids"), func(p *instance.Prepared) { p.Spec.Limits.PIDs = 100 }},
+		{"user-system-v2", ordinary(true, "cpu", "freezer", "memory", "pids"), func(p *instance.Prepared) {
+			system(p)
+			p.Spec.Limits = api.Limits{CPUs: 1.5, Memory: 256 << 20}
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := sample()
@@ -86,6 +93,12 @@ func system(p *instance.Prepared) {
 	p.Spec.Init = api.InitSystem
 	p.Process = instance.Process{Args: []string{"/sbin/init"}, Env: []string{"container=berth"}, User: "0", WorkingDir: "/", TTY: true, StopSignal: 37}
 	p.Mounts = []instance.Mount{{Type: api.MountTmpfs, Target: "/run/lock", Size: 5 << 20, Mode: 0o1777}, {Type: api.MountTmpfs, Target: "/run", Size: 1 << 26, Mode: 0o755}}
+}
+
+// ordinary is the host of an ordinary user's daemon that may use some controllers.
+func ordinary(v2 bool, controllers ...string) instance.Host {
+	ids := []instance.IDRange{{First: 0, Size: 1}, {First: 1, Size: 1 << 16}}
+	return instance.Host{UserNamespaces: true, CgroupV2: v2, CgroupsHold: v2, UIDs: ids, GIDs: ids, Controllers: controllers}
 }
 
 func limits(p *instance.Prepared) {
@@ -186,5 +199,35 @@ func TestPlanRefuses(t *testing.T) {
 		if _, err := New(Config{}).Plan(p, c.host); !api.IsKind(err, c.kind) {
 			t.Errorf("%v; want kind %s", err, c.kind)
 		}
+	}
+}
+
+// TestPlanRefusesUndelegated has an ordinary user's daemon name the limit, the
+// controller and the way out, and no other limit be in the way of those that work.
+func TestPlanRefusesUndelegated(t *testing.T) {
+	all := map[string]api.Limits{
+		"memory": {Memory: 64 << 20}, "cpu": {CPUs: 1}, "cpuset": {CPUSet: "0"}, "pids": {PIDs: 10},
+	}
+	for _, host := range []instance.Host{
+		ordinary(true), ordinary(false), ordinary(true, "cpu", "freezer", "pids"), ordinary(false, "memory"), ordinary(true, "cpu", "cpuset", "freezer", "memory", "pids"),
+	} {
+		for controller, l := range all {
+			p := sample()
+			p.Spec.Limits = l
+			_, err := New(Config{}).Plan(p, host)
+			if host.Controls(controller) != (err == nil) {
+				t.Errorf("%s of %v: %v", controller, host.Controllers, err)
+			}
+			if err != nil && (!api.IsKind(err, api.Unsupported) || !strings.Contains(err.Error(), "controller "+controller+",") || strings.Contains(err.Error(), "\n")) {
+				t.Errorf("%s of %v: %v", controller, host.Controllers, err)
+			}
+		}
+	}
+	// What its init could lift is no limit.
+	p := sample()
+	system(p)
+	p.Spec.Limits = all["memory"]
+	if _, err := New(Config{}).Plan(p, ordinary(false, "memory")); !api.IsKind(err, api.Unsupported) {
+		t.Errorf("a machine with limits on cgroup v1: %v", err)
 	}
 }

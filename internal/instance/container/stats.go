@@ -14,6 +14,11 @@ import (
 
 // Stats measures the run's cgroups and interfaces.
 func (h *handle) Stats(context.Context) (api.Stats, error) {
+	if host := h.driver.cfg.Host; len(host.Controllers) == 0 {
+		if err := takes("stats", "memory", host); err != nil {
+			return api.Stats{}, h.unsupported("stats", err)
+		}
+	}
 	s, err := h.driver.runtime.Stats(h.p.ID)
 	if err != nil {
 		return api.Stats{}, h.fail("stats", err)

@@ -35,7 +35,7 @@ func bootable(s *specs.Spec, p *instance.Prepared, v2 bool) {
 	}
 	s.Annotations = map[string]string{oci.InitAnnotation: oci.InitSystem}
 	s.Process.NoNewPrivileges = false
-	if !v2 {
+	if !v2 || s.Linux.Resources == nil {
 		return // v1 cannot be delegated safely: Documentation/admin-guide/cgroup-v2.rst, "Delegation"
 	}
 	for i, m := range s.Mounts {
