@@ -118,10 +118,14 @@ func (u *User) Delegate(t testing.TB, controllers ...string) {
 		if controllers == nil {
 			controllers = []string{"memory", "cpu", "cpuset", "pids"}
 		}
-		top := root + u.Cgroup
-		dirs = []string{top, top + "/own"}
-		write(t, root+"/cgroup.subtree_control", "+"+strings.Join(controllers, " +"))
-		u.entrances = []string{top + "/own/cgroup.procs"}
+		top := root + u.Cgroup // root's, who hands these controllers on and no others
+		makeCgroup(t, top, 0)
+		for _, dir := range []string{root, top} {
+			write(t, dir+"/cgroup.subtree_control", "+"+strings.Join(controllers, " +"))
+		}
+		u.Cgroup += "/given"
+		dirs = []string{top + "/given", top + "/given/own"}
+		u.entrances = []string{top + "/given/own/cgroup.procs"}
 	} else {
 		if controllers == nil {
 			controllers = v1Controllers
@@ -133,19 +137,25 @@ func (u *User) Delegate(t testing.TB, controllers ...string) {
 		}
 	}
 	for _, dir := range dirs {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { Eventually(t, 10*time.Second, func() error { return os.Remove(dir) }) })
+		makeCgroup(t, dir, u.ID)
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // of v1 it has none
-			if above, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file)); err == nil && !strings.HasPrefix(dir, root+u.Cgroup) {
+			if above, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file)); err == nil && !unified() {
 				write(t, filepath.Join(dir, file), string(above))
 			}
 		}
-		for _, name := range []string{"", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "tasks"} {
-			if err := os.Chown(filepath.Join(dir, name), u.ID, u.ID); err != nil && !errors.Is(err, os.ErrNotExist) {
-				t.Fatal(err)
-			}
+	}
+}
+
+// makeCgroup makes a user's cgroup, which goes with the test.
+func makeCgroup(t testing.TB, dir string, id int) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Eventually(t, 10*time.Second, func() error { return os.Remove(dir) }) })
+	for _, name := range []string{"", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "tasks"} {
+		if err := os.Chown(filepath.Join(dir, name), id, id); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
 		}
 	}
 }
