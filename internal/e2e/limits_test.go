@@ -12,6 +12,7 @@ import (
 // seen there.
 var limitScenarios = []scenario{
 	{"memory", realOnly, containers, memoryLimit},
+	{"least memory", []place{local, user}, containers, leastMemory},
 	{"vm size", realOnly, vms, vmSize},
 	{"processes", realOnly, containers, processLimit},
 	{"files", realOnly, both, filesAndMounts},
@@ -25,6 +26,12 @@ func memoryLimit(t *testing.T, w *world, kind api.Kind) {
 	if out := w.logged(t, "box", "begin"); strings.Contains(out, "survived 0") {
 		t.Errorf("100 MB fit into 32 MiB: %s", out)
 	}
+}
+
+// leastMemory runs with the least that --memory takes, and says so below it.
+func leastMemory(t *testing.T, w *world, kind api.Kind) {
+	expect(t, "run", w.Try(t.Context(), run(kind, "--rm", "-m", "224k", "base", "true")...), 0, "")
+	refused(t, "run", w.Try(t.Context(), run(kind, "--rm", "-m", "220k", "base", "true")...), 125, "220KiB", "224KiB")
 }
 
 func vmSize(t *testing.T, w *world, kind api.Kind) {

@@ -23,8 +23,8 @@ const (
 	defaultPIDs        = 4096
 	defaultVMMemory    = 512 << 20
 	defaultVMDisk      = 10 << 30
-	minVMMemory        = 96 << 20 // the smallest in which a cloud kernel boots with its modules
-	minMemory          = 512 << 10
+	minVMMemory        = 96 << 20  // the smallest in which a cloud kernel boots with its modules
+	minMemory          = 224 << 10 // below 216 KiB the kernel kills true before it runs, without a reason to show
 	minDisk            = 16 << 20
 )
 
