@@ -22,6 +22,9 @@ GO       = go
 LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)
 BUILD    = $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 PROGRAMS = $(notdir $(wildcard cmd/*))
+# The guest agent of every other architecture that a VM can be of.
+FOREIGN  = $(filter-out $(shell $(GO) env GOARCH),amd64 arm64)
+AGENTS   = $(addprefix berth-agent-,$(FOREIGN))
 
 # Most tests need root: namespaces, mounts, cgroups.
 AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo -n env "PATH=$$PATH" "HOME=$$HOME" CGO_ENABLED=0)
@@ -32,6 +35,7 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo -n env "PATH=$$PATH" "HOME=$$HOM
 build: ## static binaries of every program, in bin/
 	@mkdir -p bin
 	$(BUILD) -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+	@for arch in $(FOREIGN); do GOARCH=$$arch $(BUILD) -o bin/berth-agent-$$arch ./cmd/berth-agent || exit; done
 
 docs: build ## man pages and shell completions, in dist/
 	@rm -rf dist && mkdir -p dist/man dist/completion
@@ -45,7 +49,7 @@ openapi: ## the REST API's OpenAPI document, in docs/openapi.json
 
 install: build docs ## install below $(DESTDIR)$(PREFIX): programs, man pages, completions, systemd units
 	install -d $(addprefix $(DESTDIR),$(bindir) $(mandir) $(unitdir) $(userunitdir) $(sysusersdir) $(bashdir) $(zshdir) $(fishdir))
-	install -m 755 $(addprefix bin/,$(PROGRAMS)) $(DESTDIR)$(bindir)
+	install -m 755 $(addprefix bin/,$(PROGRAMS) $(AGENTS)) $(DESTDIR)$(bindir)
 	install -m 644 dist/man/*.1 $(DESTDIR)$(mandir)
 	install -m 644 dist/completion/berth      $(DESTDIR)$(bashdir)/berth
 	install -m 644 dist/completion/_berth     $(DESTDIR)$(zshdir)/_berth
@@ -55,7 +59,7 @@ install: build docs ## install below $(DESTDIR)$(PREFIX): programs, man pages, c
 	sed 's|@bindir@|$(bindir)|' packaging/berthd-user.service > $(DESTDIR)$(userunitdir)/berthd.service
 
 uninstall: ## take back what install made; state below /var/lib/berth stays
-	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(PROGRAMS))
+	rm -f $(addprefix $(DESTDIR)$(bindir)/,$(PROGRAMS) $(AGENTS))
 	rm -f $(DESTDIR)$(mandir)/berth.1 $(DESTDIR)$(mandir)/berth-*.1
 	rm -f $(DESTDIR)$(bashdir)/berth $(DESTDIR)$(zshdir)/_berth $(DESTDIR)$(fishdir)/berth.fish
 	rm -f $(DESTDIR)$(sysusersdir)/berth.conf $(DESTDIR)$(unitdir)/berthd.service $(DESTDIR)$(userunitdir)/berthd.service

@@ -201,10 +201,10 @@ func fillStore(ctx context.Context, root string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
-	if _, err := images.Base(ctx, nil); err != nil {
+	if _, err := images.Base(ctx, "", nil); err != nil {
 		return err
 	}
-	_, err = images.BootstrapKernel(ctx, "cloud", nil)
+	_, err = images.BootstrapKernel(ctx, "cloud", "", nil)
 	return err
 }
 

@@ -20,6 +20,7 @@ type OperationRequest struct {
 // PullRequest fetches an image from a registry.
 type PullRequest struct {
 	Image    string `json:"image"`
+	Platform string `json:"platform,omitempty"` // as in linux/arm64; default the host's
 	Insecure bool   `json:"insecure,omitempty"` // plain HTTP, or a certificate nobody vouches for
 }
 
@@ -30,11 +31,14 @@ type BootstrapRequest struct {
 
 // KernelRequest makes a guest kernel from the distribution's packages.
 type KernelRequest struct {
-	Flavor string `json:"flavor"` // cloud or standard
+	Flavor   string `json:"flavor"`             // cloud or standard
+	Platform string `json:"platform,omitempty"` // as in linux/arm64; default the host's
 }
 
-// BaseRequest makes the tiny image "base" from the host's busybox.
-type BaseRequest struct{}
+// BaseRequest makes the tiny image "base" from busybox.
+type BaseRequest struct {
+	Platform string `json:"platform,omitempty"` // as in linux/arm64; default the host's
+}
 
 // ImportRequest reads an archive or OCI layout on the daemon's side.
 type ImportRequest struct {

@@ -73,7 +73,7 @@ func newBerth(t *testing.T) *testenv.Daemon {
 		t.Fatal(err)
 	}
 	defer images.Close()
-	base, err := images.Base(t.Context(), nil)
+	base, err := images.Base(t.Context(), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

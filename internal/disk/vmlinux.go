@@ -131,6 +131,20 @@ func elfSize(head []byte) (int64, error) {
 	return int64(shoff + shsize), nil
 }
 
+// CheckImage refuses what is no uncompressed arm64 Image, whose header has a magic
+// number (Documentation/arch/arm64/booting.rst of the kernel): QEMU starts no other.
+func CheckImage(kernel io.ReaderAt) error {
+	const at, magic = 56, "ARM\x64"
+	head := make([]byte, at+len(magic))
+	if _, err := kernel.ReadAt(head, 0); err != nil {
+		return fmt.Errorf("no arm64 Image: %w", noEOF(err))
+	}
+	if string(head[at:]) != magic {
+		return errors.New("no arm64 Image: its header's magic is missing")
+	}
+	return nil
+}
+
 // HasPVH reports whether the vmlinux has the Xen note that PVH loaders jump
 // through (XEN_ELFNOTE_PHYS32_ENTRY, xen/interface/elfnote.h). QEMU starts an
 // uncompressed kernel only by it.

@@ -154,6 +154,19 @@ func TestExtractVmlinuxRefuses(t *testing.T) {
 	}
 }
 
+func TestCheckImage(t *testing.T) {
+	image := make([]byte, 64)
+	copy(image[56:], "ARMd")
+	if err := CheckImage(bytes.NewReader(image)); err != nil {
+		t.Error(err)
+	}
+	for name, bad := range map[string][]byte{"cut": image[:58], "other": make([]byte, 64), "empty": nil} {
+		if err := CheckImage(bytes.NewReader(bad)); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
 func TestLZ4Match(t *testing.T) {
 	// "ab", then 10 bytes from 2 back, then "z": overlapping match.
 	got, err := appendLZ4(make([]byte, 0, 64), []byte{0x26, 'a', 'b', 2, 0, 0x10, 'z'})

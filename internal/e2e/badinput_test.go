@@ -77,7 +77,7 @@ func names(t *testing.T, w *world, _ api.Kind) {
 	refused(t, "bad name", w.Try(t.Context(), run(api.Container, "--name", "a b", "base")...), 125, "a b")
 	for _, command := range [][]string{
 		{"start"}, {"stop"}, {"kill"}, {"restart"}, {"pause"}, {"unpause"}, {"logs"}, {"inspect"}, {"wait"},
-		{"top"}, {"rm"}, {"stats", "--no-stream"}, {"update", "--cpus", "1"},
+		{"top"}, {"rm"}, {"stats", "--no-stream"}, {"update", "--cpus", "1"}, {"explain"},
 	} {
 		refused(t, command[0], w.Try(t.Context(), append(command, "nobody")...), 1, "nobody")
 	}

@@ -21,6 +21,9 @@ func hardware(t *testing.T, w *world, kind api.Kind) {
 	w.start(t, kind, "machine", "--virt", "hardware", "base", "sh", "-c", "grep -c -w hypervisor /proc/cpuinfo; sleep 600")
 	w.logged(t, "machine", "1")
 	w.becomes(t, "machine", ".Status.Virtualization", "hardware")
+	if said := w.Berth(t, "explain", "machine"); !strings.Contains(said, "a probe guest ran in KVM") || !strings.Contains(said, "hardware  chosen") || !strings.Contains(said, "full      possible") {
+		t.Errorf("explain says of hardware virtualization:\n%s", said)
+	}
 	if info := w.Berth(t, "info", "--format", "{{.Hardware}}"); !strings.Contains(info, "KVM") {
 		t.Errorf("info says of hardware virtualization: %q", info)
 	}
@@ -81,7 +84,7 @@ func TestRack(t *testing.T) {
 	testenv.Check(t)
 	files := map[string]string{machineTar: testenv.MachineArchive(t, "systemd-sysv")}
 	names := map[string]string{}
-	for name, file := range archives(t, true) {
+	for name, file := range archives(t, kernel{"cloud", ""}) {
 		files[filepath.Base(file)] = file
 		names[name] = "/opt/berth/" + filepath.Base(file)
 	}

@@ -19,7 +19,7 @@ func TestRackUser(t *testing.T) {
 	}
 	testenv.Check(t)
 	files := map[string]string{"berthd-user.service": filepath.Join(testenv.Repository(t), "packaging/berthd-user.service")}
-	for _, file := range archives(t, false) {
+	for _, file := range archives(t) {
 		files["base.tar"] = file
 	}
 	machine := testenv.NewUserHost(t, testenv.NewSystemdRack(t, 1, files).Hosts[0])

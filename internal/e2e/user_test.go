@@ -29,7 +29,7 @@ func TestUser(t *testing.T) {
 	machine := testenv.NewUserLocal(t)
 	machine.User.Delegate(t)
 	w := &world{Daemon: testenv.NewDaemon(t, machine), place: user}
-	for name, file := range archives(t, false) {
+	for name, file := range archives(t) {
 		own := filepath.Join(machine.User.Home, "image.tar")
 		share(t, file, own)
 		w.Berth(t, "image", "import", own, name)

@@ -60,7 +60,7 @@ var nested = map[string]bool{"streams and exit code": true, "hardware virtualiza
 // scenarios is the whole behavior, in the order of a user's first day.
 func scenarios() []scenario {
 	return slices.Concat(processScenarios, lifeScenarios, badInputScenarios, limitScenarios, storageScenarios,
-		networkScenarios, policyScenarios, systemScenarios, survivalScenarios, rackScenarios)
+		networkScenarios, policyScenarios, systemScenarios, survivalScenarios, classScenarios, rackScenarios)
 }
 
 // play runs every scenario of the world's place.
@@ -194,10 +194,13 @@ func refused(t *testing.T, what string, r testenv.Result, exit int, words ...str
 	}
 }
 
-// archives makes the tiny image and a guest kernel with the code under test,
-// and returns an archive of each by name: daemons in a network namespace and
-// hosts of a rack reach no mirror.
-func archives(t *testing.T, kernel bool) map[string]string {
+// kernel is a guest kernel that archives makes.
+type kernel struct{ flavor, arch string }
+
+// archives makes the tiny image and guest kernels with the code under test, of
+// another architecture with its tiny image, and returns an archive of each by name:
+// daemons in a network namespace and hosts of a rack reach no mirror.
+func archives(t *testing.T, kernels ...kernel) map[string]string {
 	t.Helper()
 	dir := testenv.Dir(t)
 	images, err := image.Open(filepath.Join(dir, "store"), image.Options{})
@@ -205,21 +208,28 @@ func archives(t *testing.T, kernel bool) map[string]string {
 		t.Fatal(err)
 	}
 	defer images.Close()
-	base, err := images.Base(t.Context(), nil)
+	base, err := images.Base(t.Context(), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	names := []string{base}
-	if kernel {
-		name, err := images.BootstrapKernel(t.Context(), "cloud", nil)
+	for _, k := range kernels {
+		name, err := images.BootstrapKernel(t.Context(), k.flavor, k.arch, nil)
 		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
+		if k.arch == "" {
+			continue
+		}
+		if name, err = images.Base(t.Context(), k.arch, nil); err != nil {
 			t.Fatal(err)
 		}
 		names = append(names, name)
 	}
 	files := map[string]string{}
 	for _, name := range names {
-		files[name] = filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+".tar")
+		files[name] = filepath.Join(dir, strings.NewReplacer("/", "-", ":", "-").Replace(name)+".tar")
 		f, err := os.Create(files[name])
 		if err != nil {
 			t.Fatal(err)
@@ -236,7 +246,8 @@ func TestLocal(t *testing.T) {
 		t.Skip("boots VMs")
 	}
 	testenv.Check(t)
-	files := archives(t, true)
+	files := archives(t, kernel{"cloud", ""}, kernel{"standard", ""}, kernel{"cloud", "arm64"})
+	testenv.ForeignAgent(t, "arm64")
 	w := &world{Daemon: testenv.NewDaemon(t, testenv.NewLocal(t)), place: local}
 	for name, file := range files {
 		w.Berth(t, "image", "import", file, name)

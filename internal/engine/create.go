@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/storage"
 	"github.com/berthcloud/berth/internal/store"
@@ -66,11 +68,14 @@ func (e *Engine) create(ctx context.Context, spec api.Spec, state api.State) (_ 
 	if err != nil {
 		return nil, err
 	}
+	if err := e.checkPlatform(spec, img); err != nil {
+		return nil, api.E("create", "", spec.Name, err)
+	}
 	e.images.Hold(id, img.Digest)
 	u.Add(func(context.Context) error { e.images.Release(id); return nil })
 
 	spec.Mounts = nameVolumes(spec, img.Config, id)
-	rec := record{Config: img.Config}
+	rec := record{Config: img.Config, Arch: img.Arch}
 	rec.ID, rec.Name, rec.Created, rec.Spec, rec.Digest = id, spec.Name, time.Now().UTC(), spec, img.Digest
 	rec.Revision = 1
 	rec.Status.State = state
@@ -104,6 +109,20 @@ func (e *Engine) create(ctx context.Context, spec api.Spec, state api.State) (_ 
 	return en, nil
 }
 
+// checkPlatform refuses an image that is not for the platform that was asked for,
+// or that only a VM can run.
+func (e *Engine) checkPlatform(spec api.Spec, img image.Image) error {
+	if spec.Platform != "" {
+		if want := image.Arch(spec.Platform); want != img.Arch {
+			return api.E("", api.NotFound, spec.Image, fmt.Errorf("it is here for linux/%s and not for linux/%s; get that with berth pull --platform linux/%s", img.Arch, want, want))
+		}
+	}
+	if spec.Kind == api.Container && img.Arch != e.host.Arch {
+		return api.E("", api.Unsupported, spec.Image, fmt.Errorf("it is for %s, and a container runs on the host's processor, which is %s; make it a VM with --vm", img.Arch, e.host.Arch))
+	}
+	return nil
+}
+
 // planned has the driver plan the instance as far as it is known, so that what
 // cannot work is refused at creation and not at the first start.
 func (e *Engine) planned(ctx context.Context, d instance.Driver, rec record, layers []storage.Layer) error {
@@ -128,7 +147,7 @@ func (e *Engine) outline(rec record, layers []storage.Layer) (*instance.Prepared
 		return nil, err
 	}
 	return &instance.Prepared{
-		ID: rec.ID, Spec: rec.Spec, Process: proc, Rootfs: e.rootfs(rec, layers), Hostname: rec.Spec.Hostname, Users: rec.Users,
+		ID: rec.ID, Spec: rec.Spec, Arch: rec.Arch, Process: proc, Rootfs: e.rootfs(rec, layers), Hostname: rec.Spec.Hostname, Users: rec.Users,
 		Dir: e.dir(rec.ID), RunDir: e.runDir(rec.ID), LogPath: e.logPath(rec.ID), Cgroup: e.cgroup(rec.ID),
 		HostNet: rec.Spec.Network.Name == api.NetworkHost,
 	}, nil

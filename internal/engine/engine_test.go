@@ -46,7 +46,7 @@ func newWorld(t *testing.T) *world {
 		}
 		w.close(t)
 	})
-	if _, err := w.images.Base(t.Context(), nil); err != nil {
+	if _, err := w.images.Base(t.Context(), "", nil); err != nil {
 		t.Fatal(err)
 	}
 	return w

@@ -28,6 +28,7 @@ type entry struct {
 type record struct {
 	api.Instance
 	Config     api.ImageConfig  `json:"config"`              // of the image, as it was at creation
+	Arch       string           `json:"arch,omitempty"`      // of the image; "" for the host's
 	Users      instance.IDRange `json:"users"`               // 0 for none
 	MAC        string           `json:"mac"`                 // stays the same over restarts
 	FailedRuns int              `json:"failed_runs"`         // in a row, for the back-off of restarts

@@ -20,17 +20,18 @@ func (e *Engine) StartBootstrap(_ context.Context, name string) (api.Operation, 
 }
 
 // StartKernel begins to make a guest kernel of the given flavor, cloud or
-// standard, from the distribution's packages.
-func (e *Engine) StartKernel(_ context.Context, flavor string) (api.Operation, error) {
+// standard, from the distribution's packages, for a platform ("" for the host's).
+func (e *Engine) StartKernel(_ context.Context, flavor, platform string) (api.Operation, error) {
 	return e.begin("kernel", flavor, func(ctx context.Context, report func(api.Progress)) (string, error) {
-		return e.images.BootstrapKernel(ctx, flavor, report)
+		return e.images.BootstrapKernel(ctx, flavor, image.Arch(platform), report)
 	})
 }
 
-// StartBase begins to make the tiny image named base.
-func (e *Engine) StartBase(context.Context) (api.Operation, error) {
+// StartBase begins to make the tiny image named base, for a platform ("" for the
+// host's).
+func (e *Engine) StartBase(_ context.Context, platform string) (api.Operation, error) {
 	return e.begin("bootstrap", "base", func(ctx context.Context, report func(api.Progress)) (string, error) {
-		return e.images.Base(ctx, report)
+		return e.images.Base(ctx, image.Arch(platform), report)
 	})
 }
 

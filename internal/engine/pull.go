@@ -10,13 +10,14 @@ import (
 // PullOptions say what to pull.
 type PullOptions struct {
 	Ref      string
-	Insecure bool // allow plain HTTP and unknown certificates
+	Platform string // as in linux/arm64; "" for the host's
+	Insecure bool   // allow plain HTTP and unknown certificates
 }
 
 // StartPull begins to fetch an image from its registry, with the credentials
 // that the docker client's configuration on this host has for it.
 func (e *Engine) StartPull(_ context.Context, o PullOptions) (api.Operation, error) {
 	return e.begin("pull", o.Ref, func(ctx context.Context, report func(api.Progress)) (string, error) {
-		return e.images.Pull(ctx, o.Ref, image.PullOptions{Insecure: o.Insecure, Progress: report})
+		return e.images.Pull(ctx, o.Ref, image.PullOptions{Platform: o.Platform, Insecure: o.Insecure, Progress: report})
 	})
 }

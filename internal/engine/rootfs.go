@@ -14,16 +14,21 @@ import (
 
 // kernelName names the guest kernel of a VM: its own wish, else Debian's cloud
 // kernel, or where a device is emulated the standard one, which has more drivers.
-func kernelName(vm api.VMSpec) string {
+// That of another architecture than the host's has it as its tag.
+func kernelName(vm api.VMSpec, arch, hostArch string) string {
 	emulated := vm.Virtualization == api.VirtFull ||
 		vm.DiskBus != "" && vm.DiskBus != api.DiskVirtio || vm.NICModel != "" && vm.NICModel != api.NICVirtio
+	name := "kernel/debian-cloud"
 	switch {
 	case vm.Kernel != "":
 		return vm.Kernel
 	case emulated:
-		return "kernel/debian-standard"
+		name = "kernel/debian-standard"
 	}
-	return "kernel/debian-cloud"
+	if arch != "" && arch != hostArch {
+		name += ":" + arch
+	}
+	return name
 }
 
 // layersOf returns the layers of an image, bottom first.
@@ -90,7 +95,7 @@ func (e *Engine) releaseRootfs(p *instance.Prepared) { e.storage.Release(p.ID) }
 
 // prepareKernel finds the guest kernel of a VM.
 func (e *Engine) prepareKernel(ctx context.Context, rec record, p *instance.Prepared) error {
-	name := kernelName(rec.Spec.VM)
+	name := kernelName(rec.Spec.VM, rec.Arch, e.host.Arch)
 	k, err := e.images.Kernel(ctx, name)
 	if api.IsKind(err, api.NotFound) {
 		return errNoKernel(name, err)
@@ -98,6 +103,6 @@ func (e *Engine) prepareKernel(ctx context.Context, rec record, p *instance.Prep
 	if err != nil {
 		return err
 	}
-	p.Kernel = instance.Kernel{Name: k.Name, Release: k.Release, Vmlinux: k.Vmlinux, Modules: k.Modules, Config: k.Config}
+	p.Kernel = instance.Kernel{Name: k.Name, Arch: k.Arch, Release: k.Release, Vmlinux: k.Vmlinux, Modules: k.Modules, Config: k.Config}
 	return nil
 }

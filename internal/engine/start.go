@@ -207,6 +207,13 @@ func hosts(p *instance.Prepared, extra []string) []instance.HostsEntry {
 
 // errNoKernel is the way out for a VM without a guest kernel.
 func errNoKernel(name string, cause error) error {
-	_, flavor, _ := strings.Cut(name, "kernel/debian-")
-	return api.E("", api.NotFound, name, fmt.Errorf("there is no such guest kernel; make it with '%s': %w", strings.TrimSpace("berth kernel bootstrap "+flavor), cause))
+	way := "berth kernel bootstrap"
+	if made, ok := strings.CutPrefix(name, "kernel/debian-"); ok {
+		flavor, arch, _ := strings.Cut(made, ":")
+		if arch != "" {
+			way += " --platform linux/" + arch
+		}
+		way += " " + flavor
+	}
+	return api.E("", api.NotFound, name, fmt.Errorf("there is no such guest kernel; make it with '%s': %w", way, cause))
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -23,36 +24,101 @@ const BaseName = "base"
 // busyboxPath is where package busybox-static puts its one file.
 const busyboxPath = "/bin/busybox"
 
-// Base makes the image "base" from the host's busybox-static: a shell and the
-// usual commands in two megabytes, for first steps and tests. The same busybox
-// makes the same image, bit by bit. It returns the name.
-func (s *Store) Base(ctx context.Context, progress Progress) (string, error) {
+// Base makes the image "base" from busybox-static: a shell and the usual commands
+// in two megabytes, for first steps and tests. The same busybox makes the same
+// image, bit by bit. For another architecture than the host's ("") its package is
+// downloaded, and the architecture is the image's tag. It returns the name.
+func (s *Store) Base(ctx context.Context, arch string, progress Progress) (string, error) {
 	const op = "make image"
-	busybox, err := os.ReadFile(busyboxPath)
-	if err != nil {
-		return "", api.E(op, api.NotFound, BaseName, fmt.Errorf("%s is missing; install the package busybox-static", busyboxPath))
-	}
-	info, err := os.Stat(busyboxPath)
+	name, err := taggedFor(BaseName, arch)
 	if err != nil {
 		return "", api.E(op, "", BaseName, err)
+	}
+	name = strings.TrimSuffix(name, ":latest")
+	busybox, applets, err := hostBusybox(ctx)
+	if err == nil && name != BaseName {
+		busybox, err = s.foreignBusybox(ctx, arch, progress)
+		applets = slices.DeleteFunc(applets, func(name string) bool { return !busybox.has(path.Base(name)) })
+	}
+	if err != nil {
+		return "", api.E(op, "", name, err)
+	}
+	archive, err := baseArchive(busybox.program, applets, busybox.built)
+	if err != nil {
+		return "", api.E(op, "", name, err)
+	}
+	_, err = s.importArchive(ctx, bytes.NewReader(archive), ImportOptions{
+		Name: name, Arch: arch, Created: busybox.built, Progress: progress,
+		Config: api.ImageConfig{Command: []string{"sh"}},
+	}, false)
+	return name, api.E(op, "", name, err)
+}
+
+// busybox is a static busybox.
+type busybox struct {
+	program []byte
+	built   time.Time
+}
+
+// has reports whether the program has a command: its names stand in a row, each
+// ended by a NUL.
+func (b busybox) has(command string) bool {
+	return bytes.Contains(b.program, []byte("\x00"+command+"\x00"))
+}
+
+// hostBusybox reads the host's own, and lists the commands it is.
+func hostBusybox(ctx context.Context) (b busybox, applets []string, err error) {
+	if b, err = readBusybox(busyboxPath); err != nil {
+		return b, nil, api.E("", api.NotFound, "", fmt.Errorf("%s is missing; install the package busybox-static", busyboxPath))
 	}
 	list, err := exec.CommandContext(ctx, busyboxPath, "--list-full").Output()
 	if err != nil {
-		return "", api.E(op, "", BaseName, fmt.Errorf("list the commands of busybox: %w", err))
+		return b, nil, fmt.Errorf("list the commands of busybox: %w", err)
 	}
-	applets := strings.Fields(string(list))
-	if len(applets) == 0 || !slices.Contains(applets, "bin/sh") {
-		return "", api.E(op, api.Unsupported, BaseName, errors.New("this busybox has no shell; install the package busybox-static"))
+	applets = strings.Fields(string(list))
+	if !slices.Contains(applets, "bin/sh") {
+		return b, nil, api.E("", api.Unsupported, "", errors.New("this busybox has no shell; install the package busybox-static"))
 	}
-	archive, err := baseArchive(busybox, applets, info.ModTime().Truncate(time.Second))
+	return b, applets, nil
+}
+
+func readBusybox(path string) (b busybox, err error) {
+	if b.program, err = os.ReadFile(path); err != nil {
+		return b, err
+	}
+	info, err := os.Stat(path)
 	if err != nil {
-		return "", api.E(op, "", BaseName, err)
+		return b, err
 	}
-	_, err = s.importArchive(ctx, bytes.NewReader(archive), ImportOptions{
-		Name: BaseName, Created: info.ModTime().Truncate(time.Second), Progress: progress,
-		Config: api.ImageConfig{Command: []string{"sh"}},
-	}, false)
-	return BaseName, api.E(op, "", BaseName, err)
+	b.built = info.ModTime().Truncate(time.Second)
+	return b, nil
+}
+
+// foreignBusybox downloads the busybox of another architecture. What commands it
+// has, it could only say to its own processor.
+func (s *Store) foreignBusybox(ctx context.Context, arch string, progress Progress) (busybox, error) {
+	dir, err := os.MkdirTemp(filepath.Join(s.root, "tmp"), "busybox-")
+	if err != nil {
+		return busybox{}, err
+	}
+	defer os.RemoveAll(dir)
+	apt, err := newAPT(ctx, dir, arch, progress)
+	if err != nil {
+		return busybox{}, err
+	}
+	deb, err := apt.download(ctx, "busybox-static", progress)
+	if err != nil {
+		return busybox{}, err
+	}
+	if _, err := newCommand(ctx, progress, dir, "dpkg-deb", "-x", deb, "root").output(ctx, 1<<20); err != nil {
+		return busybox{}, err
+	}
+	for _, place := range []string{"bin/busybox", "usr/bin/busybox"} { // Debian 13 and later
+		if b, err := readBusybox(filepath.Join(dir, "root", place)); err == nil {
+			return b, nil
+		}
+	}
+	return busybox{}, api.E("", api.Corrupt, filepath.Base(deb), errors.New("the package has no busybox"))
 }
 
 // baseFiles are the files of the base image beside busybox.

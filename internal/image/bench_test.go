@@ -119,7 +119,7 @@ func BenchmarkImport(b *testing.B) {
 // BenchmarkResolve measures what every start of an instance pays.
 func BenchmarkResolve(b *testing.B) {
 	s := open(b)
-	if _, err := s.Base(b.Context(), nil); err != nil {
+	if _, err := s.Base(b.Context(), "", nil); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -362,7 +363,7 @@ func (s *Store) copyLayout(ctx context.Context, l *layout, target ocispec.Descri
 		if err != nil {
 			return err
 		}
-		if target, err = choose(index); err != nil {
+		if target, err = choose(index, platforms.Default(), platforms.DefaultString()); err != nil {
 			return err
 		}
 	}

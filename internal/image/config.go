@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -163,6 +165,15 @@ func (d *document) platform() string {
 		parts = append(parts, d.Variant)
 	}
 	return strings.Join(parts, "/")
+}
+
+// arch is the architecture as GOARCH. A config without one is of an image that
+// was made for whoever runs it.
+func (d *document) arch() string {
+	if d.Architecture == "" {
+		return runtime.GOARCH
+	}
+	return platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: d.Architecture, Variant: d.Variant}).Architecture
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/platforms"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/berthcloud/berth/api"
@@ -29,7 +30,7 @@ func FuzzDocuments(f *testing.F) {
 		}
 		_, _ = parseManifest(b)
 		if index, err := parseIndex(b); err == nil {
-			_, _ = choose(index)
+			_, _ = choose(index, platforms.Default(), platforms.DefaultString())
 		}
 		_, _ = layoutImages([]byte(`{"imageLayoutVersion":"1.0.0"}`), b)
 	})

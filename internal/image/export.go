@@ -22,6 +22,6 @@ func (s *Store) Export(ctx context.Context, name string, w io.Writer) error {
 	if err != nil {
 		return api.E("export image", "", Familiar(rec.Name), err)
 	}
-	err = archive.Export(ctx, s.content, w, archive.WithManifest(desc, rec.Name), archive.WithPlatform(platforms.Default()))
+	err = archive.Export(ctx, s.content, w, archive.WithManifest(desc, rec.Name), archive.WithPlatform(platforms.All))
 	return api.E("export image", "", Familiar(rec.Name), err)
 }

@@ -100,7 +100,7 @@ func TestImportRootfs(t *testing.T) {
 
 func TestBase(t *testing.T) {
 	s := open(t)
-	if _, err := s.Base(t.Context(), nil); err != nil {
+	if _, err := s.Base(t.Context(), "", nil); err != nil {
 		t.Fatal(err)
 	}
 	img, err := s.Resolve(t.Context(), "base")
@@ -118,7 +118,7 @@ func TestBase(t *testing.T) {
 	}
 	// Another store makes the same image, bit by bit.
 	other := open(t)
-	if _, err := other.Base(t.Context(), nil); err != nil {
+	if _, err := other.Base(t.Context(), "", nil); err != nil {
 		t.Fatal(err)
 	}
 	again, err := other.Resolve(t.Context(), "base")

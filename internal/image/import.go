@@ -32,6 +32,9 @@ type ImportOptions struct {
 	// Config is for the archive of a root filesystem, which has none. Its
 	// command defaults to /bin/sh.
 	Config api.ImageConfig
+	// Arch is for a root filesystem: its architecture, as GOARCH. Empty means the
+	// host's.
+	Arch string
 	// Created is for a root filesystem. Zero means now.
 	Created  time.Time
 	Progress Progress
@@ -270,6 +273,10 @@ func imageConfig(opt ImportOptions, diffID digest.Digest) ocispec.Image {
 		created = time.Now()
 	}
 	created = created.UTC()
+	arch := opt.Arch
+	if arch == "" {
+		arch = runtime.GOARCH
+	}
 	c := opt.Config
 	if len(c.Entrypoint) == 0 && len(c.Command) == 0 {
 		c.Command = []string{"/bin/sh"}
@@ -279,7 +286,7 @@ func imageConfig(opt ImportOptions, diffID digest.Digest) ocispec.Image {
 	}
 	img := ocispec.Image{
 		Created:  &created,
-		Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH},
+		Platform: ocispec.Platform{OS: "linux", Architecture: arch},
 		Config: ocispec.ImageConfig{
 			User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Command,
 			WorkingDir: c.WorkingDir, Labels: c.Labels, StopSignal: c.StopSignal,

@@ -22,8 +22,9 @@ import (
 	"github.com/berthcloud/berth/internal/disk"
 )
 
-// A kernel image is an OCI artifact with three blobs: the uncompressed kernel,
-// the tree of its modules, and its configuration.
+// A kernel image is an OCI artifact with three blobs: the uncompressed kernel (of
+// arm64 the Image, which is so already), the tree of its modules, and its
+// configuration.
 const (
 	kernelArtifact = "application/vnd.berth.kernel.v1"
 	vmlinuxType    = "application/vnd.berth.kernel.vmlinux.v1"
@@ -31,29 +32,33 @@ const (
 	configType     = "application/vnd.berth.kernel.config.v1"
 
 	releaseAnnotation = "cloud.berth.kernel.release"
+	archAnnotation    = "cloud.berth.kernel.architecture"
 )
 
 // Kernel is a guest kernel, extracted for use.
 type Kernel struct {
 	Name    string // as in kernel/debian-cloud:latest
 	Digest  string // of the manifest
+	Arch    string // as GOARCH
 	Release string // as uname -r says it
-	Vmlinux string // path of the uncompressed ELF kernel, which has a PVH entry
+	Vmlinux string // path of the uncompressed kernel: of amd64 ELF with a PVH entry
 	Modules string // path of the directory lib/modules/RELEASE
 	Config  string // path of the kernel's configuration
 }
 
-// flavors are the kernels of Debian, by the names that BootstrapKernel knows.
+// flavors are the kernels of Debian: their packages without the architecture, and
+// what they are called here.
 var flavors = map[string]struct{ pkg, name string }{
-	"cloud":    {"linux-image-cloud-" + runtime.GOARCH, "kernel/debian-cloud:latest"},
-	"standard": {"linux-image-" + runtime.GOARCH, "kernel/debian-standard:latest"},
+	"cloud":    {"linux-image-cloud-", "kernel/debian-cloud"},
+	"standard": {"linux-image-", "kernel/debian-standard"},
 }
 
 // BootstrapKernel makes a kernel image from Debian's kernel package of a
-// flavor: cloud (small, for virtual devices) or standard (all drivers). The
-// package is downloaded from where the host's apt gets its packages, and is not
-// installed. It returns the image's name.
-func (s *Store) BootstrapKernel(ctx context.Context, flavor string, progress Progress) (string, error) {
+// flavor: cloud (small, for virtual devices) or standard (all drivers), for an
+// architecture ("" for the host's). The package is downloaded from where the host's
+// apt gets its packages, and is not installed. It returns the image's name, which
+// has another architecture than the host's as its tag.
+func (s *Store) BootstrapKernel(ctx context.Context, flavor, arch string, progress Progress) (string, error) {
 	const op = "make kernel"
 	if flavor == "" {
 		flavor = "cloud"
@@ -61,6 +66,13 @@ func (s *Store) BootstrapKernel(ctx context.Context, flavor string, progress Pro
 	f, ok := flavors[flavor]
 	if !ok {
 		return "", api.E(op, api.Invalid, flavor, errors.New("no such flavor; there are cloud and standard"))
+	}
+	name, err := taggedFor(f.name, arch)
+	if err != nil {
+		return "", api.E(op, "", flavor, err)
+	}
+	if arch == "" {
+		arch = runtime.GOARCH
 	}
 	ctx, done, err := s.work(ctx)
 	if err != nil {
@@ -72,42 +84,36 @@ func (s *Store) BootstrapKernel(ctx context.Context, flavor string, progress Pro
 		return "", api.E(op, "", flavor, err)
 	}
 	defer os.RemoveAll(dir)
-	deb, err := downloadKernel(ctx, dir, f.pkg, progress)
+	deb, err := downloadKernel(ctx, dir, f.pkg+arch, arch, progress)
 	if err != nil {
 		return "", api.E(op, "", flavor, err)
 	}
-	return f.name, api.E(op, "", flavor, diskFull(s.importKernel(ctx, deb, f.name, progress)))
+	return name, api.E(op, "", flavor, diskFull(s.importKernel(ctx, deb, name, arch, progress)))
 }
 
 var kernelPackage = regexp.MustCompile(`(?m)^\s*(?:Pre)?Depends: (linux-image-\S+)$`)
 
 // downloadKernel downloads the package that the metapackage meta stands for at
 // present, and returns its path.
-func downloadKernel(ctx context.Context, dir, meta string, progress Progress) (string, error) {
-	out, err := newCommand(ctx, nil, dir, "apt-cache", "depends", meta).output(ctx, 1<<20)
-	if err != nil && api.KindOf(err) != api.Unavailable {
+func downloadKernel(ctx context.Context, dir, meta, arch string, progress Progress) (string, error) {
+	apt, err := newAPT(ctx, dir, arch, progress)
+	if err != nil {
+		return "", err
+	}
+	out, err := apt.depends(ctx, meta)
+	if err != nil {
 		return "", err
 	}
 	m := kernelPackage.FindStringSubmatch(out)
 	if m == nil {
 		return "", api.E("", api.NotFound, meta, errors.New("apt knows no such package; run apt-get update, or add Debian's sources to apt"))
 	}
-	// Not as user _apt, who may not enter dir.
-	get := newCommand(ctx, progress, dir, "apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", m[1])
-	get.Stdout = get.Stderr
-	if err := get.explain(ctx, get.Run()); err != nil {
-		return "", err
-	}
-	debs, err := filepath.Glob(filepath.Join(dir, "linux-image-*.deb"))
-	if err != nil || len(debs) != 1 {
-		return "", api.E("", api.NotFound, m[1], fmt.Errorf("apt-get download made %d files, not one", len(debs)))
-	}
-	return debs[0], nil
+	return apt.download(ctx, m[1], progress)
 }
 
 // importKernel stores the content of a kernel package.
-func (s *Store) importKernel(ctx context.Context, deb, name string, progress Progress) error {
-	k := &kernelReader{s: s, ctx: ctx}
+func (s *Store) importKernel(ctx context.Context, deb, name, arch string, progress Progress) error {
+	k := &kernelReader{s: s, ctx: ctx, arch: arch}
 	defer k.close()
 	unpack := newCommand(ctx, progress, "", "dpkg-deb", "--fsys-tarfile", deb)
 	progress.report(filepath.Base(deb), StageConverting, 0, 0)
@@ -133,6 +139,7 @@ func (s *Store) importKernel(ctx context.Context, deb, name string, progress Pro
 type kernelReader struct {
 	s       *Store
 	ctx     context.Context
+	arch    string
 	release string
 	config  []byte
 	vmlinux ocispec.Descriptor
@@ -212,6 +219,12 @@ func (k *kernelReader) storeVmlinux(r io.Reader) (ocispec.Descriptor, error) {
 	if _, err := io.Copy(packed, r); err != nil {
 		return fail(err)
 	}
+	if k.arch != "amd64" {
+		if err := disk.CheckImage(packed); err != nil {
+			return fail(api.E("", api.Corrupt, "", fmt.Errorf("the package's kernel: %w", err)))
+		}
+		return k.s.writeBlob(k.ctx, io.NewSectionReader(packed, 0, maxKernelFile), vmlinuxType, nil)
+	}
 	f, err := k.s.temp("vmlinux-*")
 	if err != nil {
 		return fail(err)
@@ -250,7 +263,7 @@ func (k *kernelReader) manifest() (m ocispec.Manifest, err error) {
 	return ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		ArtifactType: kernelArtifact, Config: empty, Layers: []ocispec.Descriptor{k.vmlinux, modules, config},
-		Annotations: map[string]string{releaseAnnotation: k.release},
+		Annotations: map[string]string{releaseAnnotation: k.release, archAnnotation: k.arch},
 	}, nil
 }
 
@@ -280,8 +293,11 @@ func (s *Store) Kernel(ctx context.Context, name string) (Kernel, error) {
 	}
 	dir := filepath.Join(s.root, "kernels", desc.Digest.Encoded()[:32])
 	k := Kernel{
-		Name: Familiar(rec.Name), Digest: desc.Digest.String(), Release: release,
+		Name: Familiar(rec.Name), Digest: desc.Digest.String(), Release: release, Arch: m.Annotations[archAnnotation],
 		Vmlinux: filepath.Join(dir, "vmlinux"), Modules: filepath.Join(dir, "lib", "modules", release), Config: filepath.Join(dir, "config"),
+	}
+	if k.Arch == "" {
+		k.Arch = runtime.GOARCH // made before there were others
 	}
 	if k.complete(m) {
 		return k, nil

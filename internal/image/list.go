@@ -64,6 +64,9 @@ func (s *Store) describe(ctx context.Context, rec images.Image, full bool) (api.
 	img.Size = m.Config.Size
 	if m.ArtifactType == kernelArtifact {
 		img.Type = TypeKernel
+		if arch := m.Annotations[archAnnotation]; architectures[arch] {
+			img.Platform = "linux/" + arch
+		}
 		for _, l := range m.Layers {
 			img.Size += l.Size
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
@@ -25,6 +26,10 @@ import (
 
 // PullOptions say how to pull an image.
 type PullOptions struct {
+	// Platform is which one of the image to pull, as in linux/arm64. Empty means the
+	// host's. An image that is pulled for a named platform has no other here: its
+	// name means that one until the next pull.
+	Platform string
 	// Insecure allows plain http and unknown certificates for this registry.
 	Insecure bool
 	// Username and Secret are for the registry of this image. If both are
@@ -37,8 +42,7 @@ type PullOptions struct {
 // pullStreams is how many blobs are downloaded at a time.
 const pullStreams = 4
 
-// Pull gets an image, for this host's platform, from the registry in its name,
-// and returns the name in the short form. What an interrupted pull has fetched
+// Pull gets an image, for one platform, from the registry in its name, and returns the name in the short form. What an interrupted pull has fetched
 // is used by the next for a day.
 func (s *Store) Pull(ctx context.Context, name string, opt PullOptions) (string, error) {
 	full, err := fullName(name)
@@ -49,7 +53,15 @@ func (s *Store) Pull(ctx context.Context, name string, opt PullOptions) (string,
 	if err != nil {
 		return "", api.E("pull", "", Familiar(full), err)
 	}
-	p := &puller{s: s, progress: opt.Progress, insecure: opt.Insecure}
+	p := &puller{s: s, progress: opt.Progress, insecure: opt.Insecure, match: platforms.Default(), platform: platforms.DefaultString(), named: opt.Platform != ""}
+	if p.named {
+		platform, err := platforms.Parse(opt.Platform)
+		if err != nil {
+			done()
+			return "", api.E("pull", api.Invalid, Familiar(full), fmt.Errorf("platform %q: write one as in linux/arm64", opt.Platform))
+		}
+		p.match, p.platform = platforms.OnlyStrict(platform), platforms.Format(platform)
+	}
 	p.guard = newGuard(s.opt.Stall)
 	resolver := s.resolver(opt, p.guard)
 	err = p.pull(ctx, resolver, full)
@@ -68,6 +80,10 @@ type puller struct {
 	fetcher  remotes.Fetcher
 	progress Progress
 	insecure bool
+
+	match    platforms.MatchComparer
+	platform string // that match stands for
+	named    bool   // the user named it
 }
 
 func (p *puller) pull(ctx context.Context, resolver remotes.Resolver, full string) error {
@@ -100,13 +116,16 @@ func (p *puller) pull(ctx context.Context, resolver remotes.Resolver, full strin
 	if err != nil {
 		return err
 	}
+	if p.named {
+		target = desc
+	}
 	if err := p.s.prepare(ctx, target, nil); err != nil { // labels; all is converted
 		return err
 	}
 	return p.s.setName(ctx, full, target)
 }
 
-// manifests fetches what leads from target to the manifest for this host.
+// manifests fetches what leads from target to the manifest for the platform.
 func (p *puller) manifests(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
 	desc := target
 	for range 4 {
@@ -124,7 +143,7 @@ func (p *puller) manifests(ctx context.Context, target ocispec.Descriptor) (ocis
 		if err != nil {
 			return desc, err
 		}
-		if desc, err = choose(index); err != nil {
+		if desc, err = choose(index, p.match, p.platform); err != nil {
 			return desc, err
 		}
 	}
@@ -136,6 +155,9 @@ func (p *puller) layers(ctx context.Context, m *ocispec.Manifest) error {
 	doc, err := p.s.config(ctx, m)
 	if err != nil {
 		return err
+	}
+	if has := doc.platform(); p.named && !p.match.Match(platforms.Normalize(ocispec.Platform{OS: "linux", Architecture: doc.arch(), Variant: doc.Variant})) {
+		return api.E("", api.Unsupported, "", fmt.Errorf("not offered for %s, only for %s", p.platform, api.OneLine(has)))
 	}
 	for _, l := range m.Layers {
 		p.progress.report(short(l.Digest), StageWaiting, 0, l.Size)

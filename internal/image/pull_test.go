@@ -48,6 +48,20 @@ func newRegistry(t testing.TB, wrap func(http.Handler) http.Handler) string {
 // push puts an image with the given layers, uncompressed archives, into a registry.
 func push(t testing.TB, host, repo string, layers ...[]byte) v1.Image {
 	t.Helper()
+	img := build(t, "amd64", layers...)
+	ref, err := ggcrname.ParseReference(host + "/" + repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, img); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// build makes an image of layers for an architecture.
+func build(t testing.TB, arch string, layers ...[]byte) v1.Image {
+	t.Helper()
 	img := empty.Image
 	for _, l := range layers {
 		var err error
@@ -60,19 +74,63 @@ func push(t testing.TB, host, repo string, layers ...[]byte) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.OS, cfg.Architecture = "linux", "amd64"
+	cfg.OS, cfg.Architecture = "linux", arch
 	cfg.Config.Cmd = []string{"/bin/true"}
 	if img, err = mutate.ConfigFile(img, cfg); err != nil {
 		t.Fatal(err)
 	}
-	ref, err := ggcrname.ParseReference(host + "/" + repo)
+	return img
+}
+
+// TestPullPlatform pulls one platform after the other of an image that has two: its
+// name means the one that was named last.
+func TestPullPlatform(t *testing.T) {
+	host := newRegistry(t, nil)
+	index := v1.ImageIndex(empty.Index)
+	for _, arch := range []string{"amd64", "arm64"} {
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{
+			Add: build(t, arch, rootfs(t, "arch", arch)), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}},
+		})
+	}
+	ref, err := ggcrname.ParseReference(host + "/both")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(ref, img); err != nil {
+	if err := remote.WriteIndex(ref, index); err != nil {
 		t.Fatal(err)
 	}
-	return img
+	push(t, host, "single", rootfs(t, "a", "b"))
+	s := open(t)
+	for platform, arch := range map[string]string{"linux/arm64": "arm64", "linux/amd64": "amd64", "arm64": "arm64", "": "amd64"} {
+		name, err := s.Pull(t.Context(), host+"/both", image.PullOptions{Platform: platform})
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := s.Resolve(t.Context(), name)
+		if err != nil || img.Arch != arch {
+			t.Fatalf("%s: %s, %v", platform, img.Arch, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(mountLayer(t, img.Layers[0]), "arch")); err != nil || string(b) != arch {
+			t.Errorf("%s: %q, %v", platform, b, err)
+		}
+		if list, err := s.List(t.Context()); err != nil || len(list) != 1 || list[0].Platform != "linux/"+arch {
+			t.Errorf("%s: listed as %+v, %v", platform, list, err)
+		}
+	}
+	for _, c := range []struct {
+		name, platform string
+		kind           api.ErrorKind
+		want           string
+	}{
+		{"both", "linux/riscv64", api.Unsupported, "not offered for linux/riscv64, only for linux/amd64, linux/arm64"},
+		{"single", "linux/arm64", api.Unsupported, "not offered for linux/arm64, only for linux/amd64"},
+		{"both", "what/is/that/one", api.Invalid, "linux/arm64"},
+	} {
+		_, err := s.Pull(t.Context(), host+"/"+c.name, image.PullOptions{Platform: c.platform})
+		if !api.IsKind(err, c.kind) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("pull %s of %s: %v", c.platform, c.name, err)
+		}
+	}
 }
 
 func TestPull(t *testing.T) {

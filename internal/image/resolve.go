@@ -22,7 +22,8 @@ import (
 // to is shared, and not to be changed.
 type Image struct {
 	Name    string // in the short form
-	Digest  string // of the manifest for this host's platform
+	Digest  string // of the manifest
+	Arch    string // as GOARCH
 	Created time.Time
 	Config  api.ImageConfig
 	Layers  []Layer // bottom first
@@ -168,7 +169,7 @@ func (s *Store) read(ctx context.Context, target ocispec.Descriptor) (Image, err
 	if err != nil {
 		return Image{}, err
 	}
-	img := Image{Digest: desc.Digest.String(), Config: doc.api()}
+	img := Image{Digest: desc.Digest.String(), Arch: doc.arch(), Config: doc.api()}
 	if doc.Created != nil {
 		img.Created = *doc.Created
 	}
@@ -190,6 +191,16 @@ func (s *Store) read(ctx context.Context, target ocispec.Descriptor) (Image, err
 		})
 	}
 	return img, nil
+}
+
+// Arch returns the architecture in a platform, as GOARCH; what is no platform is
+// returned as it is, and matches no image.
+func Arch(platform string) string {
+	p, err := platforms.Parse(platform)
+	if err != nil {
+		return platform
+	}
+	return platforms.Normalize(p).Architecture
 }
 
 func (s *Store) convertLeased(ctx context.Context, l ocispec.Descriptor, diffID digest.Digest) error {
@@ -217,16 +228,15 @@ func (s *Store) manifest(ctx context.Context, target ocispec.Descriptor) (ocispe
 		if err != nil {
 			return target, nil, err
 		}
-		if target, err = choose(index); err != nil {
+		if target, err = choose(index, platforms.Default(), platforms.DefaultString()); err != nil {
 			return target, nil, err
 		}
 	}
 	return target, nil, api.E("", api.Invalid, "", errors.New("indexes nested too deep"))
 }
 
-// choose picks the manifest of an index that suits this host best.
-func choose(index *ocispec.Index) (ocispec.Descriptor, error) {
-	match := platforms.Default()
+// choose picks the manifest of an index that suits a platform best.
+func choose(index *ocispec.Index, match platforms.MatchComparer, platform string) (ocispec.Descriptor, error) {
 	var best *ocispec.Descriptor
 	var offered []string
 	for i := range index.Manifests {
@@ -250,7 +260,7 @@ func choose(index *ocispec.Index) (ocispec.Descriptor, error) {
 		}
 	}
 	if best == nil {
-		return ocispec.Descriptor{}, api.E("", api.Unsupported, "", fmt.Errorf("not offered for %s, only for %s", platforms.DefaultString(), api.OneLine(strings.Join(offered, ", "))))
+		return ocispec.Descriptor{}, api.E("", api.Unsupported, "", fmt.Errorf("not offered for %s, only for %s", platform, api.OneLine(strings.Join(offered, ", "))))
 	}
 	return *best, nil
 }

@@ -25,7 +25,7 @@ func TestKernel(t *testing.T) {
 	if _, err := s.Kernel(t.Context(), "debian-cloud"); !api.IsKind(err, api.NotFound) || !strings.Contains(err.Error(), "berth kernel") {
 		t.Errorf("kernel before it is made: %v", err)
 	}
-	name, err := s.BootstrapKernel(t.Context(), "cloud", nil)
+	name, err := s.BootstrapKernel(t.Context(), "cloud", "", nil)
 	if api.IsKind(err, api.Unavailable) || api.IsKind(err, api.NotFound) {
 		t.Skip(err)
 	}
@@ -66,7 +66,7 @@ func TestKernel(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Type != image.TypeKernel {
 		t.Errorf("%+v, %v", list, err)
 	}
-	if _, err := s.BootstrapKernel(t.Context(), "nonsense", nil); !api.IsKind(err, api.Invalid) {
+	if _, err := s.BootstrapKernel(t.Context(), "nonsense", "", nil); !api.IsKind(err, api.Invalid) {
 		t.Error(err)
 	}
 }

@@ -74,8 +74,8 @@ type Images interface {
 type Operations interface {
 	StartPull(context.Context, engine.PullOptions) (api.Operation, error)
 	StartBootstrap(ctx context.Context, name string) (api.Operation, error)
-	StartKernel(ctx context.Context, flavor string) (api.Operation, error)
-	StartBase(context.Context) (api.Operation, error)
+	StartKernel(ctx context.Context, flavor, platform string) (api.Operation, error)
+	StartBase(ctx context.Context, platform string) (api.Operation, error)
 	StartImport(context.Context, engine.ImportOptions) (api.Operation, error)
 	Operation(ctx context.Context, id string) (api.Operation, error)
 	Operations(context.Context) ([]api.Operation, error)

@@ -28,6 +28,7 @@ type OperationRequest struct {
 // PullRequest fetches an image from its registry.
 type PullRequest struct {
 	Image    string `json:"image" minLength:"1" maxLength:"1024"`
+	Platform string `json:"platform,omitempty" maxLength:"64" doc:"as in linux/arm64; default the host's"`
 	Insecure bool   `json:"insecure,omitempty" doc:"accept plain HTTP and certificates nobody vouches for"`
 }
 
@@ -38,11 +39,14 @@ type BootstrapRequest struct {
 
 // KernelRequest makes a guest kernel.
 type KernelRequest struct {
-	Flavor string `json:"flavor" enum:"cloud,standard"`
+	Flavor   string `json:"flavor" enum:"cloud,standard"`
+	Platform string `json:"platform,omitempty" maxLength:"64" doc:"as in linux/arm64; default the host's"`
 }
 
 // BaseRequest makes the tiny image base.
-type BaseRequest struct{}
+type BaseRequest struct {
+	Platform string `json:"platform,omitempty" maxLength:"64" doc:"as in linux/arm64; default the host's"`
+}
 
 // ImportRequest makes images of an archive on the daemon's host.
 type ImportRequest struct {
@@ -89,13 +93,13 @@ func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operat
 	case set != 1:
 		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, bootstrap, kernel, base, import"))
 	case b.Pull != nil:
-		return s.Operations.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Insecure: b.Pull.Insecure})
+		return s.Operations.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure})
 	case b.Bootstrap != nil:
 		return s.Operations.StartBootstrap(ctx, b.Bootstrap.Name)
 	case b.Kernel != nil:
-		return s.Operations.StartKernel(ctx, b.Kernel.Flavor)
+		return s.Operations.StartKernel(ctx, b.Kernel.Flavor, b.Kernel.Platform)
 	case b.Base != nil:
-		return s.Operations.StartBase(ctx)
+		return s.Operations.StartBase(ctx, b.Base.Platform)
 	}
 	return s.Operations.StartImport(ctx, engine.ImportOptions{Name: b.Import.Name, Path: b.Import.Path})
 }

@@ -25,7 +25,7 @@ func testLayers(t testing.TB) []Layer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	name, err := store.Base(t.Context(), nil)
+	name, err := store.Base(t.Context(), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -96,12 +97,32 @@ func Programs(t testing.TB) string {
 	return dir
 }
 
+// ForeignAgent builds the guest agent of another architecture into the directory of
+// Programs, where berthd looks for it.
+func ForeignAgent(t testing.TB, arch string) {
+	t.Helper()
+	if os.Getenv("BERTH_TEST_PROGRAMS") != "" {
+		return
+	}
+	dir := filepath.Join(CacheDir(t), "bin")
+	unlock := lock(t, dir+".lock")
+	defer unlock()
+	top := Repository(t)
+	if err := goBuildFor(t.Context(), arch, top, filepath.Join(dir, "berth-agent-"+arch), filepath.Join(top, "cmd", "berth-agent")); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // goBuild builds packages of the repository in dir to out.
 func goBuild(ctx context.Context, dir, out string, packages ...string) error {
+	return goBuildFor(ctx, runtime.GOARCH, dir, out, packages...)
+}
+
+func goBuildFor(ctx context.Context, arch, dir, out string, packages ...string) error {
 	argv := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", out}, packages...)
 	cmd := exec.CommandContext(ctx, "go", argv...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build %s: %w\n%s", strings.Join(packages, " "), err, text)
 	}

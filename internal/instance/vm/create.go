@@ -292,7 +292,7 @@ func (d *Driver) ensureInitramfs(k instance.Kernel, m api.Machine) (err error) {
 	path, agent := initramfsPath(d.cfg.Cache, k.Release, driversOf(m)), d.cfg.Agents[m.Arch]
 	info, err := os.Stat(agent)
 	if err != nil {
-		return fmt.Errorf("the guest agent for %s: %w", m.Arch, err)
+		return fmt.Errorf("the guest agent for %s is not installed: %w", m.Arch, err)
 	}
 	stamp := fmt.Sprintf("%s %d %d %s\n", agent, info.Size(), info.ModTime().UnixNano(), k.Modules)
 	if have, err := os.ReadFile(path + ".stamp"); err == nil && string(have) == stamp {
@@ -312,7 +312,7 @@ func (d *Driver) ensureInitramfs(k instance.Kernel, m api.Machine) (err error) {
 	defer os.Remove(file.Name())
 	err = errors.Join(writeInitramfs(file, agent, modules, driversOf(m)), file.Chmod(0o644), file.Close())
 	if err != nil {
-		return err
+		return api.E("", "", "guest kernel "+k.Release, err)
 	}
 	if err := os.Rename(file.Name(), path); err != nil {
 		return err

@@ -89,8 +89,11 @@ func writeInitramfs(w io.Writer, agentPath string, modules *disk.Modules, d driv
 		for _, name := range set.names {
 			optional := strings.HasPrefix(name, "[")
 			name = strings.Trim(name, "[]")
-			if !optional || modules.Has(name) {
+			switch {
+			case modules.Has(name):
 				wanted = append(wanted, name)
+			case !optional:
+				return unsupported("it has no driver %s, which the machine needs: name another with --kernel, as kernel/debian-standard", name)
 			}
 		}
 		order, err := modules.Order(wanted...)

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +33,7 @@ func runCreate(ctx context.Context, g *global, o *specOptions, args []string) er
 		return usage(err)
 	}
 	spec.OpenStdin = o.interactive
-	return create(ctx, g, o, spec.Image, func(c *client.Client, idFile *idFile) error {
+	return create(ctx, g, o, spec, func(c *client.Client, idFile *idFile) error {
 		inst, err := c.Create(ctx, spec)
 		if err != nil {
 			return err
@@ -48,7 +49,7 @@ func runCreate(ctx context.Context, g *global, o *specOptions, args []string) er
 // create has try make an instance, which writes the id file. It pulls the image
 // first where the policy says so. A missing image is found out by trying: the common
 // case costs one request.
-func create(ctx context.Context, g *global, o *specOptions, image string, try func(*client.Client, *idFile) error) error {
+func create(ctx context.Context, g *global, o *specOptions, spec api.Spec, try func(*client.Client, *idFile) error) error {
 	c, err := g.client()
 	if err != nil {
 		return err
@@ -59,16 +60,16 @@ func create(ctx context.Context, g *global, o *specOptions, image string, try fu
 	}
 	defer idFile.release()
 	if o.pull == pullAlways {
-		if err := pull(ctx, g, image, pullOptions{quiet: o.quiet}); err != nil {
+		if err := pull(ctx, g, spec.Image, pullOptions{quiet: o.quiet, platform: spec.Platform}); err != nil {
 			return err
 		}
 	}
 	err = try(c, idFile)
-	if o.pull == pullMissing && api.IsKind(err, api.NotFound) && missing(ctx, c, image) {
+	if o.pull == pullMissing && api.IsKind(err, api.NotFound) && missing(ctx, c, spec) {
 		if !o.quiet {
-			fmt.Fprintf(g.Err, "image %s is not in the store; pulling it\n", image)
+			fmt.Fprintf(g.Err, "image %s is not in the store; pulling it\n", spec.Image)
 		}
-		if err := pull(ctx, g, image, pullOptions{quiet: o.quiet}); err != nil {
+		if err := pull(ctx, g, spec.Image, pullOptions{quiet: o.quiet, platform: spec.Platform}); err != nil {
 			return err
 		}
 		err = try(c, idFile)
@@ -76,9 +77,18 @@ func create(ctx context.Context, g *global, o *specOptions, image string, try fu
 	return err
 }
 
-// missing reports whether the store lacks an image, as against something
-// else that an instance refers to.
-func missing(ctx context.Context, c *client.Client, image string) bool {
-	_, err := c.Image(ctx, image)
-	return api.IsKind(err, api.NotFound)
+// missing reports whether the store lacks an image, or has it for another platform,
+// as against something else that an instance refers to.
+func missing(ctx context.Context, c *client.Client, spec api.Spec) bool {
+	img, err := c.Image(ctx, spec.Image)
+	if err != nil {
+		return api.IsKind(err, api.NotFound)
+	}
+	return spec.Platform != "" && !strings.HasPrefix(img.Platform+"/", platformOnly(spec.Platform)+"/")
+}
+
+// platformOnly is a platform without its variant.
+func platformOnly(platform string) string {
+	parts := strings.SplitN(platform, "/", 3)
+	return strings.Join(parts[:min(2, len(parts))], "/")
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/client"
 	"github.com/berthcloud/berth/cmd/berth/internal/files"
+	"github.com/berthcloud/berth/cmd/berth/internal/parse"
 	"github.com/berthcloud/berth/cmd/berth/internal/show"
 	"github.com/berthcloud/berth/cmd/berth/internal/terminal"
 )
@@ -262,26 +263,35 @@ func writeFile(name string, write func(io.Writer) error) (err error) {
 
 func newImageBootstrapCommand(g *global) *cobra.Command {
 	var quiet bool
+	var platform string
 	cmd := &cobra.Command{
 		Use:   "bootstrap [OPTIONS] NAME",
 		Short: "Make a standard image from a distribution's packages",
 		Long: exits(`Make a standard image, as debian:12, with mmdebstrap from the mirror that the
 host's apt uses. The names debian-init and debian-sysvinit make ones that boot as
 machines (run --init=system), with systemd and sysvinit; base makes a tiny image
-of the host's static busybox, which has an init too.`),
+of a static busybox, which has an init too, and of it alone there is one for
+another platform: base:arm64.`),
 		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runImageBootstrap(cmd.Context(), g, quiet, args[0])
+			return runImageBootstrap(cmd.Context(), g, quiet, args[0], platform)
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show progress")
+	cmd.Flags().StringVar(&platform, "platform", "", "platform of base, as in linux/arm64 (default: the host's)")
 	return cmd
 }
 
-func runImageBootstrap(ctx context.Context, g *global, quiet bool, name string) error {
+func runImageBootstrap(ctx context.Context, g *global, quiet bool, name, platform string) error {
+	if err := value("--platform", platform, &platform, parse.Platform); err != nil {
+		return usage(err)
+	}
+	if platform != "" && name != "base" {
+		return usage(fmt.Errorf("--platform: %s is made for the host's platform only; get another with berth pull --platform, or leave the flag out", name))
+	}
 	r := client.OperationRequest{Bootstrap: &client.BootstrapRequest{Name: name}}
 	if name == "base" {
-		r = client.OperationRequest{Base: &client.BaseRequest{}}
+		r = client.OperationRequest{Base: &client.BaseRequest{Platform: platform}}
 	}
 	result, err := operate(ctx, g, quiet, r)
 	if err != nil {

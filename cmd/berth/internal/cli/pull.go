@@ -9,6 +9,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/client"
+	"github.com/berthcloud/berth/cmd/berth/internal/parse"
 	"github.com/berthcloud/berth/cmd/berth/internal/show"
 )
 
@@ -16,6 +17,7 @@ import (
 type pullOptions struct {
 	quiet    bool
 	insecure bool
+	platform string
 }
 
 func newPullCommand(g *global) *cobra.Command {
@@ -23,14 +25,18 @@ func newPullCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull [OPTIONS] IMAGE [IMAGE...]",
 		Short: "Fetch images from their registries",
-		Long:  exits("Fetch images from their registries and print their names. The credentials are\nthose that the docker configuration of the daemon's user has for the registry. An\ninterrupted pull is resumed by the next one."),
+		Long:  exits("Fetch images from their registries and print their names. The credentials are\nthose that the docker configuration of the daemon's user has for the registry. An\ninterrupted pull is resumed by the next one. With --platform the name means the\nimage of that platform here, and only that."),
 		Args:  args(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := value("--platform", o.platform, &o.platform, parse.Platform); err != nil {
+				return usage(err)
+			}
 			return runPull(cmd.Context(), g, o, args)
 		},
 	}
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "do not show progress")
 	cmd.Flags().BoolVar(&o.insecure, "insecure", false, "accept plain HTTP and certificates nobody vouches for")
+	cmd.Flags().StringVar(&o.platform, "platform", "", "platform, as in linux/arm64 (default: the host's)")
 	return cmd
 }
 
@@ -47,7 +53,7 @@ func pull(ctx context.Context, g *global, image string, o pullOptions) error {
 }
 
 func pullRequest(image string, o pullOptions) client.OperationRequest {
-	return client.OperationRequest{Pull: &client.PullRequest{Image: image, Insecure: o.insecure}}
+	return client.OperationRequest{Pull: &client.PullRequest{Image: image, Platform: o.platform, Insecure: o.insecure}}
 }
 
 // operate runs an operation to its end, shows its progress, and returns its

@@ -69,7 +69,7 @@ func runRun(ctx context.Context, g *global, o *runOptions, args []string) error 
 	}
 	spec.OpenStdin = o.interactive
 	spec.StdinOnce = o.interactive && !o.detach
-	return create(ctx, g, &o.specOptions, spec.Image, func(c *client.Client, idFile *idFile) error {
+	return create(ctx, g, &o.specOptions, spec, func(c *client.Client, idFile *idFile) error {
 		if !o.detach {
 			return f.run(ctx, g, c, spec, idFile)
 		}

@@ -115,7 +115,7 @@ func newDaemon() (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := images.Base(context.Background(), nil); err != nil {
+	if _, err := images.Base(context.Background(), "", nil); err != nil {
 		return nil, err
 	}
 	l, err := rest.Listen(d.socket)

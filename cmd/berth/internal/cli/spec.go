@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -19,9 +18,6 @@ func (o *specOptions) spec(g *global, args []string) (api.Spec, error) {
 	if o.privileged {
 		return api.Spec{}, errors.New("--privileged: Berth has no such mode; grant what the workload needs with --cap-add, --security-opt or --userns=host, or give it a machine of its own with --vm")
 	}
-	if err := parse.Platform(o.platform, runtime.GOARCH); err != nil {
-		return api.Spec{}, err
-	}
 	if !slices.Contains([]string{pullAlways, pullMissing, pullNever}, o.pull) {
 		return api.Spec{}, fmt.Errorf("--pull: %q is not a policy; write always, missing or never", o.pull)
 	}
@@ -35,6 +31,9 @@ func (o *specOptions) spec(g *global, args []string) (api.Spec, error) {
 		TTY:        o.tty,
 		AutoRemove: o.rm,
 		StopSignal: o.stopSignal,
+	}
+	if err := value("--platform", o.platform, &spec.Platform, parse.Platform); err != nil {
+		return api.Spec{}, err
 	}
 	if len(args) > 1 {
 		spec.Command = args[1:]

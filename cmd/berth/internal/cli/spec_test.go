@@ -99,7 +99,12 @@ func TestBadSpecs(t *testing.T) {
 		"--label =x base":                       "--label: ",
 		"--stop-timeout soon base":              "--stop-timeout: ",
 		"--restart often base":                  "--restart: ",
-		"--platform linux/s390x base":           "cannot run on this host",
+		"--platform linux/s390x base":           "--platform: platform \"linux/s390x\" is not known",
+		"--vm --machine isapc base":             `--machine: "isapc"`,
+		"--vm --disk-bus nvme base":             `--disk-bus: "nvme"`,
+		"--vm --nic-model ne2k base":            `--nic-model: "ne2k"`,
+		"--vm --firmware coreboot base":         `--firmware: "coreboot"`,
+		"--cpu-model max base":                  "--cpu-model is about a VM",
 		"--cap-add NET_ADMIN --privileged base": "--privileged: Berth has no such mode",
 	} {
 		_, err := specOf(t, strings.Fields(args))

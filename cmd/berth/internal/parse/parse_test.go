@@ -187,14 +187,17 @@ func TestLabelsAndFilters(t *testing.T) {
 }
 
 func TestPlatform(t *testing.T) {
-	for _, ok := range []string{"", "linux/amd64", "amd64", "linux/amd64/v2"} {
-		if err := Platform(ok, "amd64"); err != nil {
-			t.Errorf("%s: %v", ok, err)
+	for given, want := range map[string]string{
+		"linux/amd64": "linux/amd64", "amd64": "linux/amd64", "linux/amd64/v2": "linux/amd64/v2", "x86_64": "linux/amd64",
+		"linux/arm64": "linux/arm64", "arm64": "linux/arm64", "arm64/v8": "linux/arm64/v8", "aarch64": "linux/arm64",
+	} {
+		if got, err := Platform(given); err != nil || got != want {
+			t.Errorf("%s: %q, %v", given, got, err)
 		}
 	}
-	for _, foreign := range []string{"linux/arm64", "arm64", "windows/amd64", "linux/amd64x", "linux"} {
-		if err := Platform(foreign, "amd64"); err == nil {
-			t.Errorf("%s is accepted", foreign)
+	for _, bad := range []string{"", "windows/amd64", "linux/amd64x", "linux", "linux/riscv64", "linux/arm64/8", "linux/arm64/v8/x", "linux/arm64/"} {
+		if got, err := Platform(bad); err == nil {
+			t.Errorf("%s is accepted as %s", bad, got)
 		}
 	}
 }

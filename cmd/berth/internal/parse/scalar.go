@@ -202,14 +202,26 @@ func Keys(s string) ([]byte, error) {
 	return keys, nil
 }
 
-// Platform refuses a platform that is not the one of the host, GOARCH arch:
-// there is no translation of foreign code.
-func Platform(s, arch string) error {
-	if s == "" || s == "linux/"+arch || s == arch {
-		return nil
+// Platform reads a platform, linux/ARCHITECTURE[/VARIANT] or an architecture alone,
+// into its long form.
+func Platform(s string) (string, error) {
+	parts := strings.Split(s, "/")
+	if len(parts) > 1 && parts[0] == "linux" {
+		parts = parts[1:]
 	}
-	if rest, ok := strings.CutPrefix(s, "linux/"+arch+"/"); ok && strings.HasPrefix(rest, "v") {
-		return nil
+	arch := parts[0]
+	if name, other := map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[arch]; other {
+		arch = name
 	}
-	return fmt.Errorf("platform %q cannot run on this host, which is linux/%s; leave the flag out", s, arch)
+	variant := strings.Join(parts[1:], "/")
+	if (arch != "amd64" && arch != "arm64") || len(parts) > 2 || len(parts) == 2 && !validVariant(variant) {
+		return "", fmt.Errorf("platform %q is not known; write linux/amd64 or linux/arm64", s)
+	}
+	return strings.TrimSuffix("linux/"+arch+"/"+variant, "/"), nil
+}
+
+// validVariant reports whether a variant is v and a number.
+func validVariant(s string) bool {
+	number, ok := strings.CutPrefix(s, "v")
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
 }
