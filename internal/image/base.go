@@ -121,7 +121,8 @@ func (s *Store) foreignBusybox(ctx context.Context, arch string, progress Progre
 	return busybox{}, api.E("", api.Corrupt, filepath.Base(deb), errors.New("the package has no busybox"))
 }
 
-// baseFiles are the files of the base image beside busybox.
+// baseFiles are the files of the base image beside busybox. The empty ones are mounted
+// over: where one is missing, every container makes it in its writable layer.
 var baseFiles = map[string]string{
 	"etc/passwd": "root:x:0:0:root:/root:/bin/sh\n" +
 		"daemon:x:1:1:daemon:/usr/sbin:/bin/false\n" +
@@ -129,6 +130,8 @@ var baseFiles = map[string]string{
 	"etc/group":         "root:x:0:\ndaemon:x:1:\ntty:x:5:\nnogroup:x:65534:\n",
 	"etc/shadow":        "root:*:::::::\ndaemon:*:::::::\nnobody:*:::::::\n",
 	"etc/hosts":         "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
+	"etc/hostname":      "",
+	"etc/resolv.conf":   "",
 	"etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 	"etc/os-release":    "NAME=\"Berth base\"\nID=berth-base\nPRETTY_NAME=\"Berth base (busybox)\"\n",
 }
