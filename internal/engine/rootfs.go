@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 
@@ -70,7 +71,7 @@ func (e *Engine) prepareRootfs(ctx context.Context, p *instance.Prepared, layers
 	}
 	for _, dir := range []string{p.Rootfs.Upper, p.Rootfs.Work} {
 		// The mode of upper is that of the container's root directory.
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return api.E("", api.Exhausted, dir, err)
 		}
 	}

@@ -19,6 +19,7 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -30,6 +31,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/api"
@@ -78,7 +80,7 @@ func (d *Driver) Warm(ctx context.Context) error {
 
 // Create makes the container and leaves it before its first instruction.
 func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.Handle, err error) {
-	plan, err := d.Plan(p, d.cfg.Host)
+	spec, err := plan(p, d.cfg.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +89,7 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 	h := &handle{driver: d, p: p}
 	// Delete takes back whatever of all this was made.
 	u.Add(h.Delete)
-	if err := h.writeBundle(plan); err != nil {
+	if err := h.writeBundle(spec); err != nil {
 		return nil, h.fail("create", err)
 	}
 	if h.kept, err = d.cfg.Keeper.Start(ctx, h.process()); err != nil {
@@ -148,8 +150,12 @@ func memoryCgroup(v2 bool, path string) string {
 }
 
 // writeBundle writes config.json and the files that are mounted into /etc.
-func (h *handle) writeBundle(plan instance.Plan) error {
+func (h *handle) writeBundle(spec *specs.Spec) error {
 	p := h.p
+	config, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
 	type file struct{ name, text string }
 	files := []file{{"hostname", p.Hostname + "\n"}, {"hosts", hostsFile(p)}, {"resolv.conf", resolvConf(p)}}
 	if isSystem(p) {
@@ -165,7 +171,7 @@ func (h *handle) writeBundle(plan instance.Plan) error {
 			return err
 		}
 	}
-	return os.WriteFile(h.inRun("config.json"), plan, 0o600)
+	return os.WriteFile(h.inRun("config.json"), config, 0o600)
 }
 
 func hostsFile(p *instance.Prepared) string {

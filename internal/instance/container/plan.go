@@ -17,7 +17,7 @@ import (
 	"github.com/berthcloud/berth/internal/oci"
 )
 
-// Plan returns the container's config.json.
+// Plan returns the container's config.json, indented for people.
 func (*Driver) Plan(p *instance.Prepared, host instance.Host) (instance.Plan, error) {
 	s, err := plan(p, host)
 	if err != nil {
