@@ -88,7 +88,6 @@ type creator struct {
 	exe    int // this program, where the process needs it; see openExe
 	ns     *namespaces
 	child  *spawn.Child
-	conn   wire.Conn
 	userns int
 	listen int
 	plan   stage.Init
@@ -102,8 +101,8 @@ type creator struct {
 // if a later step fails. The process is started as soon as it can be: the namespaces
 // that it is born in are needed for the rest.
 func (k *creator) create(ctx context.Context) error {
-	k.exe, k.userns, k.listen, k.conn.FD = -1, -1, -1, -1
-	defer func() { wire.CloseAll([]int{k.exe, k.userns, k.listen, k.conn.FD}) }()
+	k.exe, k.userns, k.listen = -1, -1, -1
+	defer func() { wire.CloseAll([]int{k.exe, k.userns, k.listen}) }()
 	for _, step := range []func() error{k.prepareCgroups, k.makeRecord, k.makeStartSocket, k.spawn} {
 		if err := step(); err != nil {
 			return err
@@ -288,22 +287,17 @@ func (k *creator) spawn() error {
 		return err
 	}
 	defer k.ns.close()
-	var end wire.Conn
-	if k.conn, end, err = wire.Pair(); err != nil {
-		return err
-	}
-	defer end.Close()
-	files := append(inherited(k.o.Stdio, k.o.PreserveFDs), end.FD, k.listen)
+	files := append(inherited(k.o.Stdio, k.o.PreserveFDs), -1, k.listen)
 	if k.needsHelper() {
 		if k.exe, err = openExe(); err != nil {
 			return err
 		}
 		files = append(files, k.exe)
 	}
-	k.child, err = startMachine(nil, k.o.PreserveFDs, &spawn.Cmd{
-		Files: files,
-		Join:  k.ns.join, New: k.ns.create, Time: k.ns.newTime, TimeOffsets: timeOffsets(k.b.Spec.Linux.TimeOffsets),
-		Cgroup: birth, Root: hasUserNamespace(k.b.Spec), Sibling: k.rt.Siblings,
+	k.child, err = spawn.Start(&spawn.Cmd{
+		Files: files, Conn: 3 + k.o.PreserveFDs,
+		Join: k.ns.join, New: k.ns.create, Time: k.ns.newTime, TimeOffsets: timeOffsets(k.b.Spec.Linux.TimeOffsets),
+		Cgroup: birth, Sibling: k.rt.Siblings,
 	})
 	if err != nil {
 		if errors.Is(err, unix.EAGAIN) && k.group != nil {
@@ -327,12 +321,11 @@ func (k *creator) spawn() error {
 		return err
 	}
 	if hasUserNamespace(k.b.Spec) {
-		// Before Release: afterwards the process may be gone at any time.
 		if k.userns, err = openUserNamespace(child.Pid); err != nil {
 			return err
 		}
 	}
-	return child.Release()
+	return nil
 }
 
 // needsHelper reports whether the process executes this program at some point: see
@@ -350,22 +343,8 @@ func (k *creator) needsHelper() bool {
 	return false
 }
 
-// startMachine starts a process that carries out what it is sent (package program), on
-// the given processors. After the standard streams and what is preserved come its own
-// descriptors, in the order of package stage.
-func startMachine(cpus []int, preserve int, cmd *spawn.Cmd) (*spawn.Child, error) {
-	process := stage.Process{Preserve: preserve}
-	exe, err := program.Executable(process.Conn())
-	if err != nil {
-		return nil, fmt.Errorf("the container's first program: %w", err)
-	}
-	defer unix.Close(exe)
-	cmd.Exe, cmd.Args = exe, []string{"berth-oci"}
-	return startOn(cpus, cmd)
-}
-
 // inherited lists what the process finds as descriptors 0…: the standard streams and
-// what is to be preserved.
+// what is to be preserved. Its own come after them, in the order of package stage.
 func inherited(stdio [3]int, preserve int) []int {
 	files := stdio[:]
 	for i := range preserve {
@@ -406,7 +385,7 @@ func (k *creator) instruct() error {
 		return err
 	}
 	k.planJobs()
-	plan.Process.Keyring, plan.Process.Preserve = !k.o.NoNewKeyring, k.o.PreserveFDs
+	plan.Process.Keyring, plan.Process.Preserve, plan.Process.Root = !k.o.NoNewKeyring, k.o.PreserveFDs, hasUserNamespace(s)
 	plan.Process.Console = s.Annotations[InitAnnotation] == InitSystem
 	if k.group != nil {
 		tasks, err := k.group.OpenTasks()
@@ -423,10 +402,10 @@ func (k *creator) instruct() error {
 	}
 	plan.HostProc = p.send(proc)
 	plan.Files = len(p.files)
-	if err := k.conn.SendSegment(plan.Compile()); err != nil {
+	if err := k.child.Conn.SendSegment(plan.Compile()); err != nil {
 		return err
 	}
-	return k.conn.SendFiles(p.files)
+	return k.child.Conn.SendFiles(p.files)
 }
 
 // planJobs lists what helpers will be asked to do. The hooks' state is added when they
@@ -478,7 +457,7 @@ func (k *creator) mountLabel() string {
 // converse follows the process's messages until it is ready.
 func (k *creator) converse() error {
 	for {
-		m, err := k.conn.Receive()
+		m, err := k.child.Conn.Receive()
 		if err != nil {
 			return err
 		}
@@ -509,15 +488,18 @@ func (k *creator) converse() error {
 
 // finish tells the process, now in the container's root, what to execute.
 func (k *creator) finish() error {
-	if err := resolve(&k.plan.Process, k.child.Pid); err != nil {
+	if err := resolve(&k.plan.Process, rootOf(k.child.Pid)); err != nil {
 		return err
 	}
-	return k.conn.SendSegment(k.plan.CompileStart())
+	return k.child.Conn.SendSegment(k.plan.CompileStart())
 }
 
-// resolve looks up the user and the program in the root of a process of the container.
-func resolve(p *stage.Process, pid int) error {
-	root, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// rootOf returns a path to the root of a process.
+func rootOf(pid int) string { return "/proc/" + strconv.Itoa(pid) + "/root" }
+
+// resolve looks up the user and the program in a root.
+func resolve(p *stage.Process, path string) error {
+	root, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("the container's root: %w", err)
 	}
@@ -533,7 +515,7 @@ func (k *creator) help() error {
 	job := k.jobs[0]
 	k.jobs = k.jobs[1:]
 	job.State = k.state
-	return k.conn.SendJob(job)
+	return k.child.Conn.SendJob(job)
 }
 
 // sendTerminal sends a terminal's master side to the console socket, and closes it.
@@ -567,7 +549,7 @@ func (k *creator) hooks() error {
 	if err := hook.Run("createRuntime", k.b.Spec.Hooks.CreateRuntime, k.state); err != nil {
 		return err
 	}
-	return k.conn.Go()
+	return k.child.Conn.Go()
 }
 
 // poststop runs the last hooks of a container whose creation has failed once its
@@ -585,16 +567,13 @@ func (k *creator) explain(err error) error {
 		return err
 	}
 	for { // it may have said so before we wrote
-		m, rerr := k.conn.Receive()
+		m, rerr := k.child.Conn.Receive()
 		if rerr != nil {
 			break
 		}
 		if m.Kind == program.Failed {
 			return m.Failure
 		}
-	}
-	if werr := k.child.Wait(); werr != nil {
-		return werr
 	}
 	if k.group != nil {
 		if n, oerr := k.group.OOMKills(); oerr == nil && n > 0 {

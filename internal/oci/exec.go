@@ -103,18 +103,25 @@ func (c *Container) exec(ctx context.Context, o ExecOptions, u *undo.Stack) (int
 	}
 	process.CPUs = final
 
+	joins, closeJoins, err := c.namespaces()
+	if err != nil {
+		return 0, err
+	}
+	defer closeJoins()
+	if err := c.resolve(&process, joins); err != nil {
+		return 0, err
+	}
 	birth, tasks, err := c.openCgroups(o.Cgroup)
 	if err != nil {
 		return 0, err
 	}
 	defer wire.CloseAll(append(tasks, birth))
 
-	child, conn, err := c.enter(o, s, initial, birth, u)
+	child, err := c.enter(o, joins, initial, birth, u)
 	if err != nil {
 		return 0, err
 	}
 	defer child.Close()
-	defer conn.Close()
 	stop, err := killWhenDone(ctx, child)
 	if err != nil {
 		return 0, err
@@ -122,14 +129,11 @@ func (c *Container) exec(ctx context.Context, o ExecOptions, u *undo.Stack) (int
 	defer stop()
 
 	plan := stage.Exec{Process: process, Files: len(tasks)}
-	plan.Process.Preserve = o.PreserveFDs
+	plan.Process.Preserve, plan.Process.Root = o.PreserveFDs, hasUserNamespace(s)
 	for i := range tasks {
 		plan.Process.CgroupFiles = append(plan.Process.CgroupFiles, i)
 	}
-	if err := resolve(&plan.Process, child.Pid); err != nil {
-		return 0, err
-	}
-	if err := c.execConverse(conn, child, s, status, &plan, tasks, o.Console); err != nil {
+	if err := c.execConverse(child, s, status, &plan, tasks, o.Console); err != nil {
 		return 0, err
 	}
 	return child.Pid, writePidFile(o.PidFile, child.Pid)
@@ -156,35 +160,28 @@ func (c *Container) openCgroups(below string) (birth int, tasks []int, err error
 	return birth, tasks, err
 }
 
-// enter starts a process in the container's namespaces, on the given processors, where
-// it waits to be told what to do.
-func (c *Container) enter(o ExecOptions, s *specs.Spec, cpus []int, birth int, u *undo.Stack) (*spawn.Child, wire.Conn, error) {
-	none := wire.Conn{FD: -1}
-	joins, closeJoins, err := c.namespaces()
-	if err != nil {
-		return nil, none, err
-	}
-	defer closeJoins()
-	conn, end, err := wire.Pair()
-	if err != nil {
-		return nil, none, err
-	}
-	defer end.Close()
-	child, err := startMachine(cpus, o.PreserveFDs, &spawn.Cmd{
-		Files: append(inherited(o.Stdio, o.PreserveFDs), end.FD),
-		Join:  joins, Cgroup: birth, Root: hasUserNamespace(s), Sibling: c.rt.Siblings,
-	})
-	if err == nil {
-		u.Add(func(context.Context) error { child.Kill(); return nil })
-		if err = c.prepareExec(child.Pid, o.Process); err == nil {
-			err = child.Release()
+// resolve looks up the user and the program where the command is going to be.
+func (c *Container) resolve(p *stage.Process, joins []spawn.Join) error {
+	for _, j := range joins {
+		if j.Type&unix.CLONE_NEWNS != 0 {
+			return resolve(p, rootOf(c.rec.Pid))
 		}
 	}
+	return resolve(p, "/")
+}
+
+// enter starts a process in the container's namespaces, on the given processors, where
+// it waits to be told what to do.
+func (c *Container) enter(o ExecOptions, joins []spawn.Join, cpus []int, birth int, u *undo.Stack) (*spawn.Child, error) {
+	child, err := startOn(cpus, &spawn.Cmd{
+		Files: append(inherited(o.Stdio, o.PreserveFDs), -1), Conn: 3 + o.PreserveFDs,
+		Join: joins, Cgroup: birth, Sibling: c.rt.Siblings,
+	})
 	if err != nil {
-		conn.Close()
-		return nil, none, err
+		return nil, err
 	}
-	return child, conn, nil
+	u.Add(func(context.Context) error { child.Kill(); return nil })
+	return child, c.prepareExec(child.Pid, o.Process)
 }
 
 // prepareExec does from outside what a command may not do itself.
@@ -233,7 +230,8 @@ func (c *Container) namespaces() (joins []spawn.Join, closeAll func(), err error
 }
 
 // execConverse tells the process what to do and follows it to its execve.
-func (c *Container) execConverse(conn wire.Conn, child *spawn.Child, s *specs.Spec, status Status, plan *stage.Exec, files []int, console int) error {
+func (c *Container) execConverse(child *spawn.Child, s *specs.Spec, status Status, plan *stage.Exec, files []int, console int) error {
+	conn := child.Conn
 	err := conn.SendSegment(plan.Compile())
 	if err == nil {
 		err = conn.SendFiles(files)
@@ -257,9 +255,6 @@ func (c *Container) execConverse(conn wire.Conn, child *spawn.Child, s *specs.Sp
 		default:
 			return fmt.Errorf("the new process says %d", m.Kind)
 		}
-	}
-	if werr := child.Wait(); werr != nil {
-		return werr
 	}
 	return fmt.Errorf("the new process died while it was set up: %w", err)
 }

@@ -143,7 +143,7 @@ func hasUserNamespace(s *specs.Spec) bool { return bundle.Namespace(s, specs.Use
 // mapsNamespace returns a user namespace that has the given maps and no process:
 // what id-mapped mounts are mapped through.
 func mapsNamespace(uids, gids []specs.LinuxIDMapping) (int, error) {
-	child, err := startMachine(nil, 0, &spawn.Cmd{New: unix.CLONE_NEWUSER, Cgroup: -1})
+	child, err := spawn.Start(&spawn.Cmd{Files: []int{-1}, New: unix.CLONE_NEWUSER, Cgroup: -1})
 	if err != nil {
 		return -1, err
 	}

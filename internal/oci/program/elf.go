@@ -68,10 +68,7 @@ func image(conn int) ([]byte, error) {
 func bootProgram(conn int) []byte {
 	b := newBuilder(codeBase+bootOffset, bootMemory)
 	gone := b.NewLabel()
-	// Unreadable through /proc and not to be traced by what already runs in the
-	// namespaces (CVE-2016-9962); lasts until execve.
 	b.Try(gone, func() {
-		b.Call("", unix.SYS_PRCTL, N(unix.PR_SET_DUMPABLE), N(0), N(0), N(0), N(0))
 		b.Call("", unix.SYS_MMAP, N(bootMemory), N(pageLength), N(unix.PROT_READ|unix.PROT_WRITE),
 			N(unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED_NOREPLACE), N(^uint64(0)), N(0))
 	})

@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Load receives the other segment, what Encode returned, and goes on there. A process
+// Load receives a further segment, what Encode returned, and goes on there. A process
 // whose runtime goes away meanwhile ends.
-func (b *Builder) Load() { b.load(conn.Value(), Second) }
+func (b *Builder) Load(s Segment) { b.load(conn.Value(), s) }
 
 func (b *Builder) load(from Arg, s Segment) {
 	header, got, gone := b.Space(headerSize), b.Slot(0), b.NewLabel()

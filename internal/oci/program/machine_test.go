@@ -137,7 +137,7 @@ func TestSegments(t *testing.T) {
 	t.Parallel()
 	first := New(First, 3)
 	first.Call("dup3", unix.SYS_DUP3, N(3), N(9), N(0))
-	first.Load()
+	first.Load(Second)
 	second := New(Second, 3)
 	second.Say(Ready, "here")
 	second.Call("write", unix.SYS_WRITE, N(9), second.String("there").Arg(), N(5))
@@ -152,7 +152,7 @@ func TestSegments(t *testing.T) {
 func TestTruncated(t *testing.T) {
 	t.Parallel()
 	b := New(First, 3)
-	b.Load()
+	b.Load(Second)
 	if said, code := runs(t, b); said != "" || code != 1 {
 		t.Errorf("%q, %d", said, code)
 	}

@@ -36,14 +36,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Segment is one of the two places of a program. A process of a container gets its
-// first segment when it is born and the second when it is known what it executes.
+// Segment is one of the places of a program. Each says what is known to be done when it
+// is sent.
 type Segment int
 
 // The segments.
 const (
-	First Segment = iota
-	Second
+	First  Segment = iota // to get into namespaces (package spawn)
+	Second                // what to do there (package stage)
+	Third                 // what to execute, once that has been looked up
 )
 
 // Addresses that nothing else in the process has: it is loaded at codeBase (elf.go),
@@ -180,7 +181,7 @@ const (
 )
 
 // New begins a segment. conn is the process's descriptor of the socket to the runtime,
-// of which the first segment tells the second.
+// of which the first segment tells the others.
 func New(s Segment, conn int) *Builder {
 	b := newBuilder(s.code(), s.data())
 	if s == First {

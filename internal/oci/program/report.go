@@ -12,12 +12,14 @@ type Kind uint32
 // The kinds of messages.
 const (
 	Failed   Kind = 1 + iota // the program has ended with an error
+	Passed                   // the process has left its work to one that it has cloned, whose pid is the code, and ends
+	Born                     // likewise, and the one that it has cloned is the child that was wanted
 	Warning                  // something could not be had, harmlessly
 	Prepared                 // the runtime's hooks are to be run; a byte lets the process go on
 	Help                     // a helper inside the container waits for its job, and will say Done
 	Done
 	Terminal  // carries the master side of the terminal
-	Placed    // the process is in its root and waits for its second segment
+	Placed    // the process is in its root and waits to be told what to execute
 	Ready     // only the start is left
 	Listening // only the filter is left, whose listener is wanted; a byte lets the process go on
 )
@@ -118,6 +120,23 @@ func Message(k Kind, code int, text string) []byte {
 func (b *Builder) Say(k Kind, text string) {
 	m := Message(k, 1, text)
 	b.Call("", unix.SYS_SENDTO, conn.Value(), b.Bytes(m).Arg(), N(len(m)), N(unix.MSG_NOSIGNAL), N(0), N(0)).Ignore()
+}
+
+// Report is a message whose code is known only when it is sent.
+type Report struct {
+	Code Slot
+	at   Ref
+}
+
+// Report makes a message to be sent by SayReport.
+func (b *Builder) Report(k Kind) Report {
+	at := b.Bytes(Message(k, 0, ""))
+	return Report{Slot(at.At(4)), at}
+}
+
+// SayReport sends a Report.
+func (b *Builder) SayReport(r Report) {
+	b.Call("", unix.SYS_SENDTO, conn.Value(), r.at.Arg(), N(HeaderSize), N(unix.MSG_NOSIGNAL), N(0), N(0)).Ignore()
 }
 
 // SayWith sends a message with descriptors, which the slots of rights hold by then.

@@ -4,7 +4,7 @@
 //	caller (uid 1000)            child
 //	clone user, mount, … ──────▶ wait
 //	newuidmap, newgidmap
-//	release ───────────────────▶ become root there, execveat of this program again
+//	go on ─────────────────────▶ become root there, execveat of this program again
 //	wait, pass signals on        do the work
 //
 // The detour over another process is forced: a process with threads, as every Go
@@ -16,12 +16,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthcloud/berth/internal/oci/program"
 	"github.com/berthcloud/berth/internal/oci/spawn"
 )
 
@@ -46,8 +48,9 @@ func Start(c Command) (pid int, err error) {
 		return 0, &os.PathError{Op: "open", Path: c.Program, Err: err}
 	}
 	defer unix.Close(exe)
+	conn := len(c.Files)
 	child, err := spawn.Start(&spawn.Cmd{
-		Exe: exe, Args: c.Args, Env: c.Env, Files: c.Files, New: c.New, Join: c.Join, Cgroup: -1, Root: true,
+		Files: append(slices.Clip(c.Files), -1, exe), Conn: conn, New: c.New, Join: c.Join, Cgroup: -1,
 	})
 	if err != nil {
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) {
@@ -59,10 +62,7 @@ func Start(c Command) (pid int, err error) {
 		err = writeMaps(child.Pid, c.UIDs, c.GIDs)
 	}
 	if err == nil {
-		err = child.Release()
-	}
-	if err == nil {
-		err = child.Wait()
+		err = child.Exec(c.compile(conn))
 	}
 	if err != nil {
 		child.Kill()
@@ -70,6 +70,16 @@ func Start(c Command) (pid int, err error) {
 	}
 	child.Close()
 	return child.Pid, nil
+}
+
+// compile makes what the child does: it becomes root and executes the program, which
+// stands behind the conversation.
+func (c *Command) compile(conn int) *program.Builder {
+	b := program.New(program.Second, conn)
+	spawn.BecomeRoot(b)
+	b.Call("close_range", unix.SYS_CLOSE_RANGE, program.N(conn), program.N(^uint32(0)), program.N(unix.CLOSE_RANGE_CLOEXEC))
+	b.Call(c.Program, unix.SYS_EXECVEAT, program.N(conn+1), b.String("").Arg(), b.Strings(c.Args).Arg(), b.Strings(c.Env).Arg(), program.N(unix.AT_EMPTY_PATH))
+	return b
 }
 
 // writeMaps gives the new user namespace of pid its ids. The own id alone anyone may

@@ -2,32 +2,35 @@
 //
 // A Go process has many threads, and the kernel lets only a single-threaded one
 // enter a user namespace (setns(2): "A multithreaded process may not change user
-// namespace"). Therefore Start forks: the child of a fork has one thread, and the
-// Go runtime in it is dead, so all it may do is issue raw system calls. Those are
-// prepared by the parent as a list of steps (see steps.go) that a small interpreter
-// carries out one after another, ending in execveat:
+// namespace"). So Start executes a machine (package program), which has one thread and
+// a page of memory: it enters what there is to join, and forks there.
 //
-//	parent                      child                          grandchild
-//	clone ────────────────────▶ setns(path namespaces)
-//	                            clone(new namespaces) ────────▶ wait for release
-//	read pid ◀───────────────── report pid, exit
+//	parent                      machine                        child, a machine too
+//	vfork, execve ────────────▶
+//	what to enter ────────────▶ setns(path namespaces)
+//	                            clone(new namespaces) ────────▶ wait for the second segment
+//	read pid ◀───────────────── say Born, exit
 //	write uid_map, gid_map
-//	Release ──────────────────────────────────────────────────▶ become root, dup files,
-//	Wait ◀──────────────────── end of file, or step and errno ─ execveat
+//	second segment ───────────────────────────────────────────▶ whatever it is to do
 //
-// When no namespace is to be joined the first clone makes the new ones itself and
-// there is no grandchild. CLONE_PARENT makes the caller the parent of both.
+// The fork is of a small memory, not of the runtime's: to copy that, and to copy every
+// page of it that the runtime then writes to, cost more than a machine's execve.
+// CLONE_PARENT makes the caller the parent of both.
 package spawn
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
-	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/oci/program"
+	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
 // Join names a namespace that the process enters instead of getting a new one.
@@ -38,10 +41,8 @@ type Join struct {
 
 // Cmd describes the process to start.
 type Cmd struct {
-	Exe   int      // descriptor of the program, executed with execveat(AT_EMPTY_PATH)
-	Args  []string // argv, argv[0] included
-	Env   []string // environment, nothing is inherited
-	Files []int    // Files[i] becomes descriptor i; everything else is closed on exec
+	Files []int // Files[i] becomes descriptor i; everything else is closed
+	Conn  int   // the descriptor that the process has the conversation on; Start fills in Files[Conn]
 
 	Join   []Join  // entered in this order
 	New    uintptr // CLONE_NEW* bits of the namespaces to create
@@ -53,156 +54,120 @@ type Cmd struct {
 
 	Time        bool   // create a time namespace
 	TimeOffsets string // its offsets, as time_namespaces(7) has them, or ""
-
-	// Root makes the process uid and gid 0 of its user namespace, without
-	// supplementary groups where it may give them up, before execveat: an unmapped identity would lose
-	// every capability there (capabilities(7)).
-	Root bool
 }
 
-// Child is a started process that waits for Release.
+// Child is a started process that waits for its second segment.
 type Child struct {
 	Pid   int // as seen by the caller
 	Pidfd int
+	Conn  wire.Conn
 
-	sibling bool   // another process reaps it
-	release int    // pipe: a byte lets the child go on, closing it ends the child
-	status  int    // pipe: reports of the child, see report
-	steps   []step // kept for the names in errors
+	sibling bool // another process reaps it
 }
 
-// report is what the child writes to the status pipe: a failed step and its errno,
-// or step -1 and the pid of the grandchild.
-type report struct{ Step, Value int32 }
-
-const reportSize = 8
-
-// Start forks the process up to the point where it waits for Release, so that the
-// caller can write id maps and prepare what the process will find.
+// Start starts the process in its namespaces, where it waits to be told what to do, so
+// that the caller can write id maps and prepare what it will find.
 func Start(cmd *Cmd) (*Child, error) {
-	// Plain descriptors: an os.File would start the runtime's poller for a pipe.
-	var sync, status [2]int
-	if err := unix.Pipe2(sync[:], unix.O_CLOEXEC); err != nil {
-		return nil, os.NewSyscallError("pipe2", err)
+	ours, theirs, err := wire.Pair()
+	if err != nil {
+		return nil, err
 	}
-	defer unix.Close(sync[0])
-	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
-		unix.Close(sync[1])
-		return nil, os.NewSyscallError("pipe2", err)
-	}
-	defer unix.Close(status[1])
-
-	c := &Child{Pidfd: -1, sibling: cmd.Sibling, release: sync[1], status: status[0]}
-	if err := c.start(cmd, sync[0], status[1]); err != nil {
+	defer theirs.Close()
+	c := &Child{Pidfd: -1, Conn: ours, sibling: cmd.Sibling}
+	if err := c.start(cmd, theirs.FD); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Child) start(cmd *Cmd, sync, status int) error {
-	p, err := compile(cmd, sync, c.release, status)
+func (c *Child) start(cmd *Cmd, end int) error {
+	p := compile(cmd)
+	files := slices.Concat(cmd.Files, p.files)
+	files[cmd.Conn] = end
+	machine, err := execute(cmd, files)
 	if err != nil {
 		return err
 	}
-	defer p.close()
-	c.steps = p.steps
-
-	first := &cloneArgs{flags: uint64(cmd.New), exitSignal: uint64(unix.SIGCHLD)}
-	if cmd.joins() {
-		first.flags = 0
-	}
-	if cmd.Sibling {
-		first.flags |= unix.CLONE_PARENT
-		first.exitSignal = 0 // clone3 wants that: it will be the caller's own
-	}
-	if cmd.Cgroup >= 0 {
-		// The first child already: once it has entered a user namespace it may not.
-		first.flags |= unix.CLONE_INTO_CGROUP
-		first.cgroup = uint64(cmd.Cgroup)
-	}
-	pid, errno := fork(first, p.steps, p.status)
-	runtime.KeepAlive(p)
-	if errno != 0 {
-		return fmt.Errorf("clone3 with namespaces %s: %w", flagNames(cmd.New), errno)
-	}
-	c.Pid = pid
-	if cmd.joins() {
-		if err := c.adoptGrandchild(pid); err != nil {
-			return err
+	begun := []int{machine} // what is to be reaped besides the child
+	err = c.Conn.SendSegment(p.Builder)
+	for passed := 0; err == nil && (c.Pid == 0 || passed < p.passing); {
+		var m wire.Message
+		switch m, err = c.Conn.Receive(); {
+		case errors.Is(err, io.EOF):
+			err = errors.New("the process died before it entered its namespaces")
+		case err != nil:
+		case m.Kind == program.Passed:
+			passed++
+			begun = append(begun, int(m.Code))
+		case m.Kind == program.Born:
+			c.Pid = int(m.Code)
+		default:
+			err = failure(m)
 		}
 	}
-	c.Pidfd, err = unix.PidfdOpen(c.Pid, 0)
+	if !c.sibling {
+		for _, pid := range begun {
+			if _, werr := wait4(pid); err == nil {
+				err = werr
+			}
+		}
+	}
 	if err != nil {
+		return err
+	}
+	if c.Pidfd, err = unix.PidfdOpen(c.Pid, 0); err != nil {
 		err = os.NewSyscallError("pidfd_open", err)
 		c.Kill()
 	}
 	return err
 }
 
-// joins reports whether an intermediate child is needed that enters namespaces
-// before the process itself is cloned.
-func (cmd *Cmd) joins() bool { return len(cmd.Join) > 0 || cmd.Time }
+// execute starts a machine. The calling thread shares its memory with it until execve,
+// and waits meanwhile.
+func execute(cmd *Cmd, files []int) (pid int, err error) {
+	exe, err := program.Executable(cmd.Conn)
+	if err != nil {
+		return 0, fmt.Errorf("the first program of the process: %w", err)
+	}
+	defer unix.Close(exe)
+	attr := &syscall.ProcAttr{Env: []string{}, Sys: &syscall.SysProcAttr{}}
+	// The machine's file is one of the files: the others are moved to their numbers
+	// before execve, and could take the place of one that is not.
+	for _, fd := range append(files, exe) {
+		attr.Files = append(attr.Files, uintptr(fd))
+	}
+	if cmd.Sibling {
+		attr.Sys.Cloneflags = unix.CLONE_PARENT
+	}
+	pid, err = syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(len(files)), []string{"berth-oci"}, attr)
+	if err != nil {
+		return 0, fmt.Errorf("the first program of the process: %w", err)
+	}
+	return pid, nil
+}
 
-// adoptGrandchild reads the grandchild's pid and reaps the intermediate child.
-func (c *Child) adoptGrandchild(intermediate int) error {
-	r, err := c.read()
-	if errors.Is(err, syscall.EPIPE) {
-		err = errors.New("the child died before it entered its namespaces")
+// Exec sends the process a segment that ends in execve, and returns what prevented it.
+func (c *Child) Exec(b *program.Builder) error {
+	if err := c.Conn.SendSegment(b); err != nil {
+		return err
 	}
-	if err == nil && r.Step >= 0 {
-		err = c.stepError(r)
-	}
-	if !c.sibling {
-		if _, werr := wait4(intermediate); err == nil {
-			err = werr
-		}
+	m, err := c.Conn.Receive()
+	if errors.Is(err, io.EOF) {
+		return nil // closed by execve
 	}
 	if err != nil {
 		return err
 	}
-	c.Pid = int(r.Value)
-	return nil
+	return failure(m)
 }
 
-// read returns the next report, or EPIPE at end of file.
-func (c *Child) read() (report, error) {
-	var b [reportSize]byte
-	for {
-		n, err := unix.Read(c.status, b[:])
-		switch {
-		case err == unix.EINTR:
-		case n != reportSize || err != nil:
-			return report{}, syscall.EPIPE
-		default:
-			return decodeReport(b), nil
-		}
+// failure returns what a message that is none of the expected ones means.
+func failure(m wire.Message) error {
+	if m.Kind == program.Failed {
+		return m.Failure
 	}
-}
-
-func (c *Child) stepError(r report) error {
-	name := "step " + strconv.Itoa(int(r.Step))
-	if int(r.Step) < len(c.steps) {
-		name = c.steps[r.Step].name
-	}
-	return fmt.Errorf("%s: %w", name, syscall.Errno(r.Value))
-}
-
-// Release lets the child go on to execveat. It does not wait.
-func (c *Child) Release() error {
-	_, err := unix.Write(c.release, []byte{1})
-	closeFD(&c.release)
-	return os.NewSyscallError("write to the new process", err)
-}
-
-// Wait blocks until the child has executed its program, and returns what
-// prevented it otherwise. The child is not reaped.
-func (c *Child) Wait() error {
-	r, err := c.read()
-	if errors.Is(err, syscall.EPIPE) {
-		return nil // closed by exec: success
-	}
-	return c.stepError(r)
+	return fmt.Errorf("the new process says %d", m.Kind)
 }
 
 // Kill ends a child that is not wanted any more, and reaps it unless it is a sibling.
@@ -222,11 +187,10 @@ func (c *Child) Kill() {
 	c.Close()
 }
 
-// Close gives up the descriptors of the child. A released child lives on, one
-// that still waits ends.
+// Close ends the conversation and gives up the descriptors of the child. One that still
+// waits for a segment ends.
 func (c *Child) Close() {
-	closeFD(&c.release)
-	closeFD(&c.status)
+	closeFD(&c.Conn.FD)
 	closeFD(&c.Pidfd)
 }
 

@@ -78,7 +78,8 @@ type Process struct {
 	MemoryPolicy *MemoryPolicy
 	CPUs         []int // processors to run on; none to leave them as they are
 
-	Preserve     int // descriptors from 3 on that the workload inherits
+	Root         bool // become root of the user namespace first
+	Preserve     int  // descriptors from 3 on that the workload inherits
 	Terminal     bool
 	Console      bool // the terminal is nobody's controlling terminal yet
 	Rows, Cols   uint16

@@ -10,7 +10,7 @@ import (
 	"github.com/berthcloud/berth/internal/oci/program"
 )
 
-// initCode is the first segment of a container's first process.
+// initCode is the first part for a container's first process.
 type initCode struct {
 	*code
 	plan     *Init

@@ -3,9 +3,9 @@
 // container's first process, or that of an exec, carries out in its namespaces. The
 // runtime sends the list and follows the process (package wire).
 //
-// For a container's first process the list has two segments. The first one ends in the
+// For a container's first process the list has two parts. The first one ends in the
 // container's root; then Resolve looks up there, from outside, the user and the program,
-// and the second segment waits for the start and executes the workload.
+// and the second part waits for the start and executes the workload.
 //
 // What cannot be said in system calls is done by a helper, this program once more, as a
 // child of the process in its namespaces: hooks that run in the container, and tmpcopyup.
@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci/program"
+	"github.com/berthcloud/berth/internal/oci/spawn"
 )
 
 // Descriptors of the process, besides the standard streams and those that the workload
@@ -35,9 +36,9 @@ func (p *Process) number(file int) int { return 3 + p.Preserve + file }
 // and the runtime's own program come after it.
 func (p *Process) Conn() int { return p.number(connFile) }
 
-// Compile makes the first segment of a container's first process.
+// Compile makes the first part for a container's first process.
 func (p *Init) Compile() *program.Builder {
-	c := &initCode{code: newCode(program.First, &p.Process), plan: p}
+	c := &initCode{code: newCode(program.Second, &p.Process), plan: p}
 	c.target, c.cover = c.Slot(-1), c.Slot(-1)
 	c.files = c.Receive(p.Files)
 	c.begin()
@@ -54,14 +55,14 @@ func (p *Init) Compile() *program.Builder {
 	c.openLabel(c.file(p.HostProc))
 	c.closeHost()
 	c.Say(program.Placed, "")
-	c.Load()
+	c.Load(program.Third)
 	c.subroutines()
 	return c.end()
 }
 
-// CompileStart makes the second segment, once Process is resolved.
+// CompileStart makes the second part, once Process is resolved.
 func (p *Init) CompileStart() *program.Builder {
-	c := newCode(program.Second, &p.Process)
+	c := newCode(program.Third, &p.Process)
 	c.enterCwd()
 	c.Say(program.Ready, "")
 	c.awaitStart()
@@ -72,10 +73,10 @@ func (p *Init) CompileStart() *program.Builder {
 	return c.end()
 }
 
-// Compile makes the one segment of a process that is in the container already; Process
+// Compile makes the only part for a process that is in the container already; Process
 // is resolved.
 func (p *Exec) Compile() *program.Builder {
-	c := newCode(program.First, &p.Process)
+	c := newCode(program.Second, &p.Process)
 	c.files = c.Receive(p.Files)
 	c.begin()
 	c.joinCgroups()
@@ -88,9 +89,16 @@ func (p *Exec) Compile() *program.Builder {
 	return c.end()
 }
 
-// begin prepares the process itself. The Go runtime, of which it is a fork, has raised no
-// limit and left no handler.
+// begin prepares the process itself.
 func (c *code) begin() {
+	// Unreadable through /proc and not to be traced by what already runs in the
+	// namespaces (CVE-2016-9962); lasts until execve.
+	c.prctl("prctl(PR_SET_DUMPABLE)", unix.PR_SET_DUMPABLE, 0, 0)
+	// Until now its name is the number of a descriptor.
+	c.Call("prctl(PR_SET_NAME)", unix.SYS_PRCTL, program.N(unix.PR_SET_NAME), c.String("berth-oci").Arg(), program.N(0), program.N(0), program.N(0))
+	if c.proc.Root {
+		spawn.BecomeRoot(c.Builder)
+	}
 	c.HandleSignals(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
 	c.Call("close_range", unix.SYS_CLOSE_RANGE, program.N(c.proc.number(0)), program.N(c.proc.number(ownFiles)-1), program.N(unix.CLOSE_RANGE_CLOEXEC))
 	c.Call("umask", unix.SYS_UMASK, program.N(0)) // modes are meant as they stand in the plan

@@ -1,9 +1,10 @@
 // Package wire is the conversation between the runtime and the process that becomes a
 // container's: one socket pair, and later, for a container's first process, a
-// connection to its start socket.
+// connection to its start socket. How the process gets into its namespaces comes before:
+// see package spawn.
 //
 //	runtime                                the process (a machine of package program)
-//	descriptors, first segment ───────────▶
+//	second segment, descriptors ──────────▶
 //	                                       mounts, devices, console
 //	◀─────────────────────── Terminal, the terminal's master (only with one)
 //	◀─────────────────────── Prepared (only when the spec has hooks)
@@ -11,7 +12,7 @@
 //	byte ─────────────────────────────────▶
 //	                                       createContainer hooks, pivot_root, sysctl, …
 //	◀─────────────────────── Placed
-//	second segment ───────────────────────▶
+//	third segment ────────────────────────▶
 //	◀─────────────────────── Ready
 //	◀─────────────────────── Listening (only with SCMP_ACT_NOTIFY)
 //	watches the process (see package listener)
@@ -52,14 +53,23 @@ const maxFiles = 253
 type Failure struct {
 	Code int // 127: no such command; 126: not executable; 1: anything else
 	Text string
+
+	errno unix.Errno // what the text ends with, or 0
 }
 
 func (f *Failure) Error() string { return f.Text }
 
+func (f *Failure) Unwrap() error {
+	if f.errno == 0 {
+		return nil
+	}
+	return f.errno
+}
+
 // Fail makes a Failure of err, keeping the code of one that err wraps.
 func Fail(err error) *Failure {
 	if f, ok := errors.AsType[*Failure](err); ok {
-		return &Failure{Code: f.Code, Text: err.Error()}
+		return &Failure{Code: f.Code, Text: err.Error(), errno: f.errno}
 	}
 	return &Failure{Code: 1, Text: err.Error()}
 }
@@ -119,7 +129,7 @@ func (c Conn) write(b []byte) error {
 
 // Message is what the process says.
 type Message struct {
-	program.Kind
+	program.Header
 	Text    string
 	Failure *Failure // of Failed
 	File    int      // of Terminal, else -1; closed on exec
@@ -138,7 +148,7 @@ func (c Conn) Receive() (Message, error) {
 	if err != nil {
 		return m, err
 	}
-	m.Kind, m.Text = h.Kind, text
+	m.Header, m.Text = h, text
 	if h.Kind != program.Failed {
 		return m, nil
 	}
@@ -153,7 +163,7 @@ func (c Conn) Receive() (Message, error) {
 	if log = strings.TrimSpace(strings.TrimRight(log, "\x00")); len(log) > 2 {
 		text += " (" + log[2:] + ")"
 	}
-	m.Failure = &Failure{Code: int(h.Code), Text: text}
+	m.Failure = &Failure{Code: int(h.Code), Text: text, errno: h.Errno}
 	return m, nil
 }
 
