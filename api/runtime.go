@@ -191,11 +191,17 @@ const (
 	ChannelControl Channel = 3 // a Control as JSON, both ways
 )
 
+// Identity is how an instance is referred to.
+type Identity struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
 // Control is a message on ChannelControl; one field is set.
 type Control struct {
 	Resize     *Size     `json:"resize,omitempty"`      // client: the terminal's new size
 	CloseStdin bool      `json:"close_stdin,omitempty"` // client: end of standard input
-	Created    *Instance `json:"created,omitempty"`     // server: the instance was made; only to a client that asked to make it
+	Created    *Identity `json:"created,omitempty"`     // server: the instance was made; only to a client that asked to make it
 	Started    *Status   `json:"started,omitempty"`     // server: the instance runs; only to a client that asked to start it
 	Exit       *Exit     `json:"exit,omitempty"`        // server: the command ended; last message
 	Problem    *Problem  `json:"problem,omitempty"`     // server: it failed; last message

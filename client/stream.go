@@ -37,7 +37,7 @@ type AttachOptions struct {
 // RunOptions says how to run in the foreground.
 type RunOptions struct {
 	Size    api.Size           // of the terminal; zero where there is none
-	Created func(api.Instance) // called once the instance is made; may be nil
+	Created func(api.Identity) // called once the instance is made; may be nil
 	Started func(api.Status)   // called once it runs; may be nil
 }
 
@@ -78,7 +78,7 @@ func addSize(q url.Values, size api.Size) {
 
 // RunAttached makes an instance, connects to its streams, starts it, and returns how
 // it ended. Where the start fails, nothing is left of it. The specification travels
-// as the first message, a text message; after control {created: instance} the stream
+// as the first message, a text message; after control {created: identity} the stream
 // is the one of Attach with Start.
 func (c *Client) RunAttached(ctx context.Context, spec api.Spec, o RunOptions, s Streams) (api.Exit, error) {
 	q := query("stdin", flag(s.Stdin != nil))
@@ -108,7 +108,7 @@ func (c *Client) ExecDetached(ctx context.Context, ref string, e api.Exec) error
 
 // heard is whom the server's news concern.
 type heard struct {
-	created func(api.Instance)
+	created func(api.Identity)
 	started func(api.Status)
 }
 

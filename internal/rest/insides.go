@@ -61,7 +61,7 @@ func (s *Server) insideRoutes(a huma.API) {
 			return answer(func(w http.ResponseWriter, r *http.Request) { s.attach(w, r, in) })
 		})
 	handleRaw(a, route{id: "run-instance", method: "GET", path: "/v1/run", tag: tag, summary: "Make an instance, connect to its standard streams and start it", stream: websocketType,
-		description: "The client's first message is a text message with a Spec as JSON. The server sends {\"created\":INSTANCE}; " +
+		description: "The client's first message is a text message with a Spec as JSON. The server sends {\"created\":{\"id\":ID,\"name\":NAME}}; " +
 			"from then on the stream is that of attach-instance with start. Where the start fails, nothing is left of the instance."},
 		func(in *StreamInput) *raw {
 			return answer(func(w http.ResponseWriter, r *http.Request) { s.runInstance(w, r, in) })

@@ -312,7 +312,7 @@ func (s *Server) runInstance(w http.ResponseWriter, r *http.Request, in *StreamI
 		defer cancel()
 		var attached <-chan ending
 		started, err := s.Lives.Run(ctx, spec, func(made api.Instance) {
-			st.control(ctx, api.Control{Created: &made})
+			st.control(ctx, api.Control{Created: &api.Identity{ID: made.ID, Name: made.Name}})
 			attached = s.attachFirst(ctx, made.ID, streams)
 		})
 		if err != nil {

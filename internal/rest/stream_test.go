@@ -68,7 +68,7 @@ func TestRunInOneRequest(t *testing.T) {
 			if s.Image == "" {
 				return api.Instance{}, api.E("create", api.Invalid, s.Name, errors.New("no image was named"))
 			}
-			return api.Instance{ID: "made", Spec: s}, nil
+			return api.Instance{ID: "made", Name: s.Name}, nil
 		},
 		attach: func(ctx context.Context, s instance.Streams, ready func()) (api.Exit, error) {
 			ready()
@@ -90,11 +90,11 @@ func TestRunInOneRequest(t *testing.T) {
 	var out bytes.Buffer
 	var news []string
 	o := client.RunOptions{
-		Created: func(i api.Instance) { news = append(news, i.ID, i.Spec.Image) },
+		Created: func(i api.Identity) { news = append(news, i.ID, i.Name) },
 		Started: func(s api.Status) { news = append(news, string(s.State)) },
 	}
-	exit, err := c.RunAttached(t.Context(), api.Spec{Image: "base"}, o, client.Streams{Stdin: strings.NewReader("hello"), Stdout: &out})
-	if err != nil || exit.Code != 5 || out.String() != "hello" || strings.Join(news, " ") != "made base running" {
+	exit, err := c.RunAttached(t.Context(), api.Spec{Name: "x", Image: "base"}, o, client.Streams{Stdin: strings.NewReader("hello"), Stdout: &out})
+	if err != nil || exit.Code != 5 || out.String() != "hello" || strings.Join(news, " ") != "made x running" {
 		t.Errorf("%+v, %v, %q, %q", exit, err, out.String(), news)
 	}
 	if _, err := c.RunAttached(t.Context(), api.Spec{Name: "x"}, client.RunOptions{}, client.Streams{}); !api.IsKind(err, api.Invalid) || err.Error() != "create x: no image was named" {

@@ -97,9 +97,9 @@ func (f *foreground) attach(ctx context.Context, g *global, c *client.Client, in
 
 // run makes an instance and starts it.
 func (f *foreground) run(ctx context.Context, g *global, c *client.Client, spec api.Spec, idFile *idFile) error {
-	var inst api.Instance
-	created := func(made api.Instance) {
-		inst = made
+	inst := api.Instance{Spec: spec}
+	created := func(made api.Identity) {
+		inst.ID, inst.Name = made.ID, made.Name
 		if err := idFile.write(made.ID); err != nil {
 			g.warn(err.Error())
 		}
