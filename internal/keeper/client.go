@@ -43,6 +43,45 @@ func (c *Client) Start(ctx context.Context, p Process) (Status, error) {
 	return statusOf(r), err
 }
 
+// StartWaiting is Start with a wait for the end on the same connection. The caller
+// calls Wait or Close of what it gets, once.
+func (c *Client) StartWaiting(ctx context.Context, p Process) (Status, *Waiting, error) {
+	conn, err := c.dial(ctx, "start", p.ID)
+	if err != nil {
+		return Status{}, nil, err
+	}
+	r, err := exchange(ctx, conn, "start", p.ID, Request{Op: OpStart, Process: &p, Wait: true})
+	if err != nil {
+		conn.Close()
+		return Status{}, nil, err
+	}
+	conn.SetDeadline(time.Time{}) // in case ctx ended just now
+	return statusOf(r), &Waiting{client: c, id: p.ID, conn: conn}, nil
+}
+
+// Waiting is a call that waits for the end of a process.
+type Waiting struct {
+	client *Client
+	id     string
+	conn   *Conn
+}
+
+// Wait is Client.Wait of the process.
+func (w *Waiting) Wait(ctx context.Context) (Exit, error) {
+	defer w.conn.Close()
+	stop := context.AfterFunc(ctx, func() { w.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var r Reply
+	if err := readJSON(w.conn, FrameReply, &r); err != nil || r.Status == nil || r.Status.Exit == nil {
+		// ctx has ended, or the keeper was killed, and the next one knows.
+		return w.client.Wait(ctx, w.id)
+	}
+	return *r.Status.Exit, nil
+}
+
+// Close gives the wait up.
+func (w *Waiting) Close() error { return w.conn.Close() }
+
 // StartAttached is Start with the caller attached before the first output: it
 // misses nothing.
 func (c *Client) StartAttached(ctx context.Context, p Process, o AttachOptions) (Status, *Attachment, error) {

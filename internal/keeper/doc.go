@@ -66,6 +66,7 @@
 //	client                                keeper
 //	  │── request (JSON) ────────────────▶│   peer credentials: same uid
 //	  │◀────────────────── reply (JSON) ──│   most calls end here
+//	  │◀────────────────── reply (JSON) ──│   start with wait: the process has ended
 //	  │                                   │
 //	  │── stdin, control ────────────────▶│   attach, start with attach:
 //	  │◀──────── stdout, stderr, control ─│   until the process has ended (control

@@ -39,6 +39,7 @@ type Request struct {
 	Op      string         `json:"op"`
 	ID      string         `json:"id,omitempty"`
 	Process *Process       `json:"process,omitempty"` // start
+	Wait    bool           `json:"wait,omitempty"`    // start: a second reply, as of wait, follows on the same connection
 	Attach  *AttachOptions `json:"attach,omitempty"`  // start, attach
 	Signal  int            `json:"signal,omitempty"`  // signal
 	Size    Size           `json:"size,omitzero"`     // resize

@@ -92,9 +92,11 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 	if err := h.writeBundle(spec); err != nil {
 		return nil, h.fail("create", err)
 	}
-	if h.kept, err = d.cfg.Keeper.Start(ctx, h.process()); err != nil {
+	var waiting *keeper.Waiting
+	if h.kept, waiting, err = d.cfg.Keeper.StartWaiting(ctx, h.process()); err != nil {
 		return nil, h.fail("create", err)
 	}
+	h.waiting.Store(waiting)
 	if err := h.plug(h.kept.PID); err != nil {
 		return nil, h.fail("create", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,8 @@ type handle struct {
 	driver *Driver
 	p      *instance.Prepared
 	kept   keeper.Status // by Create or Adopt
+
+	waiting atomic.Pointer[keeper.Waiting] // of Create, for the first Wait
 }
 
 func (h *handle) inRun(name string) string { return filepath.Join(h.p.RunDir, name) }
@@ -102,7 +105,11 @@ func (h *handle) Stop(ctx context.Context, signal int, grace time.Duration) erro
 
 // Wait returns how the run ended.
 func (h *handle) Wait(ctx context.Context) (api.Exit, error) {
-	exit, err := h.driver.cfg.Keeper.Wait(ctx, h.p.ID)
+	wait := func(ctx context.Context) (keeper.Exit, error) { return h.driver.cfg.Keeper.Wait(ctx, h.p.ID) }
+	if w := h.waiting.Swap(nil); w != nil {
+		wait = w.Wait
+	}
+	exit, err := wait(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -194,6 +201,9 @@ func (h *handle) Unpause(context.Context) error {
 // already.
 func (h *handle) Delete(ctx context.Context) error {
 	var errs []error
+	if w := h.waiting.Swap(nil); w != nil {
+		errs = append(errs, w.Close())
+	}
 	if err := h.driver.runtime.Delete(ctx, h.p.ID, true); err != nil {
 		errs = append(errs, err)
 	} else if err := h.forget(ctx); err != nil {

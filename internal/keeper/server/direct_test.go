@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -34,6 +35,47 @@ func TestDirect(t *testing.T) {
 	}
 	if err := w.c.Shutdown(w.ctx); !api.IsKind(err, api.InUse) {
 		t.Errorf("shutdown: %v", err)
+	}
+}
+
+// TestStartWaiting waits on the connection of the start: to the end, until the caller
+// has enough, and beyond the death of the keeper.
+func TestStartWaiting(t *testing.T) {
+	w := newWorld(t)
+	start := func(id, script string) *keeper.Waiting {
+		st, waiting, err := w.c.StartWaiting(w.ctx, w.shell(id, script))
+		if err != nil || st.PID == 0 || st.Exit != nil {
+			t.Fatalf("start %s: %+v, %v", id, st, err)
+		}
+		return waiting
+	}
+	if exit, err := start("ends", "exit 3").Wait(w.ctx); err != nil || exit.Code != 3 {
+		t.Errorf("exit = %+v, %v", exit, err)
+	}
+	canceled, cancel := context.WithCancel(w.ctx)
+	waiting := start("stays", "read line; sleep 100")
+	cancel()
+	if _, err := waiting.Wait(canceled); !api.IsKind(err, api.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+	if err := start("unheard", "sleep 100").Close(); err != nil {
+		t.Error(err)
+	}
+	waiting = start("outlives", "sleep 100")
+	ended := make(chan keeper.Exit, 1)
+	go func() {
+		exit, err := waiting.Wait(w.ctx)
+		if err != nil {
+			t.Errorf("after the keeper was replaced: %v", err)
+		}
+		ended <- exit
+	}()
+	w.killKeeper()
+	if err := w.c.Signal(w.ctx, "outlives", unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if exit := <-ended; exit.Signal != int(unix.SIGKILL) {
+		t.Errorf("exit = %+v", exit)
 	}
 }
 

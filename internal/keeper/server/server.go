@@ -336,7 +336,13 @@ func (s *Server) wait(c *keeper.Conn, req *keeper.Request) bool {
 		reply(c, keeper.Reply{Error: wireError(err)})
 		return false
 	}
-	// A fresh goroutine has a small stack; this one has grown while decoding.
+	p.serveWaiter(c)
+	return true
+}
+
+// serveWaiter replies once the process has ended, or the client has gone.
+func (p *proc) serveWaiter(c *keeper.Conn) {
+	// A fresh goroutine has a small stack; the caller's has grown while decoding.
 	go func() {
 		defer c.Close()
 		defer p.removeWaiter(c)
@@ -351,7 +357,6 @@ func (s *Server) wait(c *keeper.Conn, req *keeper.Request) bool {
 		default: // the client said something it should not
 		}
 	}()
-	return true
 }
 
 func reply(c *keeper.Conn, r keeper.Reply) {

@@ -56,7 +56,10 @@ func (s *Server) start(conn *keeper.Conn, req *keeper.Request) bool {
 	if c == nil {
 		st := p.status()
 		reply(conn, keeper.Reply{Status: &st})
-		return false
+		if req.Wait {
+			p.serveWaiter(conn)
+		}
+		return req.Wait
 	}
 	p.serveClient(c)
 	return true
