@@ -214,7 +214,7 @@ func TestStdinStaysOpen(t *testing.T) {
 		if _, err := a.Write([]byte(text)); err != nil {
 			t.Error(err)
 		}
-		if err := a.CloseStdin(); err != nil {
+		if err := a.CloseStdin(); err != nil && text == "first\n" { // after the second the process may have ended
 			t.Error(err)
 		}
 		if text == "first\n" {
