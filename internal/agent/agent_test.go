@@ -5,10 +5,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
 	"net"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -319,19 +318,67 @@ func FuzzServer(f *testing.F) {
 }
 
 func TestConfigRoundTrip(t *testing.T) {
-	want := &Config{Layers: 3, Hostname: "h", Process: Process{Args: []string{"true"}}}
+	want := &Config{
+		Layers: 3, Disk: true, OpenStdin: true, Size: Size{Rows: 25, Cols: 1000}, Hostname: "h", Hosts: "a\nb\n", ResolvConf: "c",
+		Process:      Process{Args: []string{"true", ""}, Env: []string{"A=\u00e4"}, User: "web", Dir: "/srv"},
+		Interfaces:   []Interface{{MAC: "52:54:00:00:00:01", Name: "eth0", Addresses: []string{"10.0.0.2/24", "fd00::2/64"}, Gateway: "10.0.0.1", MTU: 1500}},
+		Mounts:       []Mount{{Tag: "share0", Path: "f", Target: "/t", ReadOnly: true}, {Target: "/tmp", Size: 1 << 40, Mode: 0o1777}},
+		Capabilities: 1<<40 | 1, NewPrivs: true, PIDs: -1, Limits: []Limit{{Resource: 7, Soft: 1024, Hard: ^uint64(0)}},
+	}
 	data, err := want.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := DecodeConfig(append(data, make([]byte, 4096)...))
-	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	if _, err := (&Config{Hosts: strings.Repeat("x", MaxConfig)}).Encode(); err == nil {
 		t.Error("a configuration beyond the bound was accepted")
 	}
-	if _, err := DecodeConfig(nil); err == nil || errors.Is(err, io.EOF) {
-		t.Errorf("an empty partition: %v", err)
+	for n := range data {
+		if _, err := DecodeConfig(data[:n]); err == nil {
+			t.Errorf("the first %d of %d bytes were taken for a configuration", n, len(data))
+		}
+	}
+}
+
+// FuzzConfig decodes what no host wrote: an error, or a configuration that survives
+// another round.
+func FuzzConfig(f *testing.F) {
+	data, err := (&Config{Layers: 1, Process: Process{Args: []string{"a"}}, Limits: []Limit{{Soft: 1}}}).Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add([]byte(configMagic + "\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := DecodeConfig(data)
+		if err != nil || len(data) > MaxConfig/16 {
+			return
+		}
+		again, err := c.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := DecodeConfig(again); err != nil || !reflect.DeepEqual(got, c) {
+			t.Errorf("%+v became %+v, %v", c, got, err)
+		}
+	})
+}
+
+func TestExitLine(t *testing.T) {
+	for _, want := range []Exit{{}, {Code: 137, OOM: true}, {Code: 127, Error: "nope: not found"}, {Code: 255, Error: " "}} {
+		if got, err := ParseExit(want.String() + "more"); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", want.String(), got, err)
+		}
+	}
+	if got, err := ParseExit(Exit{Error: "two\nlines"}.String()); err != nil || got.Error != "two lines" {
+		t.Errorf("two lines: %+v, %v", got, err)
+	}
+	for _, bad := range []string{"", "\n", "0", "0 0 ", "256 0 \n", "-1 0 \n", "1 2 \n", "x 0 \n", "1 \n", "\x00\x00\n"} {
+		if got, err := ParseExit(bad); err == nil {
+			t.Errorf("%q was taken for %+v", bad, got)
+		}
 	}
 }

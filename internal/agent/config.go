@@ -1,9 +1,10 @@
 package agent
 
 import (
-	"bytes"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 )
 
 // Ports of the virtio-serial bus between a guest and its host, by number.
@@ -12,7 +13,7 @@ const (
 	PortStdin   = 2 // bytes to the entrypoint
 	PortStdout  = 3 // bytes from the entrypoint
 	PortStderr  = 4
-	PortExit    = 5 // one JSON line, Exit, when the entrypoint has ended
+	PortExit    = 5 // one line, Exit, when the entrypoint has ended
 )
 
 // SerialSlot is the PCI slot of the serial line that stands for a port on a machine
@@ -29,7 +30,8 @@ const (
 const MaxConfig = 1 << 20
 
 // Config is what a guest made from an OCI image is told when it boots. It is
-// the first partition of the read-only disk; the layers follow it.
+// the first partition of the read-only disk; the layers follow it. The JSON is
+// for people who look at a plan.
 type Config struct {
 	Layers    int     `json:"layers"`              // partitions 2 to Layers+1, bottom first
 	Disk      bool    `json:"disk,omitempty"`      // a second disk holds ext4 for the writable layer; else tmpfs
@@ -106,21 +108,99 @@ const (
 	CodeFault       = 125 // the guest itself failed
 )
 
+// String returns the line that a guest writes to its exit port:
+//
+//	code oom error
+//
+// where oom is 0 or 1, and error may be missing.
+func (e Exit) String() string {
+	oom := "0"
+	if e.OOM {
+		oom = "1"
+	}
+	return strconv.Itoa(e.Code) + " " + oom + " " + strings.ReplaceAll(e.Error, "\n", " ") + "\n"
+}
+
+// ParseExit reads the line of an Exit at the start of what a guest wrote.
+func ParseExit(text string) (Exit, error) {
+	line, _, whole := strings.Cut(text, "\n")
+	code, rest, _ := strings.Cut(line, " ")
+	oom, said, found := strings.Cut(rest, " ")
+	n, err := strconv.ParseUint(code, 10, 8)
+	if !whole || !found || err != nil || oom != "0" && oom != "1" {
+		return Exit{}, errors.New("the guest wrote no line that says how it ended")
+	}
+	return Exit{Code: int(n), OOM: oom == "1", Error: said}, nil
+}
+
 // Encode returns the configuration as the guest reads it.
 func (c *Config) Encode() ([]byte, error) {
-	data, err := json.Marshal(c)
-	if err == nil && len(data) > MaxConfig {
-		err = fmt.Errorf("the guest's configuration has %d bytes, more than %d", len(data), MaxConfig)
+	f := fields{data: []byte(configMagic)}
+	c.fields(&f)
+	if len(f.data) > MaxConfig {
+		return nil, fmt.Errorf("the guest's configuration has %d bytes, more than %d", len(f.data), MaxConfig)
 	}
-	return data, err
+	return f.data, nil
 }
+
+// configMagic begins an encoded Config. Its number changes with the fields.
+const configMagic = "berth guest 1\n"
 
 // DecodeConfig reads a configuration from the start of a partition; zeros fill
 // the rest.
 func DecodeConfig(data []byte) (*Config, error) {
+	if !strings.HasPrefix(string(data[:min(len(data), len(configMagic))]), configMagic) {
+		return nil, errors.New("the guest's configuration: not one of this agent's version")
+	}
+	f := fields{data: data[len(configMagic):], reading: true}
 	var c Config
-	if err := json.Unmarshal(bytes.TrimRight(data, "\x00"), &c); err != nil {
-		return nil, fmt.Errorf("the guest's configuration: %w", err)
+	c.fields(&f)
+	if f.err != nil {
+		return nil, fmt.Errorf("the guest's configuration: %w", f.err)
 	}
 	return &c, nil
+}
+
+func (c *Config) fields(f *fields) {
+	number(f, &c.Layers)
+	for _, flag := range []*bool{&c.Disk, &c.Transient, &c.ReadOnly, &c.TTY, &c.OpenStdin, &c.NewPrivs} {
+		f.flag(flag)
+	}
+	list(f, &c.Process.Args, (*fields).text)
+	list(f, &c.Process.Env, (*fields).text)
+	f.text(&c.Process.User)
+	f.text(&c.Process.Dir)
+	number(f, &c.Size.Rows)
+	number(f, &c.Size.Cols)
+	f.text(&c.Hostname)
+	f.text(&c.Hosts)
+	f.text(&c.ResolvConf)
+	list(f, &c.Interfaces, (*fields).networkInterface)
+	list(f, &c.Mounts, (*fields).mount)
+	f.unsigned(&c.Capabilities)
+	number(f, &c.PIDs)
+	list(f, &c.Limits, (*fields).limit)
+}
+
+func (f *fields) networkInterface(i *Interface) {
+	f.text(&i.MAC)
+	f.text(&i.Name)
+	list(f, &i.Addresses, (*fields).text)
+	f.text(&i.Gateway)
+	number(f, &i.MTU)
+}
+
+func (f *fields) mount(m *Mount) {
+	f.text(&m.Tag)
+	f.text(&m.Path)
+	f.text(&m.Target)
+	f.flag(&m.ReadOnly)
+	number(f, &m.Size)
+	number(f, &m.Mode)
+}
+
+func (f *fields) limit(l *Limit) {
+	number(f, &l.Resource)
+	f.unsigned(&l.Soft)
+	f.unsigned(&l.Hard)
 }

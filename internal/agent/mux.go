@@ -170,8 +170,15 @@ func (m *mux) deliver(f frame) error {
 
 var (
 	errCanceled = errors.New("the call was canceled")
-	errWindow   = fmt.Errorf("%w: more data than its window", errFrame)
+	errWindow   = windowError{}
 )
+
+// windowError is an errFrame. It is no value of package fmt's, which every boot of
+// a guest would have to make.
+type windowError struct{}
+
+func (windowError) Error() string { return errFrame.Error() + ": more data than its window" }
+func (windowError) Unwrap() error { return errFrame }
 
 // deliver takes in a frame that concerns one channel.
 func (s *stream) deliver(kind frameType, channel byte, payload []byte) error {

@@ -56,11 +56,10 @@ func boot() (*machine, error) {
 	if err := mountAll(early); err != nil {
 		return nil, err
 	}
-	dir, err := os.OpenRoot("/modules")
+	modules, err := openModules()
 	if err != nil {
 		return nil, err
 	}
-	modules := kernelModules{dir}
 	if devices, err := os.ReadDir("/sys/bus/pci/devices"); err == nil && len(devices) > 0 {
 		if err := modules.load(setPCI); err != nil {
 			return nil, err

@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"encoding/json"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -15,7 +14,7 @@ import (
 // machine is the running guest.
 type machine struct {
 	config  *agent.Config
-	modules kernelModules
+	modules *kernelModules
 	disk    *os.File // the root of the writable disk
 	reaper  *reaper
 	group   workload
@@ -25,7 +24,7 @@ type machine struct {
 	output  sync.WaitGroup
 }
 
-func newMachine(config *agent.Config, modules kernelModules, disk *os.File) *machine {
+func newMachine(config *agent.Config, modules *kernelModules, disk *os.File) *machine {
 	return &machine{config: config, modules: modules, disk: disk, reaper: newReaper()}
 }
 
@@ -56,6 +55,7 @@ func (m *machine) settle() {
 	debug.SetGCPercent(50) // the memory is the user's
 	// Nothing waits for these devices; an error only leaves them away.
 	_ = m.modules.load(setLate)
+	m.modules.free()
 }
 
 // start starts the entrypoint with its streams on the virtio ports.
@@ -165,15 +165,11 @@ func (m *machine) outputTo(number int) (*os.File, error) {
 // report writes the exit to the host, where it outlives this machine.
 func report(exit agent.Exit) {
 	exit.OOM = exit.Code == 128+int(unix.SIGKILL) && oomKills() > 0
-	line, err := json.Marshal(exit)
-	if err != nil {
-		return
-	}
 	port, err := openPort(agent.PortExit, unix.O_WRONLY)
 	if err != nil {
 		return
 	}
-	writeAll(port, append(line, '\n'))
+	writeAll(port, []byte(exit.String()))
 	unix.Close(port)
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -23,35 +24,75 @@ const (
 )
 
 // kernelModules loads modules from the initramfs, also after the root was
-// switched and no path leads there any more.
-type kernelModules struct{ dir *os.Root }
+// switched and no path leads there any more. It makes plain system calls: most of
+// package os would run for the first time here, and an emulated processor
+// has to translate what it runs.
+type kernelModules struct {
+	dir    int // descriptor of /modules
+	loaded []string
+}
 
-// load loads a set of modules and frees their files' memory.
-func (k kernelModules) load(set string) error {
-	list, err := k.dir.ReadFile(set)
+func openModules() (*kernelModules, error) {
+	dir, err := unix.Open("/modules", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return &kernelModules{dir: dir}, os.NewSyscallError("open /modules", err)
+}
+
+// load loads a set of modules.
+func (k *kernelModules) load(set string) error {
+	list, err := k.read(set)
 	if err != nil {
 		return err
 	}
-	for name := range strings.FieldsSeq(string(list)) {
-		data, err := k.dir.ReadFile(name + ".ko")
-		if errors.Is(err, os.ErrNotExist) {
+	for name := range strings.FieldsSeq(list) {
+		if slices.Contains(k.loaded, name) {
 			continue // another set had it
 		}
+		fd, err := k.open(name + ".ko")
 		if err != nil {
 			return err
 		}
-		if err := unix.InitModule(data, ""); err != nil && err != unix.EEXIST {
+		err = unix.FinitModule(fd, "", 0)
+		unix.Close(fd)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("kernel module %s: %w", name, err)
 		}
-		if err := k.dir.Remove(name + ".ko"); err != nil {
-			return err
-		}
+		k.loaded = append(k.loaded, name)
 	}
 	return nil
 }
 
+// free frees the memory that the files of the loaded modules take.
+func (k *kernelModules) free() {
+	for _, name := range k.loaded {
+		_ = unix.Unlinkat(k.dir, name+".ko", 0)
+	}
+}
+
+func (k *kernelModules) open(name string) (int, error) {
+	fd, err := unix.Openat(k.dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return fd, os.NewSyscallError("open /modules/"+name, err)
+}
+
+// read returns the content of a small file.
+func (k *kernelModules) read(name string) (string, error) {
+	fd, err := k.open(name)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var content []byte
+	buffer := make([]byte, 4096)
+	for {
+		n, err := unix.Read(fd, buffer)
+		if n <= 0 {
+			return string(content), os.NewSyscallError("read /modules/"+name, err)
+		}
+		content = append(content, buffer[:n]...)
+	}
+}
+
 // loadFor loads the sets that the configuration calls for.
-func (k kernelModules) loadFor(config *agent.Config) error {
+func (k *kernelModules) loadFor(config *agent.Config) error {
 	if len(config.Interfaces) > 0 {
 		if err := k.load(setNet); err != nil {
 			return err

@@ -2,10 +2,9 @@ package guest
 
 import (
 	"encoding/binary"
-	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -19,11 +18,11 @@ import (
 
 // serialLine returns the device of the serial line that stands for a port, or "".
 func serialLine(number int) string {
-	lines, err := filepath.Glob(fmt.Sprintf("/sys/bus/pci/devices/0000:00:%02x.0/tty/tty*", agent.SerialSlot(number)))
+	lines, err := os.ReadDir("/sys/bus/pci/devices/0000:00:" + strconv.FormatInt(int64(agent.SerialSlot(number)), 16) + ".0/tty")
 	if err != nil || len(lines) == 0 {
 		return ""
 	}
-	return "/dev/" + filepath.Base(lines[0])
+	return "/dev/" + lines[0].Name()
 }
 
 // openLine opens a serial line that passes every byte as it is.

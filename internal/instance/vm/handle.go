@@ -1,9 +1,7 @@
 package vm
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -232,12 +230,10 @@ func (h *handle) exitRecord() *agent.Exit {
 	if err != nil {
 		return nil
 	}
-	line, _, whole := bytes.Cut(data, []byte("\n"))
-	var e agent.Exit
-	if !whole || json.Unmarshal(line, &e) != nil {
+	e, err := agent.ParseExit(string(data))
+	if err != nil {
 		return nil
 	}
-	e.Code &= 0xff
 	e.Error = api.OneLine(e.Error)
 	return &e
 }
