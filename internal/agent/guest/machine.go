@@ -173,8 +173,14 @@ func report(exit agent.Exit) {
 	unix.Close(port)
 }
 
-// powerOff ends the machine.
+// powerOff ends the machine: by a reset at once, which QEMU takes for the end. All
+// that is to last has been handed over before, so no driver has to be shut down,
+// which takes an emulated processor 10 ms.
 func powerOff() {
+	if fd, err := unix.Open("/proc/sysrq-trigger", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
+		_, _ = unix.Write(fd, []byte("b"))
+	}
+	// A kernel without that file, or a user's mount over it, is left to its own way.
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {} // process 1 must not end, or the kernel panics
 }
