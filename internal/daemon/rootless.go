@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"net/netip"
+	"os"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
@@ -12,15 +13,17 @@ import (
 	"github.com/berthcloud/berth/internal/storage"
 )
 
-// host finds out what plans depend on. An ordinary user's daemon runs no VMs, so
-// nothing is proved for it.
+// host finds out what plans depend on.
 func (c *Config) host(ctx context.Context) (instance.Host, error) {
 	h, err := gatherHost()
+	if err == nil {
+		err = c.proveProcessor(ctx, &h)
+	}
 	if err != nil || !c.Rootless {
-		if err == nil {
-			err = c.proveProcessor(ctx, &h)
-		}
 		return h, err
+	}
+	if h.KVM && !openToAll("/dev/kvm") {
+		h.KVM, h.KVMReason = false, "QEMU runs as a subordinate user, to whom /dev/kvm is not open"
 	}
 	uids, gids, err := rootless.IDs()
 	for _, r := range uids {
@@ -33,6 +36,12 @@ func (c *Config) host(ctx context.Context) (instance.Host, error) {
 		h.Controllers = cgroup.Given(c.Cgroup)
 	}
 	return h, err
+}
+
+// openToAll reports whether everybody may read and write a device.
+func openToAll(device string) bool {
+	info, err := os.Stat(device)
+	return err == nil && info.Mode().Perm()&0o006 == 0o006
 }
 
 func (c *Config) openStorage() (*storage.Storage, error) {

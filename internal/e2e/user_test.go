@@ -17,7 +17,7 @@ import (
 var notForUsers = map[string]string{
 	"isolation":     "looks for other ids; see idsOfUsers",
 	"host network":  "the host's is out of reach",
-	"berthd killed": "has a VM; see survivalOfUsers",
+	"berthd killed": "see survivalOfUsers and machineOfUsers",
 }
 
 // TestUser plays on this machine, with the daemon of an ordinary user.
@@ -29,14 +29,14 @@ func TestUser(t *testing.T) {
 	machine := testenv.NewUserLocal(t)
 	machine.User.Delegate(t)
 	w := &world{Daemon: testenv.NewDaemon(t, machine), place: user}
-	for name, file := range archives(t) {
-		own := filepath.Join(machine.User.Home, "image.tar")
+	for name, file := range archives(t, kernel{"cloud", ""}) {
+		own := filepath.Join(machine.User.Home, filepath.Base(file))
 		share(t, file, own)
 		w.Berth(t, "image", "import", own, name)
 	}
 	for name, test := range map[string]func(*testing.T, *world, *testenv.User){
 		"user/refused": refusedToUsers, "user/undelegated": undelegatedToUsers, "user/ids": idsOfUsers, "user/client's address": clientsOfUsers, "user/survival": survivalOfUsers,
-		"user/way out": wayOutOfUsers, "user/own places": placesOfUsers,
+		"user/way out": wayOutOfUsers, "user/own places": placesOfUsers, "user/machine": machineOfUsers,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Cleanup(func() { w.checkEmpty(t) })
@@ -63,13 +63,12 @@ func refusedToUsers(t *testing.T, w *world, _ *testenv.User) {
 		args  []string
 		words string
 	}{
-		"VM":           {[]string{"--vm", "base", "true"}, "daemon that runs as root"},
 		"host network": {[]string{"--network", "host", "base", "true"}, "publish ports"},
 		"low port":     {[]string{"-p", "81:80", "base", "true"}, "ip_unprivileged_port_start"},
 	} {
 		refused(t, name, w.Try(t.Context(), append([]string{"run", "--rm"}, c.args...)...), 125, c.words)
 	}
-	if info := w.Berth(t, "info"); !strings.Contains(info, "an ordinary user's") || strings.Contains(info, "not delegated") {
+	if info := w.Berth(t, "info"); strings.Contains(info, "Warning") {
 		t.Errorf("info:\n%s", info)
 	}
 }
@@ -93,7 +92,7 @@ func undelegatedToUsers(t *testing.T, w *world, u *testenv.User) {
 				flags = []string{"--cgroup", m.User.Cgroup}
 			}
 			w := &world{Daemon: testenv.NewDaemon(t, m, flags...), place: user}
-			w.Berth(t, "image", "import", filepath.Join(u.Home, "image.tar"), "base")
+			w.Berth(t, "image", "import", filepath.Join(u.Home, "base.tar"), "base")
 			if info := w.Berth(t, "info"); !strings.Contains(info, c.info) {
 				t.Errorf("info:\n%s", info)
 			}
@@ -284,6 +283,29 @@ func placesOfUsers(t *testing.T, w *world, u *testenv.User) {
 			t.Errorf("no %q in %s", want, got)
 		}
 	}
+}
+
+// machineOfUsers looks from outside at whose process a VM is, and kills the daemon.
+func machineOfUsers(t *testing.T, w *world, u *testenv.User) {
+	w.start(t, api.VM, "machine", "base", "sleep", "600")
+	pid := w.field(t, "machine", ".Status.PID")
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := fmt.Sprint(testenv.SubordinateID + testenv.SubordinateCount - 1)
+	for _, want := range []string{"\nUid:" + strings.Repeat("\t"+id, 4) + "\n", "\nCapEff:\t0000000000000000\n", "\nNoNewPrivs:\t1\n", "\nSeccomp:\t2\n"} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("no %q in\n%s", want, status)
+		}
+	}
+	if groups, err := os.ReadFile("/proc/" + pid + "/cgroup"); err != nil || !strings.Contains(string(groups), "memory:"+u.Cgroup+"/berth/") && !strings.Contains(string(groups), "0::"+u.Cgroup+"/berth/") {
+		t.Errorf("%v; QEMU is in\n%s", err, groups)
+	}
+	w.Kill(t)
+	w.Start(t)
+	expect(t, "exec", w.Try(t.Context(), "exec", "machine", "echo", "fine"), 0, "fine\n")
+	w.Berth(t, "update", "-m", "256m", "machine")
 }
 
 // survivalOfUsers kills the daemon while a container runs and is called.

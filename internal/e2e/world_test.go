@@ -57,6 +57,12 @@ var (
 // emulated processor: each takes ten seconds to boot.
 var nested = map[string]bool{"streams and exit code": true, "hardware virtualization": true}
 
+// ofUsers are the scenarios that an ordinary user's daemon plays with VMs too: what is
+// different for them are processes, limits, disks, shares and the network.
+var ofUsers = map[string]bool{
+	"vm size": true, "bind mount": true, "published port": true, "stats": true,
+}
+
 // scenarios is the whole behavior, in the order of a user's first day.
 func scenarios() []scenario {
 	return slices.Concat(processScenarios, lifeScenarios, badInputScenarios, limitScenarios, storageScenarios,
@@ -77,7 +83,7 @@ func play(t *testing.T, w *world) {
 			if w.place == user && notForUsers[s.name] != "" {
 				continue
 			}
-			if kind == api.VM && (testing.Short() || w.place == user || w.place == rack && !nested[s.name]) {
+			if kind == api.VM && (testing.Short() || w.place == user && !ofUsers[s.name] || w.place == rack && !nested[s.name]) {
 				continue
 			}
 			t.Run(strings.TrimSuffix(s.name+"/"+string(kind), "/"), func(t *testing.T) {

@@ -80,7 +80,7 @@ func (e *Engine) create(ctx context.Context, spec api.Spec, state api.State) (_ 
 	rec.Revision = 1
 	rec.Status.State = state
 	if spec.Kind == api.VM || !spec.Security.HostUsers {
-		if rec.Users, err = e.allocateRange(); err != nil {
+		if rec.Users, err = e.allocateRange(spec.Kind); err != nil {
 			return nil, err
 		}
 		u.Add(func(context.Context) error { e.freeRange(rec.Users); return nil })

@@ -123,9 +123,6 @@ func (e *Engine) background(f func(context.Context)) {
 
 // driver returns the driver of a kind.
 func (e *Engine) driver(kind api.Kind) (instance.Driver, error) {
-	if kind == api.VM && e.host.Rootless() {
-		return nil, api.E("", api.Unsupported, string(kind), errors.New("VMs take a daemon that runs as root, and this one is an ordinary user's; run it as a container, or there"))
-	}
 	if d, ok := e.drivers[kind]; ok {
 		return d, nil
 	}

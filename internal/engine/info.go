@@ -43,7 +43,6 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 		if len(e.host.Controllers) == 0 {
 			info.Cgroup = "none"
 		}
-		info.Warnings = append(info.Warnings, "this daemon is an ordinary user's: it runs no VMs")
 		info.Warnings = append(info.Warnings, delegation(e.host)...)
 	}
 	for _, en := range e.entries() {
@@ -53,8 +52,6 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 		info.Drivers[string(kind)] = "ready"
 		if _, ok := e.drivers[kind]; !ok {
 			info.Drivers[string(kind)] = "not built into this daemon"
-		} else if kind == api.VM && e.host.Rootless() {
-			info.Drivers[string(kind)] = "takes a daemon that runs as root"
 		} else if kind == api.VM && e.host.QEMU[e.host.Arch] == "" {
 			info.Drivers[string(kind)] = "no QEMU on this host; install qemu-system-x86"
 		}

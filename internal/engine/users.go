@@ -23,7 +23,10 @@ func rangeIndex(r instance.IDRange) uint32 { return (r.First - rangeBase) / rang
 // allocateRange reserves a free range. The caller gives it back by freeRange
 // or by forgetting the entry that owns it. The instances of an ordinary user's
 // daemon share the ids that it has.
-func (e *Engine) allocateRange() (instance.IDRange, error) {
+func (e *Engine) allocateRange(kind api.Kind) (instance.IDRange, error) {
+	if e.host.Rootless() && kind == api.VM {
+		return e.host.MachineUser(), nil
+	}
 	if e.host.Rootless() {
 		return e.host.SharedUsers(), nil
 	}

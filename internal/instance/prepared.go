@@ -3,6 +3,7 @@ package instance
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"slices"
 
 	"github.com/berthcloud/berth/api"
@@ -163,6 +164,25 @@ func (h Host) Rootless() bool { return len(h.UIDs) > 0 }
 func (h Host) Controls(controller string) bool {
 	return !h.Rootless() || slices.Contains(h.Controllers, controller)
 }
+
+// Needs returns an error where the daemon may not use the controller of cgroups that
+// something takes, with the way to it.
+func (h Host) Needs(what, controller string) error {
+	if h.Controls(controller) {
+		return nil
+	}
+	way := "root can delegate it as docs/rootless.md says"
+	if len(h.Controllers) == 0 {
+		way = "start berthd where cgroups are the user's ('berth info' says more), or leave it out"
+	} else if h.CgroupV2 {
+		way = "root delegates it by Delegate=yes under [Service] in 'systemctl edit user@.service', from the next login on"
+	}
+	return fmt.Errorf("%s takes the cgroup controller %s, which is not delegated to this user: %s", what, controller, way)
+}
+
+// MachineUser is who the QEMUs of an ordinary user's daemon run as: the last of the ids
+// that it has, which is neither the user's own nor one that an image has files of.
+func (h Host) MachineUser() IDRange { return IDRange{First: h.SharedUsers().Size - 1, Size: 1} }
 
 // SharedUsers returns the ids that all instances of an ordinary user's daemon share.
 func (h Host) SharedUsers() IDRange {

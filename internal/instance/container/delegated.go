@@ -2,7 +2,6 @@ package container
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -24,27 +23,12 @@ func undelegated(l api.Limits, host instance.Host) error {
 		{l.PIDs != 0 && l.PIDs != defaultPIDs, "--pids-limit", "pids"},
 	} {
 		if limit.wanted {
-			if err := takes(limit.flag, limit.controller, host); err != nil {
+			if err := host.Needs(limit.flag, limit.controller); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-// takes returns an error where the daemon does not have the controller that something
-// takes, and the way to it.
-func takes(what, controller string, host instance.Host) error {
-	if host.Controls(controller) {
-		return nil
-	}
-	way := "root can delegate it as docs/rootless.md says"
-	if len(host.Controllers) == 0 {
-		way = "start berthd where cgroups are the user's ('berth info' says more), or leave it out"
-	} else if host.CgroupV2 {
-		way = "root delegates it by Delegate=yes under [Service] in 'systemctl edit user@.service', from the next login on"
-	}
-	return fmt.Errorf("%s takes the cgroup controller %s, which is not delegated to this user: %s", what, controller, way)
 }
 
 // liftable says why a container could lift its limits. An ordinary user's files of a

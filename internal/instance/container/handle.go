@@ -186,7 +186,7 @@ func (h *handle) Update(_ context.Context, l api.Limits) error {
 
 // Pause freezes all processes.
 func (h *handle) Pause(context.Context) error {
-	if err := takes("pause", "freezer", h.driver.cfg.Host); err != nil {
+	if err := h.driver.cfg.Host.Needs("pause", "freezer"); err != nil {
 		return h.unsupported("pause", err)
 	}
 	return h.fail("pause", h.driver.runtime.Pause(h.p.ID))

@@ -15,7 +15,7 @@ import (
 // Stats measures the run's cgroups and interfaces.
 func (h *handle) Stats(context.Context) (api.Stats, error) {
 	if host := h.driver.cfg.Host; len(host.Controllers) == 0 {
-		if err := takes("stats", "memory", host); err != nil {
+		if err := host.Needs("stats", "memory"); err != nil {
 			return api.Stats{}, h.unsupported("stats", err)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/berthcloud/berth/internal/agent"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/keeper"
-	"github.com/berthcloud/berth/internal/oci/cgroup"
 )
 
 // dialAgent returns a client that is shared by the calls in flight and closed
@@ -205,8 +204,8 @@ func (h *handle) Stats(ctx context.Context) (api.Stats, error) {
 		CPU: api.Duration(g.CPU), Memory: g.Memory, MemoryLimit: g.MemoryTotal, PIDs: g.PIDs,
 		NetRx: g.NetRx, NetTx: g.NetTx, DiskRead: g.DiskRead, DiskWrite: g.DiskWrite,
 	}
-	group, err := cgroup.New(h.p.ID, h.p.Cgroup, nil)
-	if err != nil {
+	group, err := h.group(nil)
+	if err != nil || group == nil {
 		return s, h.fail("stats", err)
 	}
 	host, err := group.Stats()

@@ -9,14 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/disk"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/keeper"
 	"github.com/berthcloud/berth/internal/link"
-	"github.com/berthcloud/berth/internal/oci/cgroup"
 	"github.com/berthcloud/berth/internal/qemu"
 	"github.com/berthcloud/berth/internal/undo"
 )
@@ -49,23 +46,9 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 			return fail(err)
 		}
 	}
-	group, err := cgroup.New(p.ID, p.Cgroup, plan.Limits)
+	dirs, memory, err := h.makeGroup(plan.Limits)
 	if err != nil {
 		return fail(err)
-	}
-	if err := group.Create(); err != nil {
-		return fail(err)
-	}
-	paths := group.Paths()
-	var dirs []string
-	for _, dir := range paths {
-		if dir != "" {
-			dirs = append(dirs, dir)
-		}
-	}
-	memory := paths["memory"]
-	if memory == "" {
-		memory = paths[""] // cgroup v2 has one directory for all controllers
 	}
 	for _, s := range plan.Shares {
 		if err := h.startShare(ctx, s, dirs); err != nil {
@@ -206,8 +189,8 @@ func (h *handle) clean(ctx context.Context) error {
 	for i := range h.p.Mounts {
 		errs = append(errs, h.forget(ctx, k, shareID(h.p.ID, i)))
 	}
-	group, err := cgroup.New(h.p.ID, h.p.Cgroup, &specs.LinuxResources{})
-	if err == nil {
+	group, err := h.group(nil)
+	if err == nil && group != nil {
 		err = group.Destroy()
 	}
 	errs = append(errs, err)

@@ -17,7 +17,6 @@ import (
 	"github.com/berthcloud/berth/internal/agent"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/keeper"
-	"github.com/berthcloud/berth/internal/oci/cgroup"
 	"github.com/berthcloud/berth/internal/qemu"
 )
 
@@ -363,11 +362,15 @@ func (h *handle) Update(ctx context.Context, l api.Limits) error {
 	case VCPUs(l) > h.run.CPUs:
 		return unsupported("a running VM cannot get more than the %d CPUs it started with: stop it first", h.run.CPUs)
 	}
-	group, err := cgroup.New(h.p.ID, h.p.Cgroup, nil)
-	if err != nil {
-		return h.fail("update", err)
+	host := h.driver.cfg.Host
+	if err := undelegated(l, host); err != nil {
+		return api.E("update", api.Unsupported, h.p.Spec.Name, err)
 	}
-	if err := group.Update(resources(l, h.run.Memory)); err != nil {
+	group, err := h.group(nil)
+	if err == nil && group != nil {
+		err = group.Update(given(resources(l, h.run.Memory), host))
+	}
+	if err != nil {
 		return h.fail("update", err)
 	}
 	if h.run.Machine.Virtualization != api.VirtFull {

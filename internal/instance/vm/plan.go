@@ -85,6 +85,9 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	case p.Kernel.Arch != "" && p.Kernel.Arch != chosen.Arch:
 		return fail(api.Invalid, "the kernel %s is for %s and the image for %s: name another with --kernel", p.Kernel.Name, p.Kernel.Arch, chosen.Arch)
 	}
+	if err := undelegated(limits, host); err != nil {
+		return nil, api.E("", api.Unsupported, p.Spec.Name, err)
+	}
 	if err := checkLines(p, chosen); err != nil {
 		return nil, api.E("", "", p.Spec.Name, err)
 	}
@@ -111,7 +114,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 		return nil, api.E("", api.Invalid, p.Spec.Name, err)
 	}
 	return &plan{Machine: chosen, Notice: notice(p.Spec.VM, chosen), Guest: *guest, QEMU: qp,
-		Limits: resources(limits, memory), Shares: shares, machine: m}, nil
+		Limits: given(resources(limits, memory), host), Shares: shares, machine: m}, nil
 }
 
 // notice is what a user should know who left the virtualization to Berth.

@@ -165,6 +165,7 @@ func TestPlanRefuses(t *testing.T) {
 		"bad model":      {func(p *instance.Prepared, h *instance.Host) { p.Spec.VM.CPUModel, h.CPUModels = "max,x=/dev/sda", nil }, api.Invalid, "no processor model"},
 		"many layers":    {func(p *instance.Prepared, _ *instance.Host) { p.Rootfs.Layers = make([]string, 200) }, api.Unsupported, "200 layers"},
 		"no virtiofsd":   {func(_ *instance.Prepared, h *instance.Host) { h.Virtiofsd = "" }, api.Unsupported, "qemu-system-common"},
+		"undelegated":    {func(_ *instance.Prepared, h *instance.Host) { h.UIDs = []instance.IDRange{{Size: 65537}} }, api.Unsupported, "controller cpu"},
 		"unknown ulimit": {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Ulimits[0].Name = "files" }, api.Invalid, "files"},
 	} {
 		p, h := prepared(), host()
@@ -173,6 +174,23 @@ func TestPlanRefuses(t *testing.T) {
 		if !api.IsKind(err, c.kind) || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "web") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v (kind %s); want kind %s and %q", name, err, api.KindOf(err), c.kind, c.says)
 		}
+	}
+}
+
+// TestPlanOfUsers limits the QEMU of an ordinary user's daemon by what is delegated.
+func TestPlanOfUsers(t *testing.T) {
+	h, p := host(), prepared()
+	h.UIDs, h.Controllers = []instance.IDRange{{Size: 65537}}, []string{"memory"}
+	p.Spec.Limits = api.Limits{CPUs: 2, Memory: 256 << 20}
+	got, err := newPlan(p, h, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := got.Limits; r.Memory == nil || r.CPU.Quota != nil {
+		t.Errorf("with memory delegated the limits are %+v", r)
+	}
+	if got.machine.CPUs != 2 || got.machine.Memory != 256<<20 {
+		t.Errorf("the machine has %d processors and %d bytes", got.machine.CPUs, got.machine.Memory)
 	}
 }
 
