@@ -152,6 +152,7 @@ func (c *cli) runCreated(o oci.CreateOptions, term *terminal, pidfd string, deta
 	if !detach {
 		sig = catchSignals() // before there is anything they could reach
 	}
+	o.Attended = true
 	ctr, err := rt.Create(c.ctx, o)
 	if err != nil {
 		return 0, err
@@ -169,7 +170,7 @@ func (c *cli) runCreated(o oci.CreateOptions, term *terminal, pidfd string, deta
 	}
 	err = sendPidfd(pidfd, ctr.Pid())
 	if err == nil {
-		err = rt.Start(o.ID)
+		err = ctr.Begin()
 	}
 	if err != nil {
 		// It may still wait to be started, but is a zombie once it has been removed.

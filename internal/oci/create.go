@@ -38,6 +38,10 @@ type CreateOptions struct {
 	NoNewKeyring bool
 	NoCgroups    bool // leave the container in the caller's cgroups
 	Stdio        [3]int
+
+	// Attended says that the caller starts the container himself, by Container.Begin, and
+	// nobody else can: there is no start socket.
+	Attended bool
 }
 
 // Create makes a container and leaves it waiting for Start. When it fails, nothing
@@ -70,7 +74,12 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (c *Container, er
 	}
 	u.Release()
 	d.unlock()
-	return &Container{rt: r, path: d.path, rec: k.rec, group: k.group}, nil
+	c = &Container{rt: r, path: d.path, rec: k.rec, group: k.group, conn: wire.Conn{FD: -1}}
+	if o.Attended {
+		c.conn, k.child.Conn.FD = k.child.Conn, -1
+	}
+	k.child.Close()
+	return c, nil
 }
 
 // creator is one Create at work.
@@ -108,13 +117,12 @@ func (k *creator) create(ctx context.Context) error {
 			return err
 		}
 	}
-	defer k.child.Close()
 	stop, err := killWhenDone(ctx, k.child)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	for _, step := range []func() error{k.completeCgroups, k.keepConfig, k.instruct, k.converse} {
+	for _, step := range []func() error{k.completeCgroups, k.instruct, k.keepConfig, k.converse} {
 		if err := step(); err != nil {
 			return errors.Join(ctx.Err(), k.explain(err))
 		}
@@ -257,6 +265,9 @@ func (k *creator) keepConfig() error {
 // makeStartSocket listens where start will knock. The process inherits the socket;
 // when it is gone, connecting fails, which tells a dead container at once.
 func (k *creator) makeStartSocket() error {
+	if k.o.Attended {
+		return nil
+	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
@@ -385,6 +396,7 @@ func (k *creator) instruct() error {
 		return err
 	}
 	k.planJobs()
+	plan.Attended = k.o.Attended
 	plan.Process.Keyring, plan.Process.Preserve, plan.Process.Root = !k.o.NoNewKeyring, k.o.PreserveFDs, hasUserNamespace(s)
 	plan.Process.Console = s.Annotations[InitAnnotation] == InitSystem
 	if k.group != nil {

@@ -46,15 +46,33 @@ func (c *Container) start(d *dir) error {
 		return fmt.Errorf(`%w but %s (runtime.md: "Attempting to start a container that is not created MUST generate an error")`, ErrNotCreated, status)
 	}
 	defer conn.Close()
-	if err := conn.Go(); err != nil {
-		return err
-	}
-	if err := awaitExec(conn, func() error { return c.startHooks(conn) }, func() error { return c.startListener(conn) }); err != nil {
+	if err := c.letGo(conn); err != nil {
 		return err
 	}
 	// Now nobody waits at the socket any more.
 	_ = os.Remove(d.file(startFile))
 	return c.poststart()
+}
+
+// Begin lets the workload of an attended container run. It returns as Start does.
+func (c *Container) Begin() error {
+	defer c.conn.Close()
+	err := c.letGo(c.conn)
+	if err == nil {
+		err = c.poststart()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.rec.ID, err)
+	}
+	return nil
+}
+
+// letGo lets the process that waits at conn go on to its execve.
+func (c *Container) letGo(conn wire.Conn) error {
+	if err := conn.Go(); err != nil {
+		return err
+	}
+	return awaitExec(conn, func() error { return c.startHooks(conn) }, func() error { return c.startListener(conn) })
 }
 
 // awaitExec follows a process that is ready to its execve, which closes the socket. help

@@ -17,6 +17,7 @@ import (
 	"github.com/berthcloud/berth/internal/oci/cgroup"
 	"github.com/berthcloud/berth/internal/oci/fastjson"
 	"github.com/berthcloud/berth/internal/oci/rdt"
+	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
 const (
@@ -81,6 +82,7 @@ type Container struct {
 	path  string
 	rec   record
 	group *cgroup.Group // nil without cgroups
+	conn  wire.Conn     // of an attended container that has been created: see Begin
 }
 
 // Load finds a container.

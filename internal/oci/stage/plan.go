@@ -31,6 +31,7 @@ type Init struct {
 	NewCgroup  bool // unshare the cgroup namespace once the cgroups are joined
 	HookRound  bool // say Prepared and wait
 	Reap       bool // execute a tiny init that reaps and forwards signals
+	Attended   bool // the start is awaited from the runtime, there is no start socket
 
 	CreateContainer, StartContainer bool // have hooks
 }

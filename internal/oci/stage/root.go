@@ -126,6 +126,9 @@ func (c *initCode) closeHost() {
 	if !c.plan.NeedsHelper() {
 		c.Call("close", unix.SYS_CLOSE, program.N(p.number(exeFile))).Ignore(unix.EBADF)
 	}
+	if c.plan.Attended {
+		c.Call("close", unix.SYS_CLOSE, program.N(p.number(listenFile))).Ignore(unix.EBADF)
+	}
 	c.Call("close_range", unix.SYS_CLOSE_RANGE, program.N(p.number(ownFiles)), program.N(^uint32(0)), program.N(0))
 }
 

@@ -65,7 +65,15 @@ func (p *Init) CompileStart() *program.Builder {
 	c := newCode(program.Third, &p.Process)
 	c.enterCwd()
 	c.Say(program.Ready, "")
-	c.awaitStart()
+	if p.Attended {
+		c.Await(c.gone)
+	} else {
+		c.awaitStart()
+	}
+	if len(p.Process.Args) == 0 {
+		c.Fail(1, noProcess)
+		return c.end()
+	}
 	if p.StartContainer {
 		c.help(nil)
 	}
@@ -142,9 +150,10 @@ func (c *code) awaitStart() {
 		Store(c.Conn()).Catch(unix.ECONNABORTED, again)
 	c.Await(again)
 	if len(c.proc.Args) == 0 {
-		// "This operation MUST generate an error if process was not set", and an error
-		// leaves the container as it was (runtime.md, Start and Errors).
-		c.Say(program.Failed, `process: missing, but required to start the container (runtime.md: "This operation MUST generate an error if process was not set")`)
+		// An error leaves the container as it was (runtime.md, Errors).
+		c.Say(program.Failed, noProcess)
 		c.Jump(again)
 	}
 }
+
+const noProcess = `process: missing, but required to start the container (runtime.md: "This operation MUST generate an error if process was not set")`
