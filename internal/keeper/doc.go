@@ -22,8 +22,9 @@
 //     written to PIDFile. The runtime is not started for it: it stands by while
 //     there is something to do (package standby).
 //
-// A kept process stays listed after its end until Forget. The keeper itself ends
-// by a Shutdown, or when its run directory has gone and nothing runs any more.
+// A kept process stays listed after its end until Forget, unless it is Ephemeral and
+// was started with a client attached, who is told. The keeper itself ends by a
+// Shutdown, or when its run directory has gone and nothing runs any more.
 //
 // # Streams
 //

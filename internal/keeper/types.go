@@ -47,7 +47,8 @@ type Process struct {
 	MemoryCgroup string `json:"memory_cgroup,omitempty"`
 
 	// Ephemeral processes need not survive the keeper: nothing about them is
-	// written to disk.
+	// written to disk. One that StartAttached started is not listed any more once
+	// its end was told.
 	Ephemeral bool `json:"ephemeral,omitempty"`
 
 	// StartTimeout bounds a Runtime command; default 60 s.

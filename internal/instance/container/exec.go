@@ -43,7 +43,6 @@ func (h *handle) Exec(ctx context.Context, x api.Exec, s instance.Streams) (api.
 	if err != nil {
 		return api.Exit{}, h.fail("exec", err)
 	}
-	defer func() { _ = k.Forget(context.WithoutCancel(ctx), kept.ID) }()
 	exit, err := stream(ctx, a, s)
 	if ctx.Err() != nil {
 		_ = k.Signal(context.WithoutCancel(ctx), kept.ID, unix.SIGKILL)

@@ -19,6 +19,25 @@ func megabytes(n int) string { return fmt.Sprintf("yes 0123456789abcde | head -c
 
 // TestSlowClient: a client that does not read costs the process nothing, and
 // learns that it was cut off.
+// TestEphemeralGoes expects that nobody has to forget a command of an exec.
+func TestEphemeralGoes(t *testing.T) {
+	w := newWorld(t)
+	p := w.shell("p", "echo out; exit 3")
+	p.Log, p.Ephemeral = nil, true
+	_, a, err := w.c.StartAttached(w.ctx, p, keeper.AttachOptions{Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	out, _, exit, err := collect(w.ctx, a)
+	if err != nil || out != "out\n" || exit.Code != 3 {
+		t.Errorf("%q, %+v, %v", out, exit, err)
+	}
+	if list, err := w.c.List(w.ctx); err != nil || len(list) != 0 {
+		t.Errorf("listed after its end was told: %+v, %v", list, err)
+	}
+}
+
 func TestSlowClient(t *testing.T) {
 	w := newWorld(t)
 	p := w.shell("p", megabytes(8))

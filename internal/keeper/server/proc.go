@@ -32,6 +32,10 @@ type proc struct {
 
 	stdinClosed bool // for good, so that the next keeper does not open it again
 
+	// leave, where not nil, takes it out of the server's list before its end is told:
+	// nobody has to forget it.
+	leave func()
+
 	gone chan struct{} // closed when the process has ended: no client is waited for any more
 	done chan struct{} // closed once exit is set and all output was dealt with
 

@@ -271,16 +271,21 @@ func (s *Server) forget(p *proc) error {
 	default:
 		return api.E("forget", api.Conflict, p.id, fmt.Errorf("the process still runs"))
 	}
-	s.mu.Lock()
-	if s.procs[p.id] == p {
-		delete(s.procs, p.id)
-	}
-	s.mu.Unlock()
+	s.drop(p)
 	p.release()
 	if err := os.RemoveAll(p.dir(s.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+// drop takes a process out of the list.
+func (s *Server) drop(p *proc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.procs[p.id] == p {
+		delete(s.procs, p.id)
+	}
 }
 
 // reserve makes id the caller's until unreserve.

@@ -50,6 +50,9 @@ func (s *Server) start(conn *keeper.Conn, req *keeper.Request) bool {
 		// Before the first byte is read: this client misses nothing.
 		c = newClient(conn, *req.Attach)
 		p.clients = append(p.clients, c)
+		if req.Process.Ephemeral {
+			p.leave = func() { s.drop(p) }
+		}
 	}
 	s.unreserve(id, p)
 	p.run(s.dir)

@@ -39,8 +39,14 @@ func (p *proc) await(base string) {
 	p.mu.Lock()
 	p.exit = &exit
 	p.mu.Unlock()
+	if p.leave == nil {
+		p.finish()
+		p.closeConsole()
+		return
+	}
+	p.leave()
 	p.finish()
-	p.closeConsole()
+	p.release()
 }
 
 // record writes exit.json. A full RUN directory is no reason to lose the exit:
