@@ -3,8 +3,12 @@ package image_test
 import (
 	"context"
 	"debug/elf"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,6 +19,61 @@ import (
 )
 
 // The tests here use the host's apt: they run where it has a mirror.
+
+// TestForeign makes the tiny image for arm64, and looks at whether the
+// host's apt and dpkg know anything more than before.
+func TestForeign(t *testing.T) {
+	if testing.Short() {
+		t.Skip("downloads packages")
+	}
+	if runtime.GOARCH == "arm64" {
+		t.Skip("this host is of arm64 itself")
+	}
+	lists := func() []string {
+		names, err := filepath.Glob("/var/lib/apt/lists/*arm64*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		foreign, err := os.ReadFile("/var/lib/dpkg/arch")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return append(names, string(foreign))
+	}
+	before := lists()
+	s := open(t)
+	name, err := s.Base(t.Context(), "arm64", nil)
+	if api.IsKind(err, api.Unavailable) || api.IsKind(err, api.NotFound) {
+		t.Skip(err)
+	}
+	if err != nil || name != "base:arm64" {
+		t.Fatal(name, err)
+	}
+	img, err := s.Resolve(t.Context(), name)
+	if err != nil || img.Arch != "arm64" {
+		t.Fatalf("%+v, %v", img, err)
+	}
+	dir := mountLayer(t, img.Layers[0])
+	program, err := elf.Open(filepath.Join(dir, "bin/busybox"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	if program.Machine != elf.EM_AARCH64 {
+		t.Errorf("its busybox is for %v", program.Machine)
+	}
+	for _, command := range []string{"bin/sh", "bin/ls", "sbin/init", "usr/bin/wget"} {
+		if _, err := os.Readlink(filepath.Join(dir, command)); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := lists(); !slices.Equal(before, after) {
+		t.Errorf("the host's apt or dpkg knows %q, not %q", after, before)
+	}
+	if _, err := s.BootstrapKernel(t.Context(), "cloud", "riscv64", nil); !api.IsKind(err, api.Invalid) {
+		t.Errorf("for riscv64: %v", err)
+	}
+}
 
 func TestKernel(t *testing.T) {
 	if testing.Short() {
