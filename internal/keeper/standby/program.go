@@ -178,8 +178,10 @@ func start(path string) (*process, error) {
 		return nil, &os.PathError{Op: "open", Path: os.DevNull, Err: err}
 	}
 	defer unix.Close(null)
+	// One thread of Go code: what the program does is system calls, during which others
+	// may run, and a thread less does not have to be woken.
 	_, err = syscall.ForkExec(path, []string{path, Command}, &syscall.ProcAttr{
-		Dir: "/", Env: []string{},
+		Dir: "/", Env: []string{"GOMAXPROCS=1"},
 		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), socketFD: uintptr(pair[1])},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
