@@ -24,7 +24,7 @@ const (
 	defaultVMMemory    = 512 << 20
 	defaultVMDisk      = 10 << 30
 	minVMMemory        = 96 << 20  // the smallest in which a cloud kernel boots with its modules
-	minMemory          = 224 << 10 // below 216 KiB the kernel kills true before it runs, without a reason to show
+	minMemory          = 224 << 10 // where true of the image base runs always, on Linux 6.18; 216 did 100 times of 100, 212 did not
 	minDisk            = 16 << 20
 )
 

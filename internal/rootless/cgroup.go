@@ -115,14 +115,15 @@ func (l *Launcher) findHierarchies(own map[string]string) (string, error) {
 	}
 	var found string
 	most := 0
+	hierarchies, err := os.ReadDir(cgroupRoot)
+	if err != nil {
+		return "", err
+	}
 	for _, p := range slices.Compact(candidates) {
-		dirs, err := filepath.Glob(filepath.Join(cgroupRoot, "*", p))
-		if err != nil {
-			return "", err
-		}
 		n := 0
-		for _, dir := range dirs {
-			if p != "/" && writable(dir) {
+		for _, h := range hierarchies {
+			// systemd gives its own two to users, but they control nothing.
+			if name := h.Name(); p != "/" && name != "systemd" && name != "unified" && writable(filepath.Join(cgroupRoot, name, p)) {
 				n++
 			}
 		}
