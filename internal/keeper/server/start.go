@@ -121,8 +121,10 @@ func (s *Server) startReserved(conn *keeper.Conn, spec *keeper.Process) (_ *proc
 		return nil, err
 	}
 	p.started = time.Now()
-	if st, serr := readStat(p.pid); serr == nil {
-		p.birth = st.birth
+	if p.birth == 0 {
+		if st, serr := readStat(p.pid); serr == nil {
+			p.birth = st.birth
+		}
 	}
 	if conn.Closed() {
 		p.kill()
@@ -222,8 +224,8 @@ func (p *proc) startRuntime(s *Server, conn *keeper.Conn, spec *keeper.Process, 
 		defer os.Remove(console.Name())
 		defer console.Close()
 	}
-	if err := os.Remove(spec.PIDFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err := unix.Unlink(spec.PIDFile); err != nil && err != unix.ENOENT {
+		return &os.PathError{Op: "remove", Path: spec.PIDFile, Err: err}
 	}
 	err = p.carryOut(s.runtime(spec.Args[0]), conn, spec, stdio)
 	if err == nil {
@@ -289,7 +291,7 @@ func (p *proc) findLeftBehind(spec *keeper.Process) error {
 	if err != nil || st.ppid != os.Getpid() {
 		return api.E("start", api.Internal, p.id, fmt.Errorf("the runtime named process %d, which it did not leave to the keeper", pid))
 	}
-	p.pid = pid
+	p.pid, p.birth = pid, st.birth
 	return p.openPidfd()
 }
 

@@ -143,14 +143,15 @@ func (p *proc) pipe(base, name string, in bool) (ours, theirs *os.File, err erro
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		return nil, nil, &os.PathError{Op: "mkfifo", Path: path, Err: err}
 	}
-	if err := os.Chown(path, int(p.spec.Stdio.UID), int(p.spec.Stdio.GID)); err != nil {
-		return nil, nil, err
-	}
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0) // O_RDWR never waits for a peer
 	if err != nil {
 		return nil, nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	theirs = os.NewFile(uintptr(fd), path)
+	if err := unix.Fchown(fd, int(p.spec.Stdio.UID), int(p.spec.Stdio.GID)); err != nil {
+		theirs.Close()
+		return nil, nil, &os.PathError{Op: "chown", Path: path, Err: err}
+	}
 	if ours, err = openFIFO(path, in); err != nil {
 		theirs.Close()
 		return nil, nil, err
