@@ -91,7 +91,7 @@ func (b *builder) boardType() {
 	case PC:
 		b.add("-machine", "pc,memory-backend=ram,vmport=off,smbus=off,hpet=off")
 	case Virt:
-		b.add("-machine", "virt,memory-backend=ram,gic-version=3")
+		b.add("-machine", "virt,memory-backend=ram,gic-version=max")
 		return // it starts kernels by itself
 	}
 	if b.m.Firmware == NoFirmware {
