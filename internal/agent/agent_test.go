@@ -186,6 +186,35 @@ func TestNewHostAfterHalfAFrame(t *testing.T) {
 	}
 }
 
+// TestPresence is a guest on a line that loses what comes before it reads: the host
+// greets in vain, and again when the guest says that it reads now. Before it leaves,
+// the guest has read all.
+func TestPresence(t *testing.T) {
+	host, guest := socketPair(t)
+	defer guest.Close()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		lost := make([]byte, len(hello([nonceSize]byte{})))
+		if _, err := io.ReadFull(guest, lost); err != nil {
+			return
+		}
+		if _, err := guest.Write(Presence()); err != nil {
+			return
+		}
+		_ = NewServer(writer(guest), echo).Serve(guest)
+	}()
+	c, err := Connect(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Settle(t.Context()); err != nil {
+		t.Error(err)
+	}
+	c.Close()
+	<-served
+}
+
 func TestSilentGuest(t *testing.T) {
 	host, guest := socketPair(t)
 	defer guest.Close()
