@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -128,12 +129,18 @@ func (c *Container) exec(ctx context.Context, o ExecOptions, u *undo.Stack) (int
 	}
 	defer stop()
 
-	plan := stage.Exec{Process: process, Files: len(tasks)}
+	proc, err := hostProc()
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(proc)
+	files := append(slices.Clip(tasks), proc)
+	plan := stage.Exec{Process: process, Files: len(files), HostProc: len(tasks)}
 	plan.Process.Preserve, plan.Process.Root = o.PreserveFDs, hasUserNamespace(s)
 	for i := range tasks {
 		plan.Process.CgroupFiles = append(plan.Process.CgroupFiles, i)
 	}
-	if err := c.execConverse(child, s, status, &plan, tasks, o.Console); err != nil {
+	if err := c.execConverse(child, s, status, &plan, files, o.Console); err != nil {
 		return 0, err
 	}
 	return child.Pid, writePidFile(o.PidFile, child.Pid)

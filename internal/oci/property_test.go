@@ -285,6 +285,22 @@ func TestAppArmor(t *testing.T) {
 	b.nothing()
 }
 
+// TestAppArmorExec wants a command under the container's profile, not under its caller's.
+func TestAppArmorExec(t *testing.T) {
+	if enabled, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled"); string(enabled) != "Y\n" {
+		t.Skip("no AppArmor in this kernel")
+	}
+	b := newBox(t, "sleep 100")
+	b.spec.Process.ApparmorProfile = "unconfined"
+	b.start()
+	if out := b.oci("exec", b.id, "cat", "/proc/self/attr/current"); out.code != 0 || out.stdout != "unconfined\n" {
+		t.Errorf("%+v", out)
+	}
+	if out := b.oci("exec", "--apparmor", "no-such-profile", b.id, "true"); out.code == 0 || !strings.Contains(out.stderr, "process.apparmorProfile: ") {
+		t.Errorf("%+v", out)
+	}
+}
+
 // TestSELinux refuses a process label where there is no SELinux, and leaves out that of
 // the mounts with a warning.
 func TestSELinux(t *testing.T) {

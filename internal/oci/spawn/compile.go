@@ -24,6 +24,11 @@ func compile(cmd *Cmd) *entry {
 		cgroup = p.file(cmd.Cgroup)
 	}
 	joins := len(cmd.Join) > 0 || cmd.Time
+	if joins {
+		// Not to be traced by what already runs in the namespaces (CVE-2016-9962). Its
+		// children inherit it.
+		p.Call("prctl(PR_SET_DUMPABLE)", unix.SYS_PRCTL, program.N(unix.PR_SET_DUMPABLE), program.N(0), program.N(0), program.N(0), program.N(0))
+	}
 	if joins && cmd.Cgroup >= 0 {
 		// At once: a process that has entered a user namespace may not.
 		p.passing++
@@ -41,10 +46,6 @@ func compile(cmd *Cmd) *entry {
 		}
 	}
 	p.clone(cmd.New, cgroup, program.Born)
-	if joins {
-		// Not to be traced by what already runs in the namespaces (CVE-2016-9962).
-		p.Call("prctl(PR_SET_DUMPABLE)", unix.SYS_PRCTL, program.N(unix.PR_SET_DUMPABLE), program.N(0), program.N(0), program.N(0), program.N(0))
-	}
 	p.Call("close_range", unix.SYS_CLOSE_RANGE, program.N(len(cmd.Files)), program.N(^uint32(0)), program.N(0))
 	p.Load(program.Second)
 	return p

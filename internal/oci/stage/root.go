@@ -111,27 +111,6 @@ func (c *initCode) switchRoot() {
 	}
 }
 
-// closeHost closes everything that the steps above needed, before a path of the
-// specification is looked up: /proc/self/fd/N as a working directory must find
-// nothing (CVE-2024-21626).
-func (c *initCode) closeHost() {
-	p := c.proc
-	label := p.number(labelFile)
-	if c.label != noSlot {
-		// It may have that number already.
-		c.Call("dup3", unix.SYS_DUP3, c.label.Value(), program.N(label), program.N(unix.O_CLOEXEC)).Ignore(unix.EINVAL)
-	} else {
-		c.Call("close", unix.SYS_CLOSE, program.N(label)).Ignore(unix.EBADF)
-	}
-	if !c.plan.NeedsHelper() {
-		c.Call("close", unix.SYS_CLOSE, program.N(p.number(exeFile))).Ignore(unix.EBADF)
-	}
-	if c.plan.Attended {
-		c.Call("close", unix.SYS_CLOSE, program.N(p.number(listenFile))).Ignore(unix.EBADF)
-	}
-	c.Call("close_range", unix.SYS_CLOSE_RANGE, program.N(p.number(ownFiles)), program.N(^uint32(0)), program.N(0))
-}
-
 // makeCwd creates the working directory where the image lacks it, as runc does. On a
 // read-only or foreign root it cannot be made; chdir has the last word.
 func (c *initCode) makeCwd() {

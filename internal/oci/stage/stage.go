@@ -53,11 +53,22 @@ func (p *Init) Compile() *program.Builder {
 	c.names()
 	c.sysctls()
 	c.openLabel(c.file(p.HostProc))
-	c.closeHost()
+	c.closeOthers(p.kept()...)
 	c.Say(program.Placed, "")
 	c.Load(program.Third)
 	c.subroutines()
 	return c.end()
+}
+
+// kept lists the descriptors that are needed to the end.
+func (p *Init) kept() (files []int) {
+	if !p.Attended {
+		files = append(files, listenFile)
+	}
+	if p.NeedsHelper() {
+		files = append(files, exeFile)
+	}
+	return files
 }
 
 // CompileStart makes the second part, once Process is resolved.
@@ -91,6 +102,10 @@ func (p *Exec) Compile() *program.Builder {
 	c.newSession()
 	c.execTerminal()
 	c.keyring()
+	if p.Process.hasLabel() {
+		c.openLabel(c.file(p.HostProc))
+	}
+	c.closeOthers()
 	c.enterCwd()
 	c.Say(program.Ready, "")
 	c.finish(false)
