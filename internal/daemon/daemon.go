@@ -129,7 +129,7 @@ func (c *Config) directories(u *undo.Stack) error {
 			return api.E("start", api.Denied, dir, err)
 		}
 		u.Add(func(context.Context) error { return lock.Close() })
-		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if !acquire(lock) {
 			return api.E("start", api.InUse, dir, errors.New("another berthd uses this directory; stop it, or choose others with --root and --run"))
 		}
 	}
@@ -140,6 +140,21 @@ func (c *Config) directories(u *undo.Stack) error {
 		return api.E("start", api.Exhausted, c.Run, err)
 	}
 	return c.spread()
+}
+
+// lockPatience is how long a lock is waited for: a killed berthd holds its files until
+// the last of its threads has gone, and seems to have ended before.
+const lockPatience = time.Second
+
+func acquire(lock *os.File) bool {
+	for deadline := time.Now().Add(lockPatience); ; <-time.After(10 * time.Millisecond) {
+		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			return true
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
 }
 
 // forgetLastBoot empties a run directory that tells of another boot of the
