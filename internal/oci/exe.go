@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci/mount"
+	"github.com/berthcloud/berth/internal/oci/program"
 )
 
 // openExe opens this program for execution inside a container, such that nothing
@@ -43,19 +43,14 @@ func sealedCopy(path string) (int, error) {
 		return -1, err
 	}
 	defer src.Close()
-	fd, err := unix.MemfdCreate("berth-oci", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return -1, os.NewSyscallError("memfd_create", err)
-	}
-	dst := os.NewFile(uintptr(fd), "memfd")
-	defer dst.Close()
-	if _, err := io.Copy(dst, src); err != nil {
-		return -1, err
-	}
-	seals := unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
-		return -1, os.NewSyscallError("F_ADD_SEALS", err)
-	}
-	// execve refuses what anyone has open for writing: go on with another opening.
-	return unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return program.Sealed(func(fd int) error {
+		dst, err := unix.Dup(fd) // for an os.File to close
+		if err != nil {
+			return os.NewSyscallError("dup", err)
+		}
+		f := os.NewFile(uintptr(dst), "memfd")
+		defer f.Close()
+		_, err = io.Copy(f, src)
+		return err
+	})
 }

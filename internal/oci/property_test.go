@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -379,5 +380,30 @@ func TestUnified(t *testing.T) {
 	must(t, os.WriteFile(file, []byte(`{"memory":{"limit":4096,"checkBeforeUpdate":true}}`), 0o600))
 	if out := b.oci("update", "--resources", file, b.id); out.code != 1 || b.status() != "running" {
 		t.Errorf("checkBeforeUpdate: %+v, the container is %s", out, b.status())
+	}
+}
+
+// TestNoexecMemory runs where files in memory cannot be executed unless they were made
+// for that, and where none can (sysctl vm.memfd_noexec of the PID namespace).
+func TestNoexecMemory(t *testing.T) {
+	if _, err := os.Stat("/proc/sys/vm/memfd_noexec"); err != nil {
+		t.Skip("not in this kernel: it is of Linux 6.3")
+	}
+	b := newBox(t, "echo ran")
+	b.write()
+	for sysctl, want := range map[string]struct{ stdout, stderr string }{
+		"1": {stdout: "ran\n"},
+		"2": {stderr: "berth-oci: " + b.id + ": the first program of the process: the sysctl vm.memfd_noexec is 2, so that nothing in memory can be executed; set it to 1 or 0\n"},
+	} {
+		script := "echo " + sysctl + ` >/proc/sys/vm/memfd_noexec && exec "$@"`
+		cmd := exec.CommandContext(t.Context(), "unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh",
+			binary, "--root", b.root, "run", "--bundle", b.bundle, b.id)
+		var stdout, stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		_ = cmd.Run()
+		if stdout.String() != want.stdout || stderr.String() != want.stderr {
+			t.Errorf("%s: %q, %q", sysctl, stdout.String(), stderr.String())
+		}
+		b.nothing()
 	}
 }

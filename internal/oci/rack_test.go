@@ -50,7 +50,7 @@ func again(t *testing.T, rack func(testing.TB, int, map[string]string) *testenv.
 		line += " && " + programs + "/" + u.name + " -test.v -test.timeout 280s " + u.args
 	}
 	host := rack(t, 1, tests).Hosts[0]
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	// Its /tmp may be memory, and not on every kernel can that be id-mapped.
 	r := host.Do(ctx, testenv.Command{Argv: []string{"sh", "-c",

@@ -32,13 +32,30 @@ func Executable(conn int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	fd, err := unix.MemfdCreate("berth-oci", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	return Sealed(func(fd int) error {
+		_, err := unix.Write(fd, image)
+		return os.NewSyscallError("write", err)
+	})
+}
+
+// Sealed returns a descriptor of a program in memory that fill has written and that
+// nobody can change any more. It fails where a sysctl of the PID namespace forbids that
+// (vm.memfd_noexec, since Linux 6.3).
+func Sealed(fill func(fd int) error) (int, error) {
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate("berth-oci", flags|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 every such file can be executed
+		fd, err = unix.MemfdCreate("berth-oci", flags)
+	}
+	if errors.Is(err, unix.EACCES) {
+		return -1, errors.New("the sysctl vm.memfd_noexec is 2, so that nothing in memory can be executed; set it to 1 or 0")
+	}
 	if err != nil {
 		return -1, os.NewSyscallError("memfd_create", err)
 	}
 	defer unix.Close(fd)
-	if _, err := unix.Write(fd, image); err != nil {
-		return -1, os.NewSyscallError("write", err)
+	if err := fill(fd); err != nil {
+		return -1, err
 	}
 	seals := unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
