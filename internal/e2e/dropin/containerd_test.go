@@ -34,7 +34,14 @@ func TestContainerd(t *testing.T) {
 			})
 		}},
 		{"Task", task}, {"OutOfMemory", func(e *engine) {
-			e.ctr(137, "", []string{"--memory-limit", "16777216"}, "exec tail -c 200m /dev/zero")
+			name := e.name()
+			// Not before containerd has begun to listen for it, which it does after the start.
+			e.want(0, "", "run", "--detach", "--memory-limit", "16777216", e.image, name,
+				"sh", "-c", "until test -e /go; do sleep 0.05; done; exec tail -c 200m /dev/zero")
+			e.want(0, "", "tasks", "exec", "--exec-id", "a", name, "touch", "/go")
+			e.eventually(name+` +\d+ +STOPPED`, "tasks", "ls")
+			e.want(0, "exit code 137", "tasks", "rm", name)
+			e.want(0, "", "containers", "rm", name)
 			e.t.Run("Event", func(t *testing.T) { events.sees(t, "/tasks/oom") })
 		}},
 		{"Options", options}, {"Namespaces", namespaces},
