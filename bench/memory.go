@@ -94,9 +94,9 @@ func (b *bench) idleDaemon() measurement {
 				subjects = append(subjects, subject{Name: engine.label, Missing: engine.why})
 				continue
 			}
-			subjects = append(subjects, single(engine.label, pss(engine.processes())/1024, 1))
+			subjects = append(subjects, single(engine.label, pss(engine.processes())*1024/1e6, 1))
 		}
-		return []row{{Name: name, Unit: "MiB PSS", Verdicts: judge(subjects, []target{atMost(40, "MB")}), Subjects: compare(subjects)}}, nil
+		return []row{{Name: name, Unit: "MB PSS", Verdicts: judge(subjects, []target{atMost(40, "MB")}), Subjects: compare(subjects)}}, nil
 	}}
 }
 
