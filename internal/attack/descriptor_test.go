@@ -125,7 +125,7 @@ func (a *testbed) onlyStreams(who string, pid int) verdict {
 // container has in hand.
 func descriptorsFromBeside(a *testbed) verdict {
 	a.shell(`echo started; while :; do for p in /proc/[0-9]*; do for d in $p/fd/* $p/cwd $p/root; do
-		cat $d` + a.victim + `/secret $d/../../../../../../..` + a.victim + `/secret && echo by $d; done; done; done 2>/dev/null`)
+		for f in $d $d/../../../../../../..; do cat $f` + a.victim + `/secret && echo by $f; done; done; done; done 2>/dev/null`)
 	if r := a.start(); r.code != 0 {
 		return refusal(r.stderr)
 	}

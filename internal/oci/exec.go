@@ -129,13 +129,18 @@ func (c *Container) exec(ctx context.Context, o ExecOptions, u *undo.Stack) (int
 	}
 	defer stop()
 
-	proc, err := hostProc()
-	if err != nil {
-		return 0, err
+	files := slices.Clip(tasks)
+	plan := stage.Exec{Process: process, Attr: stage.None}
+	if process.HasLabel() {
+		attr, err := attributes(child.Pid)
+		if err != nil {
+			return 0, err
+		}
+		defer unix.Close(attr)
+		plan.Attr = len(files)
+		files = append(files, attr)
 	}
-	defer unix.Close(proc)
-	files := append(slices.Clip(tasks), proc)
-	plan := stage.Exec{Process: process, Files: len(files), HostProc: len(tasks)}
+	plan.Files = len(files)
 	plan.Process.Preserve, plan.Process.Root = o.PreserveFDs, hasUserNamespace(s)
 	for i := range tasks {
 		plan.Process.CgroupFiles = append(plan.Process.CgroupFiles, i)
@@ -144,6 +149,17 @@ func (c *Container) exec(ctx context.Context, o ExecOptions, u *undo.Stack) (int
 		return 0, err
 	}
 	return child.Pid, writePidFile(o.PidFile, child.Pid)
+}
+
+// attributes returns a mount of nothing but a process's attributes: whoever in the
+// container takes the descriptor from the process gets no further in the host's procfs.
+func attributes(pid int) (int, error) {
+	path := "/proc/" + strconv.Itoa(pid) + "/attr"
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	}
+	return fd, nil
 }
 
 // openCgroups opens what a command needs to join the container's cgroups, or one below

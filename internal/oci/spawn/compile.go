@@ -45,10 +45,22 @@ func compile(cmd *Cmd) *entry {
 			BecomeRoot(p.Builder)
 		}
 	}
+	if joins {
+		// What already runs in the PID namespace sees the child from its first moment on,
+		// and may have the right to take its descriptors: none leads to the host.
+		p.closeOthers()
+	}
 	p.clone(cmd.New, cgroup, program.Born)
-	p.Call("close_range", unix.SYS_CLOSE_RANGE, program.N(len(cmd.Files)), program.N(^uint32(0)), program.N(0))
+	if !joins {
+		p.closeOthers() // not before clone3 has used the cgroup
+	}
 	p.Load(program.Second)
 	return p
+}
+
+// closeOthers closes all descriptors but the child's.
+func (p *entry) closeOthers() {
+	p.Call("close_range", unix.SYS_CLOSE_RANGE, program.N(len(p.cmd.Files)), program.N(^uint32(0)), program.N(0))
 }
 
 // file hands the machine one more descriptor, and returns its number there.

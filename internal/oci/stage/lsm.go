@@ -8,26 +8,36 @@ import (
 	"github.com/berthcloud/berth/internal/oci/program"
 )
 
-// openLabel opens the file that sets the label of the next execve, through the
-// host's procfs: the container's own could be masked or forged, and the write
+// ownAttr opens the directory of the process's attributes in a procfs. "self" is a
+// symbolic link of the procfs itself; what follows it must be neither link nor mount.
+func (c *code) ownAttr(proc program.Slot) program.Slot {
+	self, attr := c.Slot(-1), c.Slot(-1)
+	if !c.proc.HasLabel() {
+		return attr
+	}
+	c.Call("openat", unix.SYS_OPENAT, proc.Value(), c.String("self").Arg(), program.N(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)).Store(self)
+	c.open("openat2", self, "attr", unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: procFile.Resolve}).Store(attr)
+	c.close(self)
+	return attr
+}
+
+// openLabel opens the file that sets the label of the next execve, in a directory of
+// the host's procfs: the container's own could be masked or forged, and the write
 // silently go elsewhere (CVE-2019-16884, CVE-2025-52881).
-func (c *code) openLabel(proc program.Slot) {
+func (c *code) openLabel(attr program.Slot) {
 	path, field := "", ""
 	switch {
 	case c.proc.AppArmor != "":
-		path, field = "attr/apparmor/exec", "process.apparmorProfile"
+		path, field = "apparmor/exec", "process.apparmorProfile"
 	case c.proc.SELinux != "":
-		path, field = "attr/exec", "process.selinuxLabel"
+		path, field = "exec", "process.selinuxLabel"
 	default:
 		return
 	}
-	self, absent, done := c.Slot(-1), c.NewLabel(), c.NewLabel()
+	absent, done := c.NewLabel(), c.NewLabel()
 	c.label = c.Slot(-1)
 	c.In(field, func() {
-		// "self" is a symbolic link of the procfs itself; what follows it must be neither
-		// link nor mount.
-		c.Call("openat", unix.SYS_OPENAT, proc.Value(), c.String("self").Arg(), program.N(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)).Store(self)
-		c.open("openat2", self, path, procFile).Store(c.label).Catch(unix.ENOENT, absent).Jump(done)
+		c.open("openat2", attr, path, procFile).Store(c.label).Catch(unix.ENOENT, absent).Jump(done)
 		c.Here(absent)
 		if c.proc.AppArmor != "" {
 			c.Fail(1, "AppArmor is not enabled in this kernel")
@@ -35,7 +45,7 @@ func (c *code) openLabel(proc program.Slot) {
 			c.Fail(1, "SELinux is not enabled in this kernel")
 		}
 		c.Here(done)
-		c.close(self)
+		c.close(attr)
 	})
 }
 

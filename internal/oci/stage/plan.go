@@ -52,9 +52,9 @@ func (p *Init) NeedsHelper() bool {
 
 // Exec says what a process that already is in the container's namespaces is to run.
 type Exec struct {
-	Process  Process
-	Files    int
-	HostProc int // as in Init; needed where Process has a label
+	Process Process
+	Files   int
+	Attr    int // detached mount of the process's attributes in the host's procfs, where Process HasLabel
 }
 
 // Process is what both have in common: everything that execve needs.
@@ -92,8 +92,8 @@ type Process struct {
 	path string // of the program, found by Resolve
 }
 
-// hasLabel reports whether the workload runs under a label of AppArmor or SELinux.
-func (p *Process) hasLabel() bool { return p.AppArmor != "" || p.SELinux != "" }
+// HasLabel reports whether the workload runs under a label of AppArmor or SELinux.
+func (p *Process) HasLabel() bool { return p.AppArmor != "" || p.SELinux != "" }
 
 // Scheduler is the policy of sched_setattr(2).
 type Scheduler struct {

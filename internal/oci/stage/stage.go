@@ -52,7 +52,7 @@ func (p *Init) Compile() *program.Builder {
 	c.switchRoot()
 	c.names()
 	c.sysctls()
-	c.openLabel(c.file(p.HostProc))
+	c.openLabel(c.ownAttr(c.file(p.HostProc)))
 	c.closeOthers(p.kept()...)
 	c.Say(program.Placed, "")
 	c.Load(program.Third)
@@ -102,8 +102,8 @@ func (p *Exec) Compile() *program.Builder {
 	c.newSession()
 	c.execTerminal()
 	c.keyring()
-	if p.Process.hasLabel() {
-		c.openLabel(c.file(p.HostProc))
+	if p.Process.HasLabel() {
+		c.openLabel(c.file(p.Attr))
 	}
 	c.closeOthers()
 	c.enterCwd()
