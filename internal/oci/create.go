@@ -339,8 +339,8 @@ func (k *creator) spawn() error {
 	return nil
 }
 
-// needsHelper reports whether the process executes this program at some point: see
-// stage.Init.
+// needsHelper reports whether the process executes this program at some point: for hooks
+// in the container, tmpcopyup, or as the reaping init.
 func (k *creator) needsHelper() bool {
 	s := k.b.Spec
 	if s.Annotations[InitAnnotation] == InitReap || s.Hooks != nil && len(s.Hooks.CreateContainer)+len(s.Hooks.StartContainer) > 0 {
@@ -396,7 +396,7 @@ func (k *creator) instruct() error {
 		return err
 	}
 	k.planJobs()
-	plan.Attended = k.o.Attended
+	plan.Attended, plan.Helper = k.o.Attended, k.exe >= 0
 	plan.Process.Keyring, plan.Process.Preserve, plan.Process.Root = !k.o.NoNewKeyring, k.o.PreserveFDs, hasUserNamespace(s)
 	plan.Process.Console = s.Annotations[InitAnnotation] == InitSystem
 	if k.group != nil {

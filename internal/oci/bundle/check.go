@@ -256,6 +256,9 @@ func checkLinuxPaths(s *specs.Spec) error {
 	return nil
 }
 
+// The kernel's device numbers have 12 and 20 bits (kdev_t.h).
+const maxMajor, maxMinor = 1<<12 - 1, 1<<20 - 1
+
 func checkDevices(s *specs.Spec) error {
 	for i, d := range s.Linux.Devices {
 		field := fmt.Sprintf("linux.devices[%d]", i)
@@ -264,8 +267,8 @@ func checkDevices(s *specs.Spec) error {
 		}
 		switch d.Type {
 		case "c", "b", "u":
-			if d.Major < 0 || d.Minor < 0 || d.Major > math.MaxUint32 || d.Minor > math.MaxUint32 {
-				return fmt.Errorf("%s: device number %d:%d is out of range", field, d.Major, d.Minor)
+			if d.Major < 0 || d.Minor < 0 || d.Major > maxMajor || d.Minor > maxMinor {
+				return fmt.Errorf("%s: device number %d:%d is out of range: the kernel has majors up to %d and minors up to %d", field, d.Major, d.Minor, maxMajor, maxMinor)
 			}
 		case "p":
 		default:

@@ -90,15 +90,13 @@ func (i *instruction) describe(name func(int) string, show func(int32, bool) str
 			s += " → " + show(int32(i.store), false)
 		}
 		return s
-	case opTest, opTestWide:
+	case opTest:
 		return fmt.Sprintf("test %s & %#x = %s", arg(0), uint32(i.args[1]), arg(2))
 	case opSet:
 		if Slot(i.args[0]) == scratch {
 			return "go on"
 		}
 		return fmt.Sprintf("set %s to %s", arg(0), arg(1))
-	case opAdd:
-		return fmt.Sprintf("add %s to %s", arg(1), arg(0))
 	case opJump:
 		return "jump to " + arg(0)
 	}

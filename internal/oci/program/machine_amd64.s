@@ -104,12 +104,8 @@ report:
 other:
 	CMPL AX, $const_opTest
 	JEQ  test
-	CMPL AX, $const_opTestWide
-	JEQ  testWide
 	CMPL AX, $const_opSet
 	JEQ  set
-	CMPL AX, $const_opAdd
-	JEQ  add
 	CMPL AX, $const_opJump
 	JEQ  jump
 	XORL AX, AX
@@ -117,10 +113,6 @@ other:
 
 set:
 	MOVL SI, (DI)
-	JMP  next
-
-add:
-	ADDL SI, (DI)
 	JMP  next
 
 jump:
@@ -131,14 +123,6 @@ test:
 	ANDL (DI), SI
 	CMPL SI, DX
 	JEQ  next
-	JMP  unequal
-
-testWide:
-	ANDQ (DI), SI
-	CMPQ SI, DX
-	JEQ  next
-
-unequal:
 	XORL    AX, AX
 	MOVWQSX (instruction_catch+2)(R12), CX
 	TESTL   CX, CX

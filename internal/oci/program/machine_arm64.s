@@ -103,12 +103,8 @@ report:
 other:
 	CMPW $const_opTest, R9
 	BEQ  test
-	CMPW $const_opTestWide, R9
-	BEQ  testWide
 	CMPW $const_opSet, R9
 	BEQ  set
-	CMPW $const_opAdd, R9
-	BEQ  add
 	CMPW $const_opJump, R9
 	BEQ  jump
 	MOVW ZR, R0
@@ -117,12 +113,6 @@ other:
 set:
 	MOVW R1, (R0)
 	B    next
-
-add:
-	MOVWU (R0), R10
-	ADDW  R1, R10
-	MOVW  R10, (R0)
-	B     next
 
 jump:
 	MOVD R0, R19
@@ -133,15 +123,6 @@ test:
 	ANDW  R1, R0
 	CMPW  R2, R0
 	BEQ   next
-	B     unequal
-
-testWide:
-	MOVD (R0), R0
-	AND  R1, R0
-	CMP  R2, R0
-	BEQ  next
-
-unequal:
 	MOVW ZR, R0
 	MOVH (instruction_catch+2)(R19), R9
 	CBZ  R9, report

@@ -5,12 +5,11 @@
 // page faults and threads that execve has to kill. Here the process executes a file of
 // one page, the machine, written in assembly: it maps memory, receives a Program from
 // the runtime over a socket and carries it out. All thought is in the runtime, which
-// compiles what is to be done; the machine knows six instructions:
+// compiles what is to be done; the machine knows five instructions:
 //
 //	call   issue a system call; store its result; go on, or where its errno is caught
 //	test   compare masked memory with a value; go on, or elsewhere, or report an error
 //	set    store a number
-//	add    add a number
 //	jump   go on at an address that a slot holds, or at a fixed one
 //	fail   report an error that is not a system call's
 //
@@ -70,9 +69,7 @@ func (s Segment) data() uint32 { return s.code() + dataOffset }
 const (
 	opCall = iota
 	opTest
-	opTestWide
 	opSet
-	opAdd
 	opJump
 	opFail
 )
@@ -89,7 +86,7 @@ type instruction struct {
 	op     uint8
 	load   uint8    // call, jump: bit i says that args[i] is the address of an int32 to load
 	number uint16   // call: of the system call
-	args   [6]int32 // call: arguments. test: address, mask, value. set, add: address, value. jump: address
+	args   [6]int32 // call: arguments. test: address, mask, value. set: address, value. jump: address
 	store  uint32   // call: address for the result as an int32, or 0
 	where  uint32   // addresses of what is reported with an error: see Builder.text
 	text   uint32
@@ -119,14 +116,10 @@ type Arg struct {
 // N is a number as an argument. It has 32 bits, and the system call gets its sign
 // extended: what no call of ours wants more of.
 func N[T ~int | ~uint | ~int32 | ~uint32 | ~uint64 | ~uintptr](n T) Arg {
-	return Arg{value: word(uint64(n))}
-}
-
-func word(n uint64) int32 {
-	if high := int32(n >> 32); high != 0 && high != -1 {
+	if high := int32(uint64(n) >> 32); high != 0 && high != -1 {
 		panic("program: a number of more than 32 bits")
 	}
-	return int32(n)
+	return Arg{value: int32(n)}
 }
 
 // Slot is an int32 in the memory of the program, where results of calls are kept.
@@ -180,23 +173,23 @@ const (
 	slotOf = -2 // the address is what a set stores
 )
 
-// New begins a segment. conn is the process's descriptor of the socket to the runtime,
-// of which the first segment tells the others.
-func New(s Segment, conn int) *Builder {
+// Begin begins the first segment. conn is the process's descriptor of the socket to the
+// runtime.
+func Begin(conn int) *Builder {
+	b := newBuilder(First.code(), First.data())
+	b.addReporting(conn)
+	return b
+}
+
+// New begins a further segment.
+func New(s Segment) *Builder {
 	b := newBuilder(s.code(), s.data())
-	if s == First {
-		b.addReporting(conn)
-	}
 	b.whereAt = b.text("")
 	return b
 }
 
 func newBuilder(code, data uint32) *Builder {
-	b := &Builder{
-		codeAt: code, dataAt: data, rescue: Next, strings: make(map[string]Ref, 128), texts: make(map[string]Ref, 128),
-		code: make([]instruction, 0, 1024), data: make([]byte, 0, 32<<10), jumps: make([]jump, 0, 1024), labels: make([]int, 0, 512),
-	}
-	return b
+	return &Builder{codeAt: code, dataAt: data, rescue: Next, strings: map[string]Ref{}, texts: map[string]Ref{}}
 }
 
 // In names what is at work in the texts of errors until f returns: "mounts[3] (/proc)".
@@ -298,14 +291,14 @@ func (c Call) Jump(l Label) Call {
 	return c
 }
 
-// Test adds a comparison: if the word at address, masked, is not the value, the program
-// goes on at the label. The word has 32 bits, or 64 if the mask is all ones.
-func (b *Builder) Test(address Ref, mask, value uint64, unequal Label) {
+// Test adds a comparison: if the word of 32 bits at address, masked, is not the value,
+// the program goes on at the label.
+func (b *Builder) Test(address Ref, mask, value uint32, unequal Label) {
 	b.catch(b.test(address, mask, value, ""), 0, AnyError, unequal)
 }
 
 // Check is Test with an error instead of a place to go on.
-func (b *Builder) Check(address Ref, mask, value uint64, text string) {
+func (b *Builder) Check(address Ref, mask, value uint32, text string) {
 	if b.rescue != Next {
 		b.Test(address, mask, value, b.rescue)
 		return
@@ -313,22 +306,21 @@ func (b *Builder) Check(address Ref, mask, value uint64, text string) {
 	b.test(address, mask, value, text)
 }
 
-func (b *Builder) test(address Ref, mask, value uint64, text string) int {
-	i := instruction{op: opTest, args: [6]int32{int32(address), int32(mask), int32(value)}, code: 1}
-	if mask == ^uint64(0) {
-		i.op, i.args[2] = opTestWide, word(value)
-	}
-	return b.add(i, text)
+func (b *Builder) test(address Ref, mask, value uint32, text string) int {
+	return b.add(instruction{op: opTest, args: [6]int32{int32(address), int32(mask), int32(value)}, code: 1}, text)
 }
+
+// allBits is the mask that leaves a word as it is.
+const allBits = ^uint32(0)
 
 // TestSlot is Test of a slot.
 func (b *Builder) TestSlot(s Slot, value int32, unequal Label) {
-	b.Test(Ref(s), 0xffffffff, uint64(uint32(value)), unequal)
+	b.Test(Ref(s), allBits, uint32(value), unequal)
 }
 
 // testSame goes on at the label unless two slots are equal.
 func (b *Builder) testSame(s, other Slot, unequal Label) {
-	at := b.test(Ref(s), 0xffffffff, uint64(other), "")
+	at := b.test(Ref(s), allBits, uint32(other), "")
 	b.code[at].load = 1 << 2
 	b.catch(at, 0, AnyError, unequal)
 }
@@ -336,11 +328,6 @@ func (b *Builder) testSame(s, other Slot, unequal Label) {
 // Set stores a number in a slot.
 func (b *Builder) Set(s Slot, value int32) {
 	b.add(instruction{op: opSet, args: [6]int32{int32(s), value}}, "")
-}
-
-// Add adds a number to a slot.
-func (b *Builder) Add(s Slot, value int32) {
-	b.add(instruction{op: opAdd, args: [6]int32{int32(s), value}}, "")
 }
 
 // Jump goes on at a label.
@@ -447,17 +434,15 @@ func (b *Builder) Strings(list []string) Ref {
 // Encode returns the segment as the machine loads it: a header, instructions, data.
 func (b *Builder) Encode() ([]byte, error) {
 	b.link()
-	// A wide test reads eight bytes, so the last ones need something behind them.
-	size := len(b.data) + 8
+	size := len(b.data)
 	if len(b.code) > maxInstructions || size > maxData {
-		return nil, fmt.Errorf("what the container's process has to do takes %d instructions and %d bytes of data: more than fit", len(b.code), size)
+		return nil, fmt.Errorf("what the container's process has to do takes %d instructions and %d bytes of data, more than fit; give it fewer mounts or shorter arguments", len(b.code), size)
 	}
 	out := make([]byte, 0, headerSize+len(b.code)*instructionSize+size)
 	out = binary.NativeEndian.AppendUint32(out, uint32(len(b.code)*instructionSize))
 	out = binary.NativeEndian.AppendUint32(out, uint32(size))
 	out = append(out, codeBytes(b.code)...)
-	out = append(out, b.data...)
-	return out[:cap(out)], nil
+	return append(out, b.data...), nil
 }
 
 // headerSize is that of the lengths before instructions and data.

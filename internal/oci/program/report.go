@@ -144,8 +144,8 @@ func (b *Builder) SayWith(k Kind, r Rights) {
 	b.Call("sendmsg", unix.SYS_SENDMSG, conn.Value(), b.message(b.Bytes(Message(k, 0, "")), HeaderSize, r).Arg(), N(unix.MSG_NOSIGNAL))
 }
 
-// maxFiles is SCM_MAX_FD of the kernel, the most descriptors of one message.
-const maxFiles = 253
+// MaxFiles is SCM_MAX_FD of the kernel, the most descriptors of one message.
+const MaxFiles = 253
 
 // Rights are descriptors that travel in one message.
 type Rights struct {
@@ -183,11 +183,11 @@ func (b *Builder) message(part Ref, length int, r Rights) Ref {
 func (b *Builder) Receive(n int) []Slot {
 	var files []Slot
 	for n > 0 {
-		r := b.Rights(min(n, maxFiles))
+		r := b.Rights(min(n, MaxFiles))
 		got := b.Slot(0)
 		b.Call("recvmsg", unix.SYS_RECVMSG, conn.Value(), b.message(b.Space(1), 1, r).Arg(), N(unix.MSG_CMSG_CLOEXEC)).Store(got)
-		b.Check(Ref(got), 0xffffffff, 1, "the runtime has gone")
-		b.Check(r.Ref, ^uint64(0), uint64(unix.CmsgLen(4*len(r.Files))), "descriptors were lost on the way: the limit of open files is too low")
+		b.Check(Ref(got), allBits, 1, "the runtime has gone")
+		b.Check(r.Ref, allBits, uint32(unix.CmsgLen(4*len(r.Files))), "descriptors were lost on the way: the limit of open files is too low")
 		files = append(files, r.Files...)
 		n -= len(r.Files)
 	}

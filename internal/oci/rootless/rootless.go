@@ -75,7 +75,7 @@ func Start(c Command) (pid int, err error) {
 // compile makes what the child does: it becomes root and executes the program, which
 // stands behind the conversation.
 func (c *Command) compile(conn int) *program.Builder {
-	b := program.New(program.Second, conn)
+	b := program.New(program.Second)
 	spawn.BecomeRoot(b)
 	b.Call("close_range", unix.SYS_CLOSE_RANGE, program.N(conn), program.N(^uint32(0)), program.N(unix.CLOSE_RANGE_CLOEXEC))
 	b.Call(c.Program, unix.SYS_EXECVEAT, program.N(conn+1), b.String("").Arg(), b.Strings(c.Args).Arg(), b.Strings(c.Env).Arg(), program.N(unix.AT_EMPTY_PATH))

@@ -18,7 +18,7 @@ type entry struct {
 
 // compile turns cmd into what the machine does up to the child's wait.
 func compile(cmd *Cmd) *entry {
-	p := &entry{Builder: program.New(program.First, cmd.Conn), cmd: cmd}
+	p := &entry{Builder: program.Begin(cmd.Conn), cmd: cmd}
 	cgroup := 0
 	if cmd.Cgroup >= 0 {
 		cgroup = p.file(cmd.Cgroup)

@@ -26,7 +26,7 @@ func open(t *testing.T, path string) int {
 
 // executes makes a child become root of its user namespace and execute busybox.
 func executes(args ...string) *program.Builder {
-	b := program.New(program.Second, 3)
+	b := program.New(program.Second)
 	BecomeRoot(b)
 	b.Call("fcntl", unix.SYS_FCNTL, program.N(3), program.N(unix.F_SETFD), program.N(unix.FD_CLOEXEC))
 	b.Call("execve "+args[0], unix.SYS_EXECVE, b.String("/bin/busybox").Arg(), b.Strings(args).Arg(), b.Strings([]string{"A=b"}).Arg())
@@ -141,7 +141,7 @@ func TestFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Kill()
-	b := program.New(program.Second, 3)
+	b := program.New(program.Second)
 	b.Call("execve of nothing", unix.SYS_EXECVE, b.String("/nothing").Arg(), b.Strings(nil).Arg(), b.Strings(nil).Arg())
 	if err := c.Exec(b); err == nil || !strings.Contains(err.Error(), "execve of nothing") || !errors.Is(err, unix.ENOENT) {
 		t.Errorf("a program that is not there: %v", err)

@@ -25,7 +25,7 @@ type code struct {
 }
 
 func newCode(s program.Segment, p *Process) *code {
-	c := &code{Builder: program.New(s, p.Conn()), proc: p, hows: map[unix.OpenHow]program.Ref{}}
+	c := &code{Builder: program.New(s), proc: p, hows: map[unix.OpenHow]program.Ref{}}
 	c.stat, c.fs = c.Space(int(sizeofStat)), c.Space(int(sizeofStatfs))
 	c.path = c.Space(unix.PathMax)
 	c.gone = c.NewLabel()
@@ -41,6 +41,9 @@ func (c *code) end() *program.Builder {
 
 // file returns the slot of a descriptor that the runtime sent.
 func (c *code) file(index int) program.Slot { return c.files[index] }
+
+// allBits is the mask that leaves a word as it is.
+const allBits = ^uint32(0)
 
 // noSlot is a slot that there is none of.
 const noSlot program.Slot = 0

@@ -60,7 +60,7 @@ func callName(number int) string {
 func example() *Init {
 	caps := []string{"CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	return &Init{
-		Files: 4, HostProc: 3, RootFile: 0, RootRO: true, NewCgroup: true,
+		Files: 4, HostProc: 3, Helper: true, RootFile: 0, RootRO: true, NewCgroup: true,
 		Mounts: []Mount{
 			{Dest: "/proc", Field: "mounts[0]", File: None, Dir: true, Type: "proc", Source: "proc"},
 			{Dest: "/dev", Field: "mounts[1]", File: None, Dir: true, Type: "tmpfs", Source: "tmpfs", Attr: unix.MOUNT_ATTR_NOSUID, Data: []string{"mode=755"}},
@@ -90,7 +90,7 @@ func TestCompile(t *testing.T) {
 	p := example()
 	exec := Exec{Process: p.Process, Files: 1}
 	exec.Process.CgroupFiles = []int{0}
-	hooked := Init{Files: 1, Process: Process{Args: []string{"true"}, Cwd: "/", path: "/bin/true", Umask: -1, SetGroups: true}, Chroot: true, HookRound: true, CreateContainer: true, StartContainer: true}
+	hooked := Init{Files: 1, Process: Process{Args: []string{"true"}, Cwd: "/", path: "/bin/true", Umask: -1, SetGroups: true}, Chroot: true, HookRound: true, Helper: true, CreateContainer: true, StartContainer: true}
 	for name, b := range map[string]*program.Builder{
 		"init": p.Compile(), "start": p.CompileStart(), "exec": exec.Compile(), "hooks": hooked.Compile(), "hooks-start": hooked.CompileStart(),
 	} {

@@ -40,7 +40,7 @@ func (c *code) execTerminal() {
 	c.Call("process.terminal: the container's /dev/pts", unix.SYS_OPENAT, program.N(at), c.String("/dev/pts").Arg(),
 		program.N(unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC)).Store(dir)
 	c.Call("fstatfs", unix.SYS_FSTATFS, dir.Value(), c.fs.Arg())
-	c.Check(c.fs.At(offsetType), 0xffffffff, unix.DEVPTS_SUPER_MAGIC, "process.terminal: the container's /dev/pts is not a devpts")
+	c.Check(c.fs.At(offsetType), allBits, unix.DEVPTS_SUPER_MAGIC, "process.terminal: the container's /dev/pts is not a devpts")
 	c.openTerminal(dir, peer)
 	c.close(dir)
 	c.takeTerminal(peer)
@@ -57,7 +57,7 @@ func (c *code) openTerminal(devpts, peer program.Slot) {
 			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 		}).Store(master)
 		c.fstat(master)
-		c.Check(c.stat.At(offsetRdev), ^uint64(0), unix.Mkdev(5, 2), "/dev/pts/ptmx is not the terminal multiplexer")
+		c.Check(c.stat.At(offsetRdev), allBits, uint32(unix.Mkdev(5, 2)), "/dev/pts/ptmx is not the terminal multiplexer")
 		c.Call("TIOCSPTLCK", unix.SYS_IOCTL, master.Value(), program.N(unix.TIOCSPTLCK), c.Space(4).Arg())
 		c.Call("TIOCGPTPEER", unix.SYS_IOCTL, master.Value(), program.N(unix.TIOCGPTPEER), program.N(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)).Store(peer)
 		if p := c.proc; p.Rows > 0 && p.Cols > 0 {

@@ -36,9 +36,9 @@ func (c *initCode) makeDevice(d *Device) {
 	// A node that the image brings is accepted only if it is the wanted device.
 	const other = `the image has another file there (config-linux.md: "If a file already exists at path that does not match the requested device, the runtime MUST generate an error")`
 	c.Call("fstatat", sysFstatat, dir.Value(), name, c.stat.Arg(), program.N(unix.AT_SYMLINK_NOFOLLOW))
-	c.Check(c.stat.At(offsetMode), unix.S_IFMT, uint64(kind), other)
+	c.Check(c.stat.At(offsetMode), unix.S_IFMT, kind, other)
 	if kind != unix.S_IFIFO {
-		c.Check(c.stat.At(offsetRdev), ^uint64(0), dev, other)
+		c.Check(c.stat.At(offsetRdev), allBits, uint32(dev), other)
 	}
 	c.Here(done)
 	c.close(dir)

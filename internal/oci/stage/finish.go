@@ -64,7 +64,7 @@ func (c *code) ownStreams() {
 		chown, next, other := c.NewLabel(), c.NewLabel(), c.NewLabel()
 		c.Try(next, func() {
 			c.Call("fstat", unix.SYS_FSTAT, program.N(fd), c.stat.Arg())
-			c.Test(c.stat.At(offsetUID), 0xffffffff, uint64(c.proc.UID), other)
+			c.Test(c.stat.At(offsetUID), allBits, c.proc.UID, other)
 			c.Jump(next)
 			c.Here(other)
 			terminal := c.NewLabel()

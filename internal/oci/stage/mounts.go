@@ -118,7 +118,7 @@ func (c *initCode) guard(target program.Slot, path string) {
 	}
 	good := c.NewLabel()
 	c.Call("fstatfs", unix.SYS_FSTATFS, target.Value(), c.fs.Arg())
-	c.Test(c.fs.At(offsetType), 0xffffffff, unix.PROC_SUPER_MAGIC, good)
+	c.Test(c.fs.At(offsetType), allBits, unix.PROC_SUPER_MAGIC, good)
 	c.Fail(1, path+": leads into /proc")
 	c.Here(good)
 }

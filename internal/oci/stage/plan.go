@@ -33,21 +33,11 @@ type Init struct {
 	Reap       bool // execute a tiny init that reaps and forwards signals
 	Attended   bool // the start is awaited from the runtime, there is no start socket
 
-	CreateContainer, StartContainer bool // have hooks
-}
+	// The runtime's own program is one of the process's descriptors: for what else is not
+	// said in system calls.
+	Helper bool
 
-// NeedsHelper reports whether the process executes the runtime's own program at some
-// point, as a helper or as the reaping init.
-func (p *Init) NeedsHelper() bool {
-	if p.Reap || p.CreateContainer || p.StartContainer {
-		return true
-	}
-	for i := range p.Mounts {
-		if p.Mounts[i].CopyUp {
-			return true
-		}
-	}
-	return false
+	CreateContainer, StartContainer bool // have hooks
 }
 
 // Exec says what a process that already is in the container's namespaces is to run.

@@ -62,7 +62,7 @@ func (c *initCode) openNull() {
 		c.Call("open", unix.SYS_OPENAT, program.N(at), c.String("/dev/null").Arg(), program.N(unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)).Store(c.hostNull)
 		c.fstat(c.hostNull)
 		c.Check(c.stat.At(offsetMode), unix.S_IFMT, unix.S_IFCHR, "is not the null device")
-		c.Check(c.stat.At(offsetRdev), ^uint64(0), unix.Mkdev(1, 3), "is not the null device")
+		c.Check(c.stat.At(offsetRdev), allBits, uint32(unix.Mkdev(1, 3)), "is not the null device")
 	})
 }
 

@@ -24,17 +24,13 @@ import (
 const (
 	connFile   = iota // the conversation with the runtime
 	listenFile        // the start socket, of a container's first process
-	exeFile           // the runtime's own program, where it NeedsHelper
+	exeFile           // the runtime's own program, where there is a Helper
 	labelFile         // the file of /proc that takes the label of the workload
 	ownFiles
 )
 
 // number returns a descriptor of the process.
 func (p *Process) number(file int) int { return 3 + p.Preserve + file }
-
-// Conn returns the number that the conversation has in the process. The start socket
-// and the runtime's own program come after it.
-func (p *Process) Conn() int { return p.number(connFile) }
 
 // Compile makes the first part for a container's first process.
 func (p *Init) Compile() *program.Builder {
@@ -65,7 +61,7 @@ func (p *Init) kept() (files []int) {
 	if !p.Attended {
 		files = append(files, listenFile)
 	}
-	if p.NeedsHelper() {
+	if p.Helper {
 		files = append(files, exeFile)
 	}
 	return files

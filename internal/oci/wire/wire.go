@@ -46,9 +46,6 @@ import (
 // container's namespaces: its words are checked like a stranger's.
 const maxText = 1 << 20
 
-// maxFiles is SCM_MAX_FD of the kernel, the most descriptors of one message.
-const maxFiles = 253
-
 // Failure is an error with the exit status that berth-oci shall end with.
 type Failure struct {
 	Code int // 127: no such command; 126: not executable; 1: anything else
@@ -92,7 +89,7 @@ func (c Conn) Close() { unix.Close(c.FD) }
 // SendFiles sends descriptors, of which the process gets copies.
 func (c Conn) SendFiles(files []int) error {
 	for len(files) > 0 {
-		n := min(len(files), maxFiles)
+		n := min(len(files), program.MaxFiles)
 		if err := unix.Sendmsg(c.FD, []byte{0}, unix.UnixRights(files[:n]...), nil, unix.MSG_NOSIGNAL); err != nil {
 			return os.NewSyscallError("sendmsg", err)
 		}
