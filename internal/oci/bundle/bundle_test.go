@@ -42,6 +42,8 @@ func TestParseRefuses(t *testing.T) {
 		{with(`"linux":{"namespaces":[{"type":"user"}]}`), "linux.uidMappings"},
 		{with(`"linux":{"namespaces":[{"type":"user"}],"uidMappings":[{"size":4294967295,"hostID":9}]}`), "linux.uidMappings[0]"},
 		{with(`"linux":{"devices":[{"path":"/dev/x","type":"q"}]}`), "linux.devices[0].type"},
+		{with(`"linux":{"devices":[{"path":"/dev/x","type":"c","major":4096,"minor":1}]}`), "linux.devices[0]: device number 4096:1 is out of range"},
+		{with(`"linux":{"devices":[{"path":"/dev/x","type":"c","major":1,"minor":1048576}]}`), "linux.devices[0]: device number 1:1048576 is out of range"},
 		{with(`"linux":{"timeOffsets":{"boottime":{"secs":1}}}`), "linux.timeOffsets"},
 		{with(`"linux":{"resources":{"unified":{"../x":"1"}}}`), "linux.resources.unified"},
 		{with(`"linux":{"resources":{"hugepageLimits":[{"pageSize":"../2MB"}]}}`), "linux.resources.hugepageLimits[0].pageSize"},
