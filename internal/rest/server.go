@@ -18,6 +18,9 @@ import (
 // headerTimeout bounds how long a client may take to send a request's header.
 const headerTimeout = 10 * time.Second
 
+// quiet is how long no connection begins or ends before memory goes back to the host.
+const quiet = time.Second
+
 // Server serves the API. Make one with New; use it for one listener.
 type Server struct {
 	Backend
@@ -27,15 +30,20 @@ type Server struct {
 	closing context.Context    // ends when Shutdown begins: streams end with it
 	close   context.CancelFunc // of closing
 	streams sync.WaitGroup     // websockets, which net/http no longer counts
+	trim    *time.Timer        // gives memory back when a burst of requests is over
 }
 
 // New returns a server of a backend.
 func New(b Backend, log *slog.Logger) *Server {
 	s := &Server{Backend: b, log: log}
 	s.closing, s.close = context.WithCancel(context.Background())
+	// What a burst has left over would else stay for minutes: the collector does not
+	// run in an idle program.
+	s.trim = time.AfterFunc(quiet, debug.FreeOSMemory)
 	s.http = &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: headerTimeout,
+		ConnState:         func(net.Conn, http.ConnState) { s.trim.Reset(quiet) },
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return s
@@ -53,6 +61,7 @@ func (s *Server) Serve(l net.Listener) error {
 // requests that run; when ctx ends it breaks them off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.close()
+	s.trim.Stop()
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		err = errors.Join(err, s.http.Close())
