@@ -76,6 +76,17 @@ func addSize(q url.Values, size api.Size) {
 	}
 }
 
+// Console connects to the serial console of a VM, from before or during its boot on,
+// and returns how it ended. What was kept of its output comes first; Stderr and
+// Resize of the streams are not used, and an end of Stdin has no effect.
+func (c *Client) Console(ctx context.Context, ref string, s Streams) (api.Exit, error) {
+	path, err := at("instances", ref, "console")
+	if err != nil {
+		return api.Exit{}, err
+	}
+	return c.stream(ctx, path, query("stdin", flag(s.Stdin != nil)), nil, s, heard{})
+}
+
 // RunAttached makes an instance, connects to its streams, starts it, and returns how
 // it ended. Where the start fails, nothing is left of it. The specification travels
 // as the first message, a text message; after control {created: identity} the stream

@@ -19,6 +19,7 @@ type entry struct {
 	mu      sync.Mutex
 	rec     record
 	run     *run          // nil while the instance has no run
+	booting *run          // the run that is being started; nil else
 	pending []*attachment // clients attached before the start
 	changed chan struct{} // closed and renewed at every change of the fields above
 	removed bool          // the record is gone

@@ -83,6 +83,8 @@ func (e *Engine) launch(ctx context.Context, en *entry) (err error) {
 	}
 	u.Add(handle.Delete)
 	r := &run{handle: handle, prepared: p, ended: make(chan struct{})}
+	en.setBooting(r)
+	defer en.setBooting(nil)
 	if err := e.attachPending(ctx, en, r); err != nil {
 		return err
 	}
@@ -99,6 +101,15 @@ func (e *Engine) launch(ctx context.Context, en *entry) (err error) {
 	e.background(func(ctx context.Context) { e.supervise(ctx, en, r) })
 	e.watchHealth(en, r)
 	return nil
+}
+
+// setBooting makes a run visible, to those who look at its console, whose entrypoint
+// does not run yet.
+func (en *entry) setBooting(r *run) {
+	en.mu.Lock()
+	defer en.mu.Unlock()
+	en.booting = r
+	en.notify()
 }
 
 // setRun makes a run visible whose entrypoint was let go.

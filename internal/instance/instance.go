@@ -140,6 +140,15 @@ type Attacher interface {
 	Attach(ctx context.Context, s Streams, ready func()) error
 }
 
+// Consoler connects to the serial console of a machine.
+type Consoler interface {
+	// Console returns once the run has ended or ctx is canceled. The output begins
+	// with the end of what was written before, and is what the guest sends: it may
+	// hold any control sequence. Several clients may be connected. One that does not
+	// read is cut off with kind Exhausted; input that the guest does not take is lost.
+	Console(context.Context, Streams) error
+}
+
 // Pauser freezes and thaws a run.
 type Pauser interface {
 	Pause(context.Context) error

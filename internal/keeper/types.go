@@ -8,6 +8,10 @@ import (
 // ClientBuffer is how many bytes of output may wait for one attached client.
 const ClientBuffer = 256 << 10
 
+// ConsoleKept is how many bytes of a serial console are kept at least for a client
+// that attaches later.
+const ConsoleKept = 32 << 10
+
 // Mode says which process is kept.
 type Mode string
 
@@ -98,6 +102,10 @@ type Stdio struct {
 	// bytes, big endian) and so many bytes; one of length 0 is the end. The reader
 	// asks for every frame by a byte, and may ask again until it comes.
 	StdinAsked bool `json:"stdin_asked,omitempty"`
+	// Console says of a process of kind Sockets that its own standard input and
+	// output are a serial console (QEMU's chardev stdio): a line without an end, on
+	// which input that nobody takes is lost.
+	Console bool `json:"console,omitempty"`
 }
 
 // Size is a terminal's size in characters.
@@ -158,6 +166,10 @@ type AttachOptions struct {
 	// Wait makes the process wait for this client when ClientBuffer bytes are
 	// ahead of it, instead of cutting the client off.
 	Wait bool `json:"wait,omitempty"`
+	// Console chooses the serial console of a process that has one: its output,
+	// which begins with what was kept of the last ConsoleKept bytes, is Stdout. Such
+	// a client is never waited for.
+	Console bool `json:"console,omitempty"`
 }
 
 // maxID bounds an ID so that it fits a file name with a suffix.

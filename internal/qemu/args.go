@@ -125,8 +125,8 @@ func (b *builder) boot() {
 func (b *builder) monitor() {
 	b.listen("qmp", b.m.QMP)
 	b.add("-mon", "chardev=qmp,mode=control")
-	// The guest's console is QEMU's own output: whoever keeps the process has
-	// its last words.
+	// The guest's console is QEMU's own input and output: whoever keeps the process
+	// has its last words.
 	b.add("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console")
 }
 

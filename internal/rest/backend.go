@@ -16,6 +16,7 @@ type Backend struct {
 	Records    Records
 	Lives      Lives
 	Insides    Insides
+	Consoles   Consoles
 	Images     Images
 	Operations Operations
 	Volumes    Volumes
@@ -24,7 +25,7 @@ type Backend struct {
 
 // Engine returns the Backend of an engine.
 func Engine(e *engine.Engine) Backend {
-	return Backend{Records: e, Lives: e, Insides: e, Images: e, Operations: e, Volumes: e, Host: e}
+	return Backend{Records: e, Lives: e, Insides: e, Consoles: e, Images: e, Operations: e, Volumes: e, Host: e}
 }
 
 // Records keeps the records of instances.
@@ -59,6 +60,11 @@ type Insides interface {
 	Top(ctx context.Context, ref string) (api.Top, error)
 	CopyIn(ctx context.Context, ref, dir string, tar io.Reader) error
 	CopyOut(ctx context.Context, ref, path string, tar io.Writer) error
+}
+
+// Consoles reaches what a machine shows outwards.
+type Consoles interface {
+	Console(ctx context.Context, ref string, s instance.Streams) (api.Exit, error)
 }
 
 // Images keeps images.

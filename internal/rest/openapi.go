@@ -55,6 +55,7 @@ func (s *Server) routes() (*http.ServeMux, *huma.OpenAPI) {
 	})
 	s.instanceRoutes(a)
 	s.insideRoutes(a)
+	s.consoleRoutes(a)
 	s.imageRoutes(a)
 	s.operationRoutes(a)
 	s.volumeRoutes(a)

@@ -65,7 +65,7 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 // process is QEMU as the keeper keeps it.
 func (h *handle) process(plan *plan, cgroups []string, memory string) keeper.Process {
 	in := h.inRun
-	stdio := keeper.Stdio{Kind: keeper.Sockets, OpenStdin: h.p.Process.OpenStdin, StdinOnce: h.p.Process.StdinOnce, StdoutSocket: in("out")}
+	stdio := keeper.Stdio{Kind: keeper.Sockets, Console: true, OpenStdin: h.p.Process.OpenStdin, StdinOnce: h.p.Process.StdinOnce, StdoutSocket: in("out")}
 	if h.p.Process.OpenStdin {
 		stdio.StdinSocket, stdio.StdinAsked = in("in"), plan.machine.Full
 	}

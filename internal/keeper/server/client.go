@@ -29,8 +29,8 @@ func newClient(conn *keeper.Conn, opts keeper.AttachOptions) *client {
 }
 
 // wants reports whether the client asked for the stream.
-func (c *client) wants(t keeper.FrameType) bool {
-	return t == keeper.FrameStdout && c.opts.Stdout || t == keeper.FrameStderr && c.opts.Stderr
+func (c *client) wants(t keeper.FrameType, console bool) bool {
+	return c.opts.Console == console && (t == keeper.FrameStdout && c.opts.Stdout || t == keeper.FrameStderr && c.opts.Stderr)
 }
 
 // queue appends a frame and reports whether there was room for it.
@@ -99,9 +99,9 @@ func (c *client) write() {
 	}
 }
 
-// send gives output to the attached clients. A client that is too slow is cut
-// off or, where it asked for it, waited for.
-func (p *proc) send(t keeper.FrameType, data []byte) {
+// send gives output to the attached clients: those of the serial console or the
+// others. A client that is too slow is cut off or, where it asked for it, waited for.
+func (p *proc) send(t keeper.FrameType, data []byte, console bool) {
 	p.mu.Lock()
 	if len(p.clients) == 0 {
 		p.mu.Unlock()
@@ -110,7 +110,7 @@ func (p *proc) send(t keeper.FrameType, data []byte) {
 	clients := append([]*client(nil), p.clients...)
 	p.mu.Unlock()
 	for _, c := range clients {
-		if !c.wants(t) {
+		if !c.wants(t, console) {
 			continue
 		}
 		for !c.queue(t, data, p.hasEnded()) {
@@ -174,7 +174,12 @@ func (s *Server) attach(conn *keeper.Conn, req *keeper.Request) bool {
 		return false
 	}
 	c := newClient(conn, *req.Attach)
-	p.join(c)
+	if !c.opts.Console {
+		p.join(c)
+	} else if err := p.joinConsole(c); err != nil {
+		reply(conn, keeper.Reply{Error: wireError(err)})
+		return false
+	}
 	p.serveClient(c)
 	return true
 }
@@ -191,7 +196,8 @@ func (p *proc) serveClient(c *client) {
 // readClient carries out what the client sends, until it goes or the writer
 // closes the connection after the last message.
 func (p *proc) readClient(c *client) {
-	writing := c.opts.Stdin && p.stdin != nil
+	typing := c.opts.Stdin && c.opts.Console
+	writing := c.opts.Stdin && !typing && p.stdin != nil
 	defer func() {
 		p.detach(c)
 		c.leave()
@@ -212,6 +218,8 @@ func (p *proc) readClient(c *client) {
 		case keeper.FrameStdin:
 			if writing {
 				p.stdin.write(payload)
+			} else if typing {
+				p.line.write(payload)
 			}
 		case keeper.FrameControl:
 			var ctl keeper.Control

@@ -27,6 +27,8 @@ type proc struct {
 	log     *crilog.Writer // nil where nothing is logged
 	streams []*stream
 	stdin   *stdin   // nil where there is none
+	tail    *tail    // of kind Sockets, also a stream's; else nil
+	line    *line    // the input of its serial console; nil where it has none
 	console *os.File // the master of a PTY, also a stream's file; or nil
 	peer    *os.File // its slave, so that the output goes on after a moment in which nobody has it open, as an init leaves its console; or nil
 
@@ -165,6 +167,9 @@ func (p *proc) closeConsole() {
 func (p *proc) release() {
 	if p.stdin != nil {
 		p.stdin.close()
+	}
+	if p.line != nil {
+		p.line.close()
 	}
 	for _, s := range p.streams {
 		s.close()

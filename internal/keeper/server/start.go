@@ -81,6 +81,8 @@ func checkProcess(spec *keeper.Process) error {
 		why = "mode runtime needs a pid file"
 	case spec.Mode == keeper.Runtime && spec.Stdio.Kind == keeper.Sockets:
 		why = "mode runtime has no socket streams"
+	case spec.Stdio.Console && (spec.Stdio.Kind != keeper.Sockets || spec.Ephemeral):
+		why = "only a lasting process with socket streams has a serial console"
 	}
 	switch spec.Stdio.Kind {
 	case keeper.Null, keeper.Pipes, keeper.PTY, keeper.Sockets:

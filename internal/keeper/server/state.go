@@ -18,6 +18,8 @@ const (
 	exitFile  = "exit.json"
 	stdinFile = "stdin"
 	tailFile  = "tail" // a FIFO: the own output of a process of kind Sockets
+
+	consoleFile = "console" // a FIFO: the input of its serial console
 )
 
 // state is what the next keeper needs to adopt a process.
@@ -150,6 +152,9 @@ func (p *proc) reopen(base string) {
 		}
 	case keeper.Sockets:
 		p.addSockets()
+		if p.spec.Stdio.Console {
+			p.line = newLine(open(consoleFile, true))
+		}
 	}
 	if f := open(tailFile, false); f != nil {
 		p.addTail(f)

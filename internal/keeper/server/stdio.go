@@ -54,7 +54,14 @@ func (p *proc) openStdio(base string) (c childStdio, err error) {
 		c.err, err = p.openOutput(base, crilog.Stderr, keeper.FrameStderr)
 		return c, err
 	}
-	if c.in, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+	if st.Console {
+		var ours *os.File
+		ours, c.in, err = p.fifo(base, consoleFile, true)
+		p.line = newLine(ours)
+	} else {
+		c.in, err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	}
+	if err != nil {
 		return c, err
 	}
 	c.out, c.err = c.in, c.in
@@ -99,7 +106,8 @@ func (p *proc) openOutput(base, name string, frame keeper.FrameType) (*os.File, 
 	return theirs, nil
 }
 
-// openTail makes a pipe whose last bytes are kept for Exit.Stderr.
+// openTail makes a pipe whose last bytes are kept for Exit.Stderr and the clients of
+// a serial console.
 func (p *proc) openTail(base string) (*os.File, error) {
 	ours, theirs, err := p.pipe(base, tailFile, false)
 	if err != nil {
@@ -110,8 +118,9 @@ func (p *proc) openTail(base string) (*os.File, error) {
 }
 
 func (p *proc) addTail(f *os.File) {
-	s := p.addStream(f, crilog.Stderr, keeper.FrameStderr)
-	s.log, s.tail = nil, &tailBuffer{}
+	s := p.addStream(f, crilog.Stderr, keeper.FrameStdout)
+	s.log, s.tail = nil, &tail{p: p}
+	p.tail = s.tail
 }
 
 func (p *proc) openStdin(base string) (*os.File, error) {
@@ -139,6 +148,24 @@ func (p *proc) pipe(base, name string, in bool) (ours, theirs *os.File, err erro
 	if p.spec.Ephemeral {
 		return p.anonymousPipe(name, in)
 	}
+	ours, theirs, err = p.fifo(base, name, in)
+	if err != nil || !in {
+		return ours, theirs, err
+	}
+	// Now that there is a writer, a plain reader can be opened.
+	theirs.Close()
+	path := filepath.Join(p.dir(base), name)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		ours.Close()
+		return nil, nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return ours, os.NewFile(uintptr(fd), path), nil
+}
+
+// fifo makes a FIFO in the process's directory. The process's end is open for
+// reading and writing.
+func (p *proc) fifo(base, name string, in bool) (ours, theirs *os.File, err error) {
 	path := filepath.Join(p.dir(base), name)
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		return nil, nil, &os.PathError{Op: "mkfifo", Path: path, Err: err}
@@ -155,16 +182,6 @@ func (p *proc) pipe(base, name string, in bool) (ours, theirs *os.File, err erro
 	if ours, err = openFIFO(path, in); err != nil {
 		theirs.Close()
 		return nil, nil, err
-	}
-	if in {
-		// Now that there is a writer, a plain reader can be opened.
-		theirs.Close()
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			ours.Close()
-			return nil, nil, &os.PathError{Op: "open", Path: path, Err: err}
-		}
-		theirs = os.NewFile(uintptr(fd), path)
 	}
 	return ours, theirs, nil
 }

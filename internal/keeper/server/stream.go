@@ -25,7 +25,7 @@ type stream struct {
 	frame keeper.FrameType     // what clients get it as
 	path  string               // of the socket, for kind Sockets
 	log   *crilog.StreamWriter // or nil
-	tail  *tailBuffer          // keeps the end of it for Exit.Stderr, instead of clients; or nil
+	tail  *tail                // it is the process's own output, which goes here; or nil
 
 	drained chan struct{} // closed when all output until the process's end was read
 	over    bool          // drained is closed; only the reading goroutine uses it
@@ -131,9 +131,9 @@ func (s *stream) take(data []byte) {
 	}
 	switch {
 	case s.tail != nil:
-		s.tail.add(data)
+		s.tail.take(data, s.over)
 	case !s.over:
-		s.p.send(s.frame, data)
+		s.p.send(s.frame, data, false)
 	}
 }
 
@@ -155,30 +155,6 @@ func (s *stream) close() {
 	if s.file != nil {
 		s.file.Close()
 	}
-}
-
-// tailBuffer keeps the last bytes of a stream.
-type tailBuffer struct {
-	mu   sync.Mutex
-	data []byte
-}
-
-// tailSize is how much of the end a tailBuffer keeps.
-const tailSize = 4 << 10
-
-func (t *tailBuffer) add(data []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.data = append(t.data, data...)
-	if n := len(t.data); n > tailSize {
-		t.data = append([]byte(nil), t.data[n-tailSize:]...)
-	}
-}
-
-func (t *tailBuffer) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.data)
 }
 
 // stdin carries input of clients to a process.

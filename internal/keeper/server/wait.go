@@ -32,7 +32,7 @@ func (p *proc) await(base string) {
 	p.drain()
 	for _, s := range p.streams {
 		if s.tail != nil {
-			exit.Stderr = s.tail.String()
+			exit.Stderr = s.tail.end()
 			p.record(base, exit)
 		}
 	}

@@ -38,6 +38,7 @@ func commands() []command {
 		{groupInstances, "ps", newListCommand},
 		{groupInstances, "logs", newLogsCommand},
 		{groupInstances, "attach", newAttachCommand},
+		{groupInstances, "console", newConsoleCommand},
 		{groupInstances, "exec", newExecCommand},
 		{groupInstances, "inspect", newInspectCommand},
 		{groupInstances, "explain", newExplainCommand},

@@ -30,6 +30,7 @@ type stage struct {
 	rest.Records
 	rest.Lives
 	rest.Insides
+	rest.Consoles
 	rest.Host
 
 	play  func(context.Context, instance.Streams) (api.Exit, error)
@@ -44,6 +45,9 @@ func (s *stage) Get(context.Context, string) (api.Instance, error) {
 func (s *stage) Kill(_ context.Context, _, signal string) error { s.kills <- signal; return nil }
 func (s *stage) Attach(ctx context.Context, _ string, st instance.Streams, ready func()) (api.Exit, error) {
 	ready()
+	return s.play(ctx, st)
+}
+func (s *stage) Console(ctx context.Context, _ string, st instance.Streams) (api.Exit, error) {
 	return s.play(ctx, st)
 }
 func (s *stage) Exec(ctx context.Context, _ string, _ api.Exec, st instance.Streams) (api.Exit, error) {
@@ -71,7 +75,7 @@ func at(t *testing.T, s *stage, args ...string) *terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := rest.New(rest.Backend{Records: s, Lives: s, Insides: s, Host: s}, slog.New(slog.DiscardHandler))
+	server := rest.New(rest.Backend{Records: s, Lives: s, Insides: s, Consoles: s, Host: s}, slog.New(slog.DiscardHandler))
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(func() {
 		if err := server.Shutdown(context.Background()); err != nil {
@@ -212,6 +216,36 @@ func TestDetachKeys(t *testing.T) {
 	if err := <-left; err == nil || strings.Contains(err.Error(), "standard input was") {
 		t.Errorf("the entrypoint's standard input: %v; want it unfinished", err)
 	}
+}
+
+// TestConsoleAtATerminal: every key but those that detach is the guest's, and what it
+// sends is the terminal's.
+func TestConsoleAtATerminal(t *testing.T) {
+	term := at(t, &stage{play: func(ctx context.Context, s instance.Streams) (api.Exit, error) {
+		_, _ = io.WriteString(s.Stdout, "\x1b[1mlogin:")
+		keys := make([]byte, 2)
+		if _, err := io.ReadFull(s.Stdin, keys); err != nil {
+			return api.Exit{}, err
+		}
+		fmt.Fprintf(s.Stdout, "keys %q", keys)
+		<-ctx.Done()
+		return api.Exit{}, ctx.Err()
+	}}, "console", "--detach-keys", "ctrl-]", "web")
+	term.shows("the serial console of web; ctrl-] leaves it")
+	term.shows("\x1b[1mlogin:")
+	term.keys("\x03\x1a")
+	term.shows(`keys "\x03\x1a"`)
+	term.keys("\x1d")
+	term.ends(0)
+}
+
+// TestConsoleEnds: the end of the machine is the end of its console.
+func TestConsoleEnds(t *testing.T) {
+	term := at(t, &stage{play: func(context.Context, instance.Streams) (api.Exit, error) {
+		return api.Exit{Code: 137, Error: "QEMU was killed by signal 9"}, nil
+	}}, "console", "web")
+	term.ends(0)
+	term.shows("web has ended: QEMU was killed by signal 9")
 }
 
 func TestSignalsAreForwarded(t *testing.T) {
