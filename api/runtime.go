@@ -107,10 +107,19 @@ type Image struct {
 	Created  time.Time    `json:"created"`
 	Size     int64        `json:"size" doc:"bytes of content in the store: layers as distributed and as EROFS"`
 	Platform string       `json:"platform,omitempty"`
-	Type     string       `json:"type" doc:"rootfs or kernel"`
+	Type     string       `json:"type" doc:"rootfs, disk or kernel"`
 	Layers   []ImageLayer `json:"layers,omitempty" doc:"bottom first; inspect only"`
 	Config   *ImageConfig `json:"config,omitempty" doc:"inspect only"`
+	Disk     *DiskImage   `json:"disk,omitempty" doc:"of an image that holds a VM's disk"`
 	Users    []string     `json:"users,omitempty" doc:"instances that hold it; inspect only"`
+}
+
+// DiskImage is the disk that an image holds.
+type DiskImage struct {
+	Size     int64    `json:"size" doc:"bytes of the disk, as a guest sees it"`
+	Format   string   `json:"format" doc:"as the store keeps it"`
+	Firmware Firmware `json:"firmware" enum:"bios,uefi" doc:"by which it starts where the instance does not choose"`
+	Agent    bool     `json:"agent,omitempty" doc:"berth-agent is a service of the guest's"`
 }
 
 // ImageLayer is one read-only layer.

@@ -36,13 +36,14 @@ func (c *Client) TagImage(ctx context.Context, ref, name string) error {
 	return c.send(ctx, request{method: "POST", path: path, query: query("name", name)})
 }
 
-// ExportImage writes an image as an OCI archive, which docker load reads too.
-func (c *Client) ExportImage(ctx context.Context, ref string, w io.Writer) error {
+// ExportImage writes an image as an OCI archive, which docker load reads too, or
+// with a format (raw, qcow2, vmdk, vhdx, vdi) the disk of a disk image.
+func (c *Client) ExportImage(ctx context.Context, ref, format string, w io.Writer) error {
 	path, err := at("images", ref, "archive")
 	if err != nil {
 		return err
 	}
-	return c.tar(ctx, request{method: "GET", path: path}, w)
+	return c.tar(ctx, request{method: "GET", path: path, query: query("format", format)}, w)
 }
 
 // ImportImage sends an archive (plain tar, docker-archive, OCI archive;
@@ -50,6 +51,22 @@ func (c *Client) ExportImage(ctx context.Context, ref string, w io.Writer) error
 // hands each state of the operation to f. Giving up cancels the import.
 func (c *Client) ImportImage(ctx context.Context, name string, archive io.Reader, f func(api.Operation) error) (api.Operation, error) {
 	r := request{method: "POST", path: "/v1/archives", query: query("name", name), body: archive}
+	return finish(ctx, c, r, f)
+}
+
+// Disk is a VM's disk to import.
+type Disk struct {
+	Format   string       // raw, qcow2, vmdk, vhdx or vdi
+	Firmware api.Firmware // bios or uefi: by which it starts; "" for the architecture's older one
+	Platform string       // as in linux/arm64; "" for the host's
+	Agent    bool         // berth-agent is a service of the guest's
+}
+
+// ImportDisk sends a VM's disk as an image of the given name, as ImportImage does an
+// archive.
+func (c *Client) ImportDisk(ctx context.Context, name string, d Disk, content io.Reader, f func(api.Operation) error) (api.Operation, error) {
+	r := request{method: "POST", path: "/v1/archives", body: content, query: query(
+		"name", name, "format", d.Format, "firmware", string(d.Firmware), "platform", d.Platform, "agent", flag(d.Agent))}
 	return finish(ctx, c, r, f)
 }
 

@@ -175,6 +175,18 @@ func (c *Config) forgetLastBoot() error {
 	return err
 }
 
+// launcher is the program that confines QEMU.
+func (c *Config) launcher() string { return filepath.Join(c.Bin, "berth-qemu") }
+
+// converterUser is who reads disks that strangers made: the id below those of
+// instances.
+func converterUser(host instance.Host) uint32 {
+	if host.Rootless() {
+		return host.MachineUser().First
+	}
+	return 0x6fff_ffff
+}
+
 // cache is where drivers keep what they can make anew.
 func (c *Config) cache() string { return filepath.Join(c.Root, "cache") }
 
@@ -190,7 +202,7 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 		return nil, err
 	}
 	u.Add(func(context.Context) error { return state.Close() })
-	images, err := image.Open(c.Root, image.Options{})
+	images, err := image.Open(c.Root, image.Options{Converter: image.Converter{Launcher: c.launcher(), User: converterUser(host)}})
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +227,7 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 		Root: c.Root, Run: c.Run, Cgroup: c.cgroup(), Store: state, Images: images, Storage: disks, Network: net,
 		Drivers: []instance.Driver{
 			container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: filepath.Join(c.Run, "oci"), Host: host}),
-			vm.New(vm.Config{Keeper: keep, Launcher: filepath.Join(c.Bin, "berth-qemu"), Agents: c.agents(), Cache: c.cache(), Host: host}),
+			vm.New(vm.Config{Keeper: keep, Launcher: c.launcher(), Agents: c.agents(), Cache: c.cache(), Host: host}),
 		},
 		Host: host, Version: c.Version, Log: c.Log,
 	})

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/disk"
 	"github.com/berthcloud/berth/internal/image"
 )
 
@@ -37,9 +38,18 @@ func (e *Engine) StartBase(_ context.Context, platform string) (api.Operation, e
 
 // ImportOptions say what to import, and as what.
 type ImportOptions struct {
-	Name string    // "" where the archive names itself
-	Path string    // a file or an OCI layout directory of the daemon's host, or
-	Body io.Reader // the archive itself
+	Name string       // "" where the archive names itself
+	Path string       // a file or an OCI layout directory of the daemon's host, or
+	Body io.Reader    // the archive itself
+	Disk *DiskOptions // the Body is a VM's disk and no archive
+}
+
+// DiskOptions say what a disk is and how a machine starts from it.
+type DiskOptions struct {
+	Format   string       // raw, qcow2, vmdk, vhdx or vdi
+	Firmware api.Firmware // "" for the architecture's older one
+	Platform string       // "" for the host's
+	Agent    bool         // berth-agent is a service of the guest's
 }
 
 // StartImport begins to make images of an archive: a plain tar, a
@@ -47,6 +57,11 @@ type ImportOptions struct {
 // request open until the operation is done.
 func (e *Engine) StartImport(_ context.Context, o ImportOptions) (api.Operation, error) {
 	return e.begin("import", first(o.Name, o.Path), func(ctx context.Context, report func(api.Progress)) (string, error) {
+		if d := o.Disk; d != nil {
+			return e.images.ImportDisk(ctx, o.Body, image.DiskOptions{
+				Name: o.Name, Format: disk.Format(d.Format), Firmware: d.Firmware, Arch: archOf(d.Platform), Agent: d.Agent, Progress: report,
+			})
+		}
 		opt := image.ImportOptions{Name: o.Name, Progress: report}
 		var names []string
 		var err error
@@ -57,6 +72,14 @@ func (e *Engine) StartImport(_ context.Context, o ImportOptions) (api.Operation,
 		}
 		return strings.Join(names, " "), err
 	})
+}
+
+// archOf is the architecture of a platform, "" for the host's.
+func archOf(platform string) string {
+	if platform == "" {
+		return ""
+	}
+	return image.Arch(platform)
 }
 
 // Images lists the images of the store.
@@ -100,7 +123,11 @@ func (e *Engine) TagImage(ctx context.Context, name, newName string) error {
 	return err
 }
 
-// ExportImage writes an image as an OCI archive that docker can load too.
-func (e *Engine) ExportImage(ctx context.Context, name string, w io.Writer) error {
+// ExportImage writes an image as an OCI archive that docker can load too, or with a
+// format the disk of a disk image.
+func (e *Engine) ExportImage(ctx context.Context, name, format string, w io.Writer) error {
+	if format != "" {
+		return e.images.ExportDisk(ctx, name, disk.Format(format), w)
+	}
 	return e.images.Export(ctx, name, w)
 }

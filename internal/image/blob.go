@@ -120,7 +120,7 @@ func (s *Store) place(ctx context.Context, f *os.File, mediaType string, labels 
 	synced := make(chan error, 1)
 	go func() { synced <- f.Sync() }()
 	hash := digest.Canonical.Digester()
-	_, err = io.CopyBuffer(onlyWriter{hash.Hash()}, io.NewSectionReader(f, 0, size), make([]byte, 1<<20))
+	_, err = io.CopyBuffer(onlyWriter{hash.Hash()}, contextReader{ctx, io.NewSectionReader(f, 0, size)}, make([]byte, 1<<20))
 	if err := errors.Join(<-synced, err); err != nil {
 		return fail(err)
 	}
@@ -155,7 +155,7 @@ func (s *Store) place(ctx context.Context, f *os.File, mediaType string, labels 
 func (s *Store) usage(ctx context.Context) (int64, error) {
 	var sum int64
 	err := s.content.Walk(ctx, func(info content.Info) error {
-		sum += info.Size
+		sum += s.allocated(info)
 		return nil
 	})
 	return sum, err

@@ -183,6 +183,12 @@ func (s *Store) prepare(ctx context.Context, target ocispec.Descriptor, progress
 	if m.Config.MediaType == ocispec.MediaTypeEmptyJSON {
 		return nil // an artifact: nothing to convert
 	}
+	if m.ArtifactType == diskArtifact {
+		if _, err := s.diskConfigOf(ctx, m); err != nil {
+			return err
+		}
+		return s.sparse(ctx, m.Layers[0])
+	}
 	doc, err := s.config(ctx, m)
 	if notFound(err) {
 		return incomplete(err)

@@ -16,6 +16,7 @@ import (
 const (
 	TypeRootFS = "rootfs"
 	TypeKernel = "kernel"
+	TypeDisk   = "disk"
 )
 
 // List returns all images, sorted by name. One that is damaged is listed
@@ -71,6 +72,9 @@ func (s *Store) describe(ctx context.Context, rec images.Image, full bool) (api.
 			img.Size += l.Size
 		}
 		return img, nil
+	}
+	if m.ArtifactType == diskArtifact {
+		return img, s.describeDisk(ctx, &img, m)
 	}
 	doc, err := s.config(ctx, m)
 	if err != nil {

@@ -108,8 +108,8 @@ func (p *puller) pull(ctx context.Context, resolver remotes.Resolver, full strin
 	if err := p.fetch(ctx, m.Config, maxConfig); err != nil {
 		return err
 	}
-	if m.Config.MediaType == ocispec.MediaTypeEmptyJSON {
-		err = p.blobs(ctx, m.Layers) // an artifact, such as a kernel
+	if m.Config.MediaType == ocispec.MediaTypeEmptyJSON || m.ArtifactType == diskArtifact {
+		err = p.blobs(ctx, m.Layers) // an artifact: a kernel, a disk
 	} else {
 		err = p.layers(ctx, m)
 	}

@@ -27,6 +27,7 @@ type Image struct {
 	Created time.Time
 	Config  api.ImageConfig
 	Layers  []Layer // bottom first
+	Disk    *Disk   // of a disk image, which has no layers and no config
 }
 
 // Layer is one read-only layer of a root filesystem.
@@ -142,10 +143,11 @@ func (s *Store) resolve(ctx context.Context, target ocispec.Descriptor) (Image, 
 
 // complete reports whether the layers are where they were.
 func (i *Image) complete() bool {
-	return !slices.ContainsFunc(i.Layers, func(l Layer) bool {
-		_, err := os.Lstat(l.Path)
+	gone := func(path string) bool {
+		_, err := os.Lstat(path)
 		return err != nil
-	})
+	}
+	return (i.Disk == nil || !gone(i.Disk.Path)) && !slices.ContainsFunc(i.Layers, func(l Layer) bool { return gone(l.Path) })
 }
 
 // forgetResolved is called when content may have gone.
@@ -161,6 +163,9 @@ func (s *Store) read(ctx context.Context, target ocispec.Descriptor) (Image, err
 	desc, manifest, err := s.manifest(ctx, target)
 	if err != nil {
 		return Image{}, err
+	}
+	if manifest.ArtifactType == diskArtifact {
+		return s.readDisk(ctx, desc, manifest)
 	}
 	if manifest.ArtifactType != "" && manifest.Config.MediaType == ocispec.MediaTypeEmptyJSON {
 		return Image{}, api.E("", api.Invalid, "", fmt.Errorf("it holds %.80s and no root filesystem", manifest.ArtifactType))

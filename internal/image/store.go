@@ -58,6 +58,9 @@ type Options struct {
 	Insecure []string
 	// Stall is how long a registry may send nothing. Default: one minute.
 	Stall time.Duration
+	// Converter reads disks in other formats than raw. Without one only raw disks
+	// are imported and exported.
+	Converter Converter
 }
 
 // Store is a store of images. Its methods may be called concurrently. Errors

@@ -54,14 +54,26 @@ func Launch(plan *Plan) error {
 			return err
 		}
 	}
-	if plan.MaxFile > 0 {
-		limit := unix.Rlimit{Cur: uint64(plan.MaxFile), Max: uint64(plan.MaxFile)}
-		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
-			return os.NewSyscallError("setrlimit", err)
-		}
+	if err := limit(plan); err != nil {
+		return err
 	}
 	err := syscall.Exec(plan.Args[0], plan.Args, []string{"PATH=/usr/bin:/bin", "LC_ALL=C"})
 	return &os.PathError{Op: "execute", Path: plan.Args[0], Err: err}
+}
+
+// limit sets the limits of the plan's program.
+func limit(plan *Plan) error {
+	for resource, most := range map[int]int64{
+		unix.RLIMIT_FSIZE: plan.MaxFile, unix.RLIMIT_AS: plan.MaxMemory, unix.RLIMIT_CPU: plan.MaxTime,
+	} {
+		if most == 0 {
+			continue
+		}
+		if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: uint64(most), Max: uint64(most)}); err != nil {
+			return os.NewSyscallError("setrlimit", err)
+		}
+	}
+	return nil
 }
 
 // unspare makes this process as likely as any other to be killed when memory ends:

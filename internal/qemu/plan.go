@@ -156,7 +156,11 @@ type Plan struct {
 	Taps    []Tap    `json:"taps,omitempty"`
 	UID     uint32   `json:"uid,omitempty"`
 	MaxFile int64    `json:"max_file,omitempty"` // RLIMIT_FSIZE, 0 for no limit of its own
-	Devices []string `json:"devices,omitempty"`  // QEMU opens them itself and so joins their groups
+	// MaxMemory and MaxTime bound a program that is not held by a cgroup: RLIMIT_AS in
+	// bytes, RLIMIT_CPU in seconds; 0 for no limit of its own.
+	MaxMemory int64    `json:"max_memory,omitempty"`
+	MaxTime   int64    `json:"max_time,omitempty"`
+	Devices   []string `json:"devices,omitempty"` // QEMU opens them itself and so joins their groups
 }
 
 // File is opened for QEMU.

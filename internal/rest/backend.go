@@ -73,7 +73,7 @@ type Images interface {
 	Image(ctx context.Context, name string) (api.Image, error)
 	RemoveImage(ctx context.Context, name string, force bool) error
 	TagImage(ctx context.Context, name, newName string) error
-	ExportImage(ctx context.Context, name string, w io.Writer) error
+	ExportImage(ctx context.Context, name, format string, w io.Writer) error
 }
 
 // Operations does work that takes longer than a request should.

@@ -27,7 +27,25 @@ type tagInput struct {
 }
 
 type importInput struct {
-	Name string `query:"name" maxLength:"1024" doc:"default: the names that the archive holds"`
+	Name     string `query:"name" maxLength:"1024" doc:"default: the names that the archive holds"`
+	Format   string `query:"format" enum:"raw,qcow2,vmdk,vhdx,vdi" doc:"the body is no archive but a VM's disk in this format"`
+	Firmware string `query:"firmware" enum:"bios,uefi" doc:"of a disk: by which it starts; default: bios, and of arm64 uefi"`
+	Platform string `query:"platform" maxLength:"64" doc:"of a disk, as in linux/arm64; default: the host's"`
+	Agent    bool   `query:"agent" doc:"of a disk: berth-agent is a service of the guest's"`
+}
+
+// options are what the engine is to import.
+func (in *importInput) options(body io.Reader) engine.ImportOptions {
+	o := engine.ImportOptions{Name: in.Name, Body: body}
+	if in.Format != "" {
+		o.Disk = &engine.DiskOptions{Format: in.Format, Firmware: api.Firmware(in.Firmware), Platform: in.Platform, Agent: in.Agent}
+	}
+	return o
+}
+
+type exportInput struct {
+	ImageInput
+	Format string `query:"format" enum:"raw,qcow2,vmdk,vhdx,vdi" doc:"the disk of a disk image in this format, in place of an archive"`
 }
 
 // imageRoutes registers what concerns images.
@@ -45,12 +63,12 @@ func (s *Server) imageRoutes(a huma.API) {
 		func(ctx context.Context, in *tagInput) (struct{}, error) {
 			return none(s.Images.TagImage(ctx, in.Ref, in.Name))
 		})
-	handleRaw(a, route{id: "export-image", method: "GET", path: one + "/archive", tag: tag, summary: "An image as an OCI archive", stream: tarType},
-		func(in *ImageInput) *raw {
-			return tarball(func(ctx context.Context, w io.Writer) error { return s.Images.ExportImage(ctx, in.Ref, w) })
+	handleRaw(a, route{id: "export-image", method: "GET", path: one + "/archive", tag: tag, summary: "An image as an OCI archive, or its disk", stream: tarType},
+		func(in *exportInput) *raw {
+			return tarball(func(ctx context.Context, w io.Writer) error { return s.Images.ExportImage(ctx, in.Ref, in.Format, w) })
 		})
 	handleRaw(a, route{id: "import-image", method: "POST", path: "/v1/archives", tag: tag, summary: "Make images of an archive",
-		description: "The body is a plain tar, a docker archive or an OCI archive. The answer begins while it is read: the states of the operation, until it is done. A client that goes away cancels it.",
+		description: "The body is a plain tar, a docker archive or an OCI archive, or with a format a VM's disk. The answer begins while it is read: the states of the operation, until it is done. A client that goes away cancels it.",
 		stream:      linesType, schema: api.Operation{}, body: tarType},
 		func(in *importInput) *raw { return answer(s.importImage(in)) })
 }
@@ -67,7 +85,7 @@ func (s *Server) importImage(in *importInput) http.HandlerFunc {
 			fail(w, err)
 			return
 		}
-		op, err := s.Operations.StartImport(r.Context(), engine.ImportOptions{Name: in.Name, Body: archive})
+		op, err := s.Operations.StartImport(r.Context(), in.options(archive))
 		if err != nil {
 			fail(w, err)
 			return

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -145,8 +147,10 @@ func runImageTag(ctx context.Context, g *global, ref, name string) error {
 
 // imageImportOptions are the flags of image import.
 type imageImportOptions struct {
-	name  string
-	quiet bool
+	name                       string
+	format, firmware, platform string
+	agent                      bool
+	quiet                      bool
 }
 
 func newImageImportCommand(g *global) *cobra.Command {
@@ -157,8 +161,12 @@ func newImageImportCommand(g *global) *cobra.Command {
 		Short:   "Make images of an archive",
 		Long: exits(`Make images of a docker archive, an OCI archive, the directory of an OCI layout,
 or a plain tar archive of a root filesystem, compressed or not; '-' is standard
-input. A plain archive needs a NAME. Prints the names of what it made.`),
-		Example: "  berth image import debian.tar debian:custom\n  docker save web | berth image import -",
+input. A plain archive needs a NAME. Prints the names of what it made.
+
+With --format, or where FILE ends in .qcow2, .raw, .vmdk, .vhdx or .vdi, FILE is the
+disk of a virtual machine, and needs a NAME. The format is never found out from
+what FILE holds.`),
+		Example: "  berth image import debian.tar debian:custom\n  docker save web | berth image import -\n  berth image import --format qcow2 --firmware uefi cloud.img disk/cloud",
 		Args:    args(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 2 {
@@ -167,11 +175,20 @@ input. A plain archive needs a NAME. Prints the names of what it made.`),
 			return runImageImport(cmd.Context(), g, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "do not show progress")
+	f := cmd.Flags()
+	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not show progress")
+	f.StringVar(&o.format, "format", "", "format of a VM's disk: raw, qcow2, vmdk, vhdx, vdi (default: by FILE's ending)")
+	f.StringVar(&o.firmware, "firmware", "", "by which a disk starts: bios, uefi (default bios)")
+	f.StringVar(&o.platform, "platform", "", "platform of a disk, as in linux/arm64 (default: the host's)")
+	f.BoolVar(&o.agent, "agent", false, "the disk has berth-agent as a service")
 	return cmd
 }
 
 func runImageImport(ctx context.Context, g *global, o imageImportOptions, source string) error {
+	disk, err := o.disk(source)
+	if err != nil {
+		return usage(err)
+	}
 	archive, err := openArchive(g, source)
 	if err != nil {
 		return err
@@ -182,6 +199,9 @@ func runImageImport(ctx context.Context, g *global, o imageImportOptions, source
 		return err
 	}
 	result, err := watch(g, o.quiet, func(f func(api.Operation) error) (api.Operation, error) {
+		if disk != nil {
+			return c.ImportDisk(ctx, o.name, *disk, archive, f)
+		}
 		return c.ImportImage(ctx, o.name, archive, f)
 	})
 	if err != nil {
@@ -189,6 +209,34 @@ func runImageImport(ctx context.Context, g *global, o imageImportOptions, source
 	}
 	_, err = fmt.Fprintln(g.Out, result)
 	return err
+}
+
+// diskFormats are the formats of a VM's disk.
+var diskFormats = []string{"raw", "qcow2", "vmdk", "vhdx", "vdi"}
+
+// disk returns what the flags and the name of a source say of a disk; nil where it
+// is an archive.
+func (o *imageImportOptions) disk(source string) (*client.Disk, error) {
+	format := o.format
+	if ending := strings.TrimPrefix(filepath.Ext(source), "."); format == "" && slices.Contains(diskFormats, ending) {
+		format = ending
+	}
+	if format == "" {
+		if o.firmware != "" || o.platform != "" || o.agent {
+			return nil, errors.New("--firmware, --platform and --agent are about a VM's disk: add --format, or leave them out")
+		}
+		return nil, nil
+	}
+	d := &client.Disk{Agent: o.agent}
+	err := errors.Join(
+		oneOf("--format", format, &d.Format, diskFormats...),
+		oneOf("--firmware", o.firmware, &d.Firmware, api.FirmwareBIOS, api.FirmwareUEFI),
+		value("--platform", o.platform, &d.Platform, parse.Platform),
+	)
+	if err == nil && o.name == "" {
+		err = errors.New("a disk has no name of its own: write one after the file")
+	}
+	return d, err
 }
 
 // openArchive opens what image import reads; a directory as a tar stream.
@@ -212,24 +260,28 @@ func openArchive(g *global, source string) (io.ReadCloser, error) {
 }
 
 func newImageExportCommand(g *global) *cobra.Command {
-	var output string
+	var output, format string
 	cmd := &cobra.Command{
 		Use:     "export [OPTIONS] IMAGE",
 		Aliases: []string{"save"},
 		Short:   "Write an image as an archive",
-		Long:    exits("Write an image as an OCI archive, which docker can load too, to standard output\nor to a file."),
-		Example: "  berth image export debian:12 | docker load",
+		Long:    exits("Write an image as an OCI archive, which docker can load too, to standard output\nor to a file. With --format it is the disk of a disk image."),
+		Example: "  berth image export debian:12 | docker load\n  berth image export --format qcow2 -o debian.qcow2 disk/debian:12",
 		Args:    args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runImageExport(cmd.Context(), g, output, args[0])
+			return runImageExport(cmd.Context(), g, output, format, args[0])
 		},
 		ValidArgsFunction: completeImages(g),
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "write to a file")
+	cmd.Flags().StringVar(&format, "format", "", "write the disk of a disk image: raw, qcow2, vmdk, vhdx, vdi")
 	return cmd
 }
 
-func runImageExport(ctx context.Context, g *global, output, ref string) error {
+func runImageExport(ctx context.Context, g *global, output, format, ref string) error {
+	if err := oneOf("--format", format, &format, diskFormats...); err != nil {
+		return usage(err)
+	}
 	if output == "" && terminal.Is(g.Out) {
 		return usage(errors.New("standard output is a terminal; name a file with -o, or pipe it on"))
 	}
@@ -238,9 +290,9 @@ func runImageExport(ctx context.Context, g *global, output, ref string) error {
 		return err
 	}
 	if output == "" {
-		return c.ExportImage(ctx, ref, g.Out)
+		return c.ExportImage(ctx, ref, format, g.Out)
 	}
-	return writeFile(output, func(w io.Writer) error { return c.ExportImage(ctx, ref, w) })
+	return writeFile(output, func(w io.Writer) error { return c.ExportImage(ctx, ref, format, w) })
 }
 
 // writeFile writes a file whole or not at all: beside it first, then in its

@@ -1,0 +1,213 @@
+package image_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/disk"
+	"github.com/berthcloud/berth/internal/image"
+	"github.com/berthcloud/berth/internal/testenv"
+)
+
+// converting opens a store that converts disks.
+func converting(t *testing.T) *image.Store {
+	t.Helper()
+	return openAt(t, t.TempDir(), image.Options{Converter: image.Converter{
+		Launcher: filepath.Join(testenv.Programs(t), "berth-qemu"), User: 0x6fff_fffe,
+	}})
+}
+
+// rawDisk is a disk of 4 MiB that is mostly empty.
+func rawDisk() []byte {
+	b := make([]byte, 4<<20)
+	copy(b, "the boot sector")
+	copy(b[3<<20:], bytes.Repeat([]byte("data"), 9000))
+	return b
+}
+
+// inFormat writes a raw disk in a format, as qemu-img does for everybody else.
+func inFormat(t *testing.T, format disk.Format, raw []byte, options ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "raw"), filepath.Join(dir, "disk")
+	if err := os.WriteFile(from, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	argv := append(append([]string{"convert", "-f", "raw", "-O", string(format)}, options...), from, to)
+	if out, err := exec.CommandContext(t.Context(), "qemu-img", argv...).CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img: %v: %s", err, out)
+	}
+	return to
+}
+
+func importFile(t *testing.T, s *image.Store, path string, opt image.DiskOptions) error {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	name, err := s.ImportDisk(t.Context(), f, opt)
+	if err == nil && name != opt.Name+":latest" {
+		t.Errorf("imported as %s", name)
+	}
+	return err
+}
+
+// Each format that is imported gives the same raw disk, and so one blob in the store;
+// what is exported holds the same again.
+func TestDiskFormats(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs qemu-img twenty times")
+	}
+	testenv.Check(t)
+	s, raw := converting(t), rawDisk()
+	var digest string
+	for _, format := range disk.Formats() {
+		name := "disk/" + string(format)
+		if err := importFile(t, s, inFormat(t, format, raw), image.DiskOptions{Name: name, Format: format, Firmware: api.FirmwareUEFI}); err != nil {
+			t.Fatal(err)
+		}
+		img, err := s.Resolve(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(img.Disk.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, raw) || img.Disk.Size != int64(len(raw)) || img.Disk.Firmware != api.FirmwareUEFI {
+			t.Errorf("%s: the disk in the store differs: %+v", format, img.Disk)
+		}
+		if digest != "" && img.Disk.Path != digest {
+			t.Errorf("%s is kept twice", format)
+		}
+		digest = img.Disk.Path
+
+		exported := filepath.Join(t.TempDir(), "exported")
+		out, err := os.Create(exported)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.ExportDisk(t.Context(), name, format, out); err != nil {
+			t.Fatal(err)
+		}
+		out.Close()
+		back := filepath.Join(t.TempDir(), "back")
+		if said, err := exec.CommandContext(t.Context(), "qemu-img", "convert", "-f", string(format), "-O", "raw", exported, back).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", format, err, said)
+		}
+		if got, _ := os.ReadFile(back); !bytes.Equal(got, raw) {
+			t.Errorf("%s: what was exported differs", format)
+		}
+	}
+	img, err := s.Inspect(t.Context(), "disk/vhdx")
+	if err != nil || img.Type != image.TypeDisk || img.Disk.Size != 4<<20 || img.Size >= 4<<20 || img.Platform == "" {
+		t.Errorf("inspect says %+v, %v", img, err)
+	}
+}
+
+// A disk image is an image: it travels as an archive, has names, and goes as garbage.
+func TestDiskIsAnImage(t *testing.T) {
+	testenv.Check(t)
+	s := open(t)
+	raw := rawDisk()
+	if _, err := s.ImportDisk(t.Context(), bytes.NewReader(raw), image.DiskOptions{Name: "disk/a", Format: disk.Raw, Agent: true}); err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := s.Export(t.Context(), "disk/a", &archive); err != nil {
+		t.Fatal(err)
+	}
+	other := open(t)
+	if _, err := other.Import(t.Context(), &archive, image.ImportOptions{Name: "disk/b"}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := other.Resolve(t.Context(), "disk/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(b.Disk.Path); !bytes.Equal(got, raw) || !b.Disk.Agent {
+		t.Error("the disk differs on the other side")
+	}
+	if list, err := other.List(t.Context()); err != nil || len(list) != 1 || list[0].Size >= 4<<20 {
+		t.Errorf("the holes of the disk are gone: %+v, %v", list, err)
+	}
+	if err := other.Tag(t.Context(), "disk/b", "disk/c"); err != nil {
+		t.Fatal(err)
+	}
+	other.Hold("instance", b.Digest)
+	if removed, _, err := other.Prune(t.Context(), true); err != nil || len(removed) != 0 {
+		t.Errorf("pruned %v, %v", removed, err)
+	}
+	other.Release("instance")
+	if removed, freed, err := other.Prune(t.Context(), true); err != nil || len(removed) != 2 || freed == 0 {
+		t.Errorf("pruned %v, %d bytes, %v", removed, freed, err)
+	}
+	if _, err := os.Stat(b.Disk.Path); err == nil {
+		t.Error("the disk's content is left")
+	}
+}
+
+// A disk comes from strangers: whatever it claims, nothing of the host is in the
+// image, nothing is left after a refusal, and the refusal is one line with a reason.
+func TestHostileDisks(t *testing.T) {
+	testenv.Check(t)
+	s, raw := converting(t), rawDisk()
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, bytes.Repeat([]byte("SECRET!!"), 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	whole := inFormat(t, disk.Qcow2, raw)
+	cut := func(path string, size int64) string {
+		if err := os.Truncate(path, size); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	create := func(args ...string) string {
+		path := filepath.Join(t.TempDir(), "disk")
+		argv := append(append([]string{"create", "-q", "-f", "qcow2"}, args...), path, "64T")
+		if out, err := exec.CommandContext(t.Context(), "qemu-img", argv...).CombinedOutput(); err != nil {
+			t.Fatalf("qemu-img: %v: %s", err, out)
+		}
+		return path
+	}
+	for name, c := range map[string]struct {
+		format disk.Format
+		path   string
+		says   string
+	}{
+		"backing file":   {disk.Qcow2, create("-b", secret, "-F", "raw"), "another file"},
+		"huge":           {disk.Qcow2, create(), "more than 512GiB"},
+		"truncated":      {disk.Qcow2, cut(inFormat(t, disk.Qcow2, raw), 300<<10), "qemu-img"},
+		"truncated vmdk": {disk.VMDK, cut(inFormat(t, disk.VMDK, raw), 100<<10), "qemu-img"},
+		"wrong format":   {disk.VDI, whole, "real format"},
+	} {
+		err := importFile(t, s, c.path, image.DiskOptions{Name: "disk/hostile", Format: c.format})
+		if err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, which does not say %q", name, err, c.says)
+		}
+	}
+	if list, err := s.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("left: %+v, %v", list, err)
+	}
+
+	// What is called raw is raw, whatever it begins with.
+	if err := importFile(t, s, whole, image.DiskOptions{Name: "disk/raw", Format: disk.Raw}); err != nil {
+		t.Fatal(err)
+	}
+	img, err := s.Resolve(t.Context(), "disk/raw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _ := os.ReadFile(whole)
+	if got, _ := os.ReadFile(img.Disk.Path); !bytes.HasPrefix(got, want) {
+		t.Error("a raw disk that begins as qcow2 was read as one")
+	}
+}

@@ -1,0 +1,44 @@
+package qemu
+
+import "fmt"
+
+// Conversion reads a disk that comes from strangers, by qemu-img, which Launch
+// confines as it does a machine: to a user of its own, away from the host's
+// network and mounts, and to what is opened for it here.
+type Conversion struct {
+	Program    string // qemu-img
+	From       string // a file that the user may read
+	FromFormat string
+	To         string // an existing file of the user's; "" to check From alone
+	ToFormat   string
+	UID        uint32
+	MaxFile    int64 // bytes that To may have
+}
+
+// What a conversion may use: reading a disk of any size takes a few buffers, and
+// a program that does not end is no converter.
+const (
+	convertMemory = 2 << 30 // of address space, in bytes: the libraries alone take a quarter
+	convertTime   = 30 * 60 // seconds of a processor
+)
+
+// Plan returns what Launch carries out. It is a pure function.
+func (c Conversion) Plan() *Plan {
+	p := &Plan{UID: c.UID, MaxFile: c.MaxFile, MaxMemory: convertMemory, MaxTime: convertTime}
+	open := func(path, mode string) string {
+		fd := firstFD + len(p.Files)
+		p.Files = append(p.Files, File{FD: fd, Path: path, Mode: mode})
+		return fmt.Sprintf("/proc/self/fd/%d", fd)
+	}
+	from := open(c.From, "r")
+	if c.To == "" {
+		p.Args = []string{c.Program, "check", "-q", "-f", c.FromFormat, from}
+		return p
+	}
+	p.Args = []string{c.Program, "convert", "-f", c.FromFormat, "-O", c.ToFormat}
+	if c.ToFormat == "vmdk" {
+		p.Args = append(p.Args, "-o", "subformat=streamOptimized")
+	}
+	p.Args = append(p.Args, from, open(c.To, "rw"))
+	return p
+}
