@@ -1,7 +1,7 @@
 // Package client speaks to a Berth daemon over its REST API.
 //
-// A Client is cheap to make, and has a connection for each request. Its methods
-// mirror the daemon's use cases one to one, take a context whose end gives the request
+// A Client is cheap to make and dials on first use. Its methods mirror the
+// daemon's use cases one to one, take a context whose end gives the request
 // up, and fail with an *api.Error that carries the kind the daemon decided on.
 // A reference ("ref") is an instance's or image's name, its id, or a unique
 // prefix of the id.
@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -33,14 +34,13 @@ const DefaultHost = "unix:///run/berth/berthd.sock"
 // that it ended early: an api.Problem as JSON.
 const ProblemTrailer = "Berth-Problem"
 
-// maxMessage bounds in bytes what is read into memory: a problem, or a message of a
-// stream.
-const maxMessage = 1 << 20
+// maxProblem bounds the body of an error response in bytes.
+const maxProblem = 1 << 20
 
 // Client speaks to one daemon. All methods may be called concurrently.
 type Client struct {
 	host string // as the user wrote it, for messages
-	path string // of the socket
+	http *http.Client
 }
 
 // findHost returns the daemon of an ordinary user, where he has one, else
@@ -71,21 +71,30 @@ func New(host string) (*Client, error) {
 	if !ok || !strings.HasPrefix(path, "/") {
 		return nil, api.E("", api.Invalid, "", fmt.Errorf("host %q: write it as unix:///path/of/socket", host))
 	}
-	return &Client{host: host, path: path}, nil
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err != nil && ctx.Err() == nil {
+			return nil, unreachable(host, err)
+		}
+		return conn, err
+	}
+	return &Client{
+		host: host,
+		http: &http.Client{
+			Transport: &http.Transport{DialContext: dial, DisableCompression: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error {
+				return http.ErrUseLastResponse // the API never redirects
+			},
+		},
+	}, nil
 }
 
 // Host returns the daemon's address as it was given to New.
 func (c *Client) Host() string { return c.host }
 
-// dial connects to the daemon.
-func (c *Client) dial(ctx context.Context) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", c.path)
-	if err != nil && ctx.Err() == nil {
-		return nil, unreachable(c.host, err)
-	}
-	return conn, err
-}
+// Close closes idle connections. Streams that still run go on.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // unreachable turns a failed dial into one line with the way out.
 func unreachable(host string, err error) error {
@@ -110,42 +119,47 @@ type request struct {
 	body   any        // sent as JSON; an io.Reader is sent as a tar stream; may be nil
 }
 
-// do sends the request and returns the answer of a success. The caller closes it.
-func (c *Client) do(ctx context.Context, r request) (*exchange, error) {
-	head := r.method + " " + target(r.path, r.query) + " HTTP/1.1\r\nHost: berth\r\nConnection: close\r\n"
+// do sends the request and returns the response of a success. The caller
+// closes its body.
+func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 	var body io.Reader
+	kind := ""
 	switch b := r.body.(type) {
 	case nil:
 	case io.Reader:
-		body, head = b, head+"Content-Type: application/x-tar\r\n"
+		body, kind = b, "application/x-tar"
 	default:
 		text, err := json.Marshal(b)
 		if err != nil {
 			return nil, api.E("", api.Invalid, "", err)
 		}
-		body, head = bytes.NewReader(text), head+"Content-Type: application/json\r\n"
+		body, kind = bytes.NewReader(text), "application/json"
 	}
-	conn, err := c.dial(ctx)
+	req, err := http.NewRequestWithContext(ctx, r.method, c.url(r.path, r.query), body)
+	if err != nil {
+		return nil, api.E("", api.Invalid, "", err)
+	}
+	if kind != "" {
+		req.Header.Set("Content-Type", kind)
+	}
+	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.transportError(ctx, err)
 	}
-	x, err := roundTrip(ctx, conn, head, body)
-	if err != nil {
-		return nil, c.transportError(ctx, err)
+	if res.StatusCode >= 300 {
+		defer res.Body.Close()
+		return nil, responseError(res)
 	}
-	if x.status >= 300 {
-		defer x.close()
-		return nil, responseError(x)
-	}
-	return x, nil
+	return res, nil
 }
 
-// target builds what a request names; at and query have escaped it.
-func target(path string, query url.Values) string {
+// url builds the address of a path; the host's name is never looked up.
+func (c *Client) url(path string, query url.Values) string {
+	u := "http://berth" + path
 	if len(query) > 0 {
-		path += "?" + query.Encode()
+		u += "?" + query.Encode()
 	}
-	return path
+	return u
 }
 
 // transportError explains a request that got no answer.
@@ -156,23 +170,23 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 	if e, ok := errors.AsType[*api.Error](err); ok { // from unreachable
 		return e
 	}
-	if e, ok := errors.AsType[bodyError](err); ok {
-		return e.err
-	}
 	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
 		if errors.Is(err, end) {
 			return &api.Error{Kind: api.Unavailable, Err: fmt.Errorf("lost the connection to berthd at %s; its log may say why", c.host)}
 		}
 	}
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err // without the made-up URL
+	}
 	return &api.Error{Kind: api.Unavailable, Err: fmt.Errorf("lost the connection to berthd at %s: %w; its log may say why", c.host, err)}
 }
 
 // responseError reads the problem out of a failed response.
-func responseError(x *exchange) error {
+func responseError(res *http.Response) error {
 	var p api.Problem
-	text, _ := io.ReadAll(io.LimitReader(x.body, maxMessage))
+	text, _ := io.ReadAll(io.LimitReader(res.Body, maxProblem))
 	if json.Unmarshal(text, &p) != nil || p.Kind == "" {
-		return &api.Error{Kind: api.Internal, Err: fmt.Errorf("berthd answered %q; is it of the same version as this command?", x.reason)}
+		return &api.Error{Kind: api.Internal, Err: fmt.Errorf("berthd answered %q; is it of the same version as this command?", res.Status)}
 	}
 	return p.Err()
 }
@@ -180,12 +194,12 @@ func responseError(x *exchange) error {
 // call does a request whose answer is one JSON value.
 func call[T any](ctx context.Context, c *Client, r request) (T, error) {
 	var v T
-	x, err := c.do(ctx, r)
+	res, err := c.do(ctx, r)
 	if err != nil {
 		return v, err
 	}
-	defer x.close()
-	if err := json.NewDecoder(x.body).Decode(&v); err != nil {
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&v); err != nil {
 		return v, c.transportError(ctx, err)
 	}
 	return v, nil
@@ -193,24 +207,24 @@ func call[T any](ctx context.Context, c *Client, r request) (T, error) {
 
 // send does a request that has no answer beyond success.
 func (c *Client) send(ctx context.Context, r request) error {
-	x, err := c.do(ctx, r)
+	res, err := c.do(ctx, r)
 	if err != nil {
 		return err
 	}
-	x.close()
-	return nil
+	_, _ = io.Copy(io.Discard, res.Body) // lets the connection be used again
+	return res.Body.Close()
 }
 
 // lines does a request whose answer is a stream of JSON values, one per line,
 // and hands each to f until the stream ends or f fails. A last line
 // {"problem": …} is the stream's failure.
 func lines[T any](ctx context.Context, c *Client, r request, f func(T) error) error {
-	x, err := c.do(ctx, r)
+	res, err := c.do(ctx, r)
 	if err != nil {
 		return err
 	}
-	defer x.close()
-	dec := json.NewDecoder(x.body)
+	defer res.Body.Close()
+	dec := json.NewDecoder(res.Body)
 	for {
 		var raw json.RawMessage
 		if err := dec.Decode(&raw); errors.Is(err, io.EOF) {
@@ -238,19 +252,19 @@ func lines[T any](ctx context.Context, c *Client, r request, f func(T) error) er
 // tar does a request whose answer is a tar stream and copies it to w. The
 // stream is whole only if nil is returned.
 func (c *Client) tar(ctx context.Context, r request, w io.Writer) error {
-	x, err := c.do(ctx, r)
+	res, err := c.do(ctx, r)
 	if err != nil {
 		return err
 	}
-	defer x.close()
-	from := &sourceReader{r: x.body}
+	defer res.Body.Close()
+	from := &sourceReader{r: res.Body}
 	if _, err := io.Copy(w, from); err != nil {
 		if from.err != nil { // the daemon's side, not w's
 			return c.transportError(ctx, from.err)
 		}
 		return err
 	}
-	if text := x.trailer[strings.ToLower(ProblemTrailer)]; text != "" {
+	if text := res.Trailer.Get(ProblemTrailer); text != "" {
 		var p api.Problem
 		if err := json.Unmarshal([]byte(text), &p); err != nil {
 			return api.E("", api.Internal, "", err)

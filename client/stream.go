@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
 	"net/url"
 	"strconv"
+
+	"github.com/coder/websocket"
 
 	"github.com/berthcloud/berth/api"
 )
@@ -38,8 +41,8 @@ type RunOptions struct {
 	Started func(api.Status)   // called once it runs; may be nil
 }
 
-// message is the most standard input one message of a stream carries, in bytes.
-const message = 32 << 10
+// message is the most one message of a stream carries, channel included.
+const message = 32<<10 + 1
 
 // Attach connects to the streams of an instance's entrypoint and returns how
 // it ended. With Start no output is missed, and Exit of an instance with
@@ -123,31 +126,32 @@ type heard struct {
 // stream opens a websocket and carries s over it until the last message. It sends
 // first first, unless that is nil.
 func (c *Client) stream(ctx context.Context, path string, q url.Values, first any, s Streams, news heard) (api.Exit, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	conn, refusal, err := c.dialSocket(ctx, target(path, q))
+	conn, res, err := websocket.Dial(ctx, c.url(path, q), &websocket.DialOptions{HTTPClient: c.http})
 	if err != nil {
+		if res != nil && res.StatusCode != http.StatusSwitchingProtocols {
+			return api.Exit{}, responseError(res)
+		}
 		return api.Exit{}, c.transportError(ctx, err)
-	}
-	if refusal != nil {
-		defer refusal.close()
-		return api.Exit{}, responseError(refusal)
 	}
 	// Whoever ends the stream has said its last word: no closing handshake,
 	// which would cost a round trip.
-	defer conn.x.close()
+	defer conn.CloseNow()
+	conn.SetReadLimit(maxProblem)
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	if first != nil {
 		text, err := json.Marshal(first)
 		if err != nil {
 			return api.Exit{}, api.E("", api.Invalid, "", err)
 		}
-		if err := conn.write(opText, text); err != nil {
+		if err := conn.Write(ctx, websocket.MessageText, text); err != nil {
 			return api.Exit{}, c.transportError(ctx, err)
 		}
 	}
 	if s.Stdin != nil {
 		go func() {
-			if err := sendStdin(conn, s.Stdin); err != nil {
+			if err := sendStdin(ctx, conn, s.Stdin); err != nil {
 				cancel(err)
 			}
 		}()
@@ -155,7 +159,7 @@ func (c *Client) stream(ctx context.Context, path string, q url.Values, first an
 	if s.Resize != nil {
 		go sendResizes(ctx, conn, s.Resize)
 	}
-	exit, err := receive(conn, s, news)
+	exit, err := receive(ctx, conn, s, news)
 	if lost, ok := errors.AsType[lostError](err); ok {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 			return exit, cause // standard input's own failure, such as a detach
@@ -172,23 +176,27 @@ type lostError struct{ err error }
 func (e lostError) Error() string { return e.err.Error() }
 
 // receive handles the server's messages up to the last.
-func receive(conn *socket, s Streams, news heard) (api.Exit, error) {
+func receive(ctx context.Context, conn *websocket.Conn, s Streams, news heard) (api.Exit, error) {
+	buf := make([]byte, message)
 	for {
-		kind, msg, err := conn.read()
+		kind, r, err := conn.Reader(ctx)
 		if err != nil {
 			return api.Exit{}, lostError{err}
 		}
-		if kind != opBinary || len(msg) == 0 {
+		if kind != websocket.MessageBinary {
 			continue // reserved
 		}
-		switch rest := msg[1:]; api.Channel(msg[0]) {
+		if _, err := io.ReadFull(r, buf[:1]); err != nil {
+			return api.Exit{}, lostError{err}
+		}
+		switch api.Channel(buf[0]) {
 		case api.ChannelStdout:
-			err = forward(s.Stdout, rest)
+			err = forward(s.Stdout, r, buf)
 		case api.ChannelStderr:
-			err = forward(s.Stderr, rest)
+			err = forward(s.Stderr, r, buf)
 		case api.ChannelControl:
 			var ctl api.Control
-			if err := json.Unmarshal(rest, &ctl); err != nil {
+			if err := json.NewDecoder(r).Decode(&ctl); err != nil {
 				return api.Exit{}, lostError{err}
 			}
 			switch {
@@ -205,29 +213,41 @@ func receive(conn *socket, s Streams, news heard) (api.Exit, error) {
 		if err != nil {
 			return api.Exit{}, err
 		}
+		if _, err := io.Copy(io.Discard, r); err != nil { // the reader must reach its end
+			return api.Exit{}, lostError{err}
+		}
 	}
 }
 
-// forward writes output to w, which may be nil.
-func forward(w io.Writer, p []byte) error {
-	if w == nil {
-		return nil
+// forward copies the rest of a message to w.
+func forward(w io.Writer, r io.Reader, buf []byte) error {
+	for {
+		n, err := r.Read(buf)
+		if n > 0 && w != nil {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return lostError{err}
+		}
 	}
-	_, err := w.Write(p)
-	return err
 }
 
 // sendStdin sends what r yields. It returns r's failure; a failure of the
 // connection shows in receive.
-func sendStdin(conn *socket, r io.Reader) error {
-	channel, buf := []byte{byte(api.ChannelStdin)}, make([]byte, message)
+func sendStdin(ctx context.Context, conn *websocket.Conn, r io.Reader) error {
+	buf := make([]byte, message)
+	buf[0] = byte(api.ChannelStdin)
 	for {
-		n, err := r.Read(buf)
-		if n > 0 && conn.write(opBinary, channel, buf[:n]) != nil {
+		n, err := r.Read(buf[1:])
+		if n > 0 && conn.Write(ctx, websocket.MessageBinary, buf[:1+n]) != nil {
 			return nil
 		}
 		if errors.Is(err, io.EOF) {
-			sendControl(conn, api.Control{CloseStdin: true})
+			sendControl(ctx, conn, api.Control{CloseStdin: true})
 			return nil
 		} else if err != nil {
 			return err
@@ -236,7 +256,7 @@ func sendStdin(conn *socket, r io.Reader) error {
 }
 
 // sendResizes sends each new size of the terminal until ctx ends.
-func sendResizes(ctx context.Context, conn *socket, sizes <-chan api.Size) {
+func sendResizes(ctx context.Context, conn *websocket.Conn, sizes <-chan api.Size) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -245,16 +265,16 @@ func sendResizes(ctx context.Context, conn *socket, sizes <-chan api.Size) {
 			if !ok {
 				return
 			}
-			sendControl(conn, api.Control{Resize: &size})
+			sendControl(ctx, conn, api.Control{Resize: &size})
 		}
 	}
 }
 
 // sendControl sends one control message. A failure shows in receive.
-func sendControl(conn *socket, ctl api.Control) {
+func sendControl(ctx context.Context, conn *websocket.Conn, ctl api.Control) {
 	text, err := json.Marshal(ctl)
 	if err != nil {
 		return
 	}
-	_ = conn.write(opBinary, []byte{byte(api.ChannelControl)}, text)
+	_ = conn.Write(ctx, websocket.MessageBinary, append([]byte{byte(api.ChannelControl)}, text...))
 }

@@ -140,6 +140,7 @@ func serve(t *testing.T, f *fake) (*client.Client, string, *rest.Server) {
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
+		c.Close()
 		for runtime.NumGoroutine() > before && ctx.Err() == nil {
 			runtime.Gosched()
 		}
@@ -191,6 +192,7 @@ func TestErrorTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer c.Close()
 	for kind, want := range map[api.ErrorKind]int{
 		api.Invalid: 400, api.NotFound: 404, api.Exists: 409, api.InUse: 409, api.Conflict: 409, api.Denied: 403,
 		api.Exhausted: 507, api.Unsupported: 501, api.Unavailable: 503, api.Corrupt: 422, api.NotRunnable: 422,

@@ -144,6 +144,9 @@ func Main(args []string, std Std) int {
 	root.SetOut(std.Out)
 	root.SetErr(std.Err)
 	err := root.ExecuteContext(ctx)
+	if g.made != nil {
+		g.made.Close()
+	}
 	if i, ok := errors.AsType[interrupted](context.Cause(ctx)); ok {
 		if err != nil {
 			err = i
