@@ -238,6 +238,7 @@ type VMSpec struct {
 	DiskBus        DiskBus        `json:"disk_bus,omitempty" enum:"virtio,ahci,ide"`
 	NICModel       NICModel       `json:"nic_model,omitempty" enum:"virtio,e1000,e1000e,rtl8139"`
 	Firmware       Firmware       `json:"firmware,omitempty" enum:"none,bios,uefi"`
+	Graphics       bool           `json:"graphics,omitempty" doc:"a display, which screenshots and VNC show, with keyboard and tablet"`
 }
 
 // MachineType is the board of a VM.
@@ -293,6 +294,7 @@ type Machine struct {
 	DiskBus        DiskBus        `json:"disk_bus" enum:"virtio,ahci,ide"`
 	NICModel       NICModel       `json:"nic_model" enum:"virtio,e1000,e1000e,rtl8139"`
 	Firmware       Firmware       `json:"firmware" enum:"none,bios,uefi"`
+	Graphics       bool           `json:"graphics,omitempty" doc:"it has a display"`
 }
 
 // Explanation says what was decided for a VM and what else there is.

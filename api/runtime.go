@@ -200,6 +200,11 @@ const (
 	ChannelControl Channel = 3 // a Control as JSON, both ways
 )
 
+// VNCAccess is what a VNC client of a VM's display has to know.
+type VNCAccess struct {
+	Password string `json:"password" doc:"of the present run"`
+}
+
 // Identity is how an instance is referred to.
 type Identity struct {
 	ID   string `json:"id"`

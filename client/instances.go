@@ -145,6 +145,32 @@ func (c *Client) Explain(ctx context.Context, ref string) (api.Explanation, erro
 	return get[api.Explanation](ctx, c, nil, "instances", ref, "explanation")
 }
 
+// VNCAccess returns what a VNC client of a VM has to know.
+func (c *Client) VNCAccess(ctx context.Context, ref string) (api.VNCAccess, error) {
+	return get[api.VNCAccess](ctx, c, nil, "instances", ref, "vnc", "access")
+}
+
+// maxImage bounds a screenshot, in bytes.
+const maxImage = 64 << 20
+
+// Screenshot returns what the display of a VM shows, as a PNG image.
+func (c *Client) Screenshot(ctx context.Context, ref string) ([]byte, error) {
+	path, err := at("instances", ref, "screenshot")
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.do(ctx, request{method: "GET", path: path})
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	image, err := io.ReadAll(io.LimitReader(res.Body, maxImage))
+	if err != nil {
+		return nil, c.transportError(ctx, err)
+	}
+	return image, nil
+}
+
 // List returns instances, newest first.
 func (c *Client) List(ctx context.Context, o ListOptions) ([]api.Instance, error) {
 	q := query("all", flag(o.All))

@@ -87,6 +87,17 @@ func (c *Client) Console(ctx context.Context, ref string, s Streams) (api.Exit, 
 	return c.stream(ctx, path, query("stdin", flag(s.Stdin != nil)), nil, s, heard{})
 }
 
+// VNC connects a VNC client, whose bytes s carries by Stdin and Stdout, to the display of
+// a VM until either leaves.
+func (c *Client) VNC(ctx context.Context, ref string, s Streams) error {
+	path, err := at("instances", ref, "vnc")
+	if err != nil {
+		return err
+	}
+	_, err = c.stream(ctx, path, nil, nil, s, heard{})
+	return err
+}
+
 // RunAttached makes an instance, connects to its streams, starts it, and returns how
 // it ended. Where the start fails, nothing is left of it. The specification travels
 // as the first message, a text message; after control {created: identity} the stream

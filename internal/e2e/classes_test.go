@@ -57,6 +57,7 @@ func refusedChoices(t *testing.T, w *world, kind api.Kind) {
 		"--machine microvm --nic-model e1000":  {"microvm", "e1000", "--machine q35"},
 		"--machine microvm --firmware bios":    {"microvm", "BIOS", "--machine q35"},
 		"--machine q35 --disk-bus ide":         {"q35", "IDE", "--disk-bus ahci"},
+		"--machine microvm --graphics":         {"microvm", "display", "--machine q35"},
 		"--firmware uefi":                      {"UEFI", "--firmware"},
 		"--cpu-model host":                     {"host", "hardware virtualization", "--cpu-model"},
 		"--cpu-model Zen9":                     {"Zen9", "amd64", "--cpu-model"},

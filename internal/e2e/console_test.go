@@ -1,8 +1,18 @@
 package e2e
 
 import (
+	"bytes"
+	"crypto/des" //nolint:gosec // what VNC has
+	"fmt"
+	"image/png"
+	"io"
+	"math/bits"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/testenv"
@@ -12,12 +22,14 @@ import (
 var consoleScenarios = []scenario{
 	{"console", localOnly, vms, serialConsole},
 	{"console of a killed QEMU", localOnly, vms, consoleOfKilled},
+	{"display", localOnly, vms, display},
 }
 
 // serialConsole types to a shell on the guest's serial line, until it ends.
 func serialConsole(t *testing.T, w *world, kind api.Kind) {
 	w.start(t, kind, "line", "base", "sh", "-c", "echo ready; exec sh </dev/ttyS0 >/dev/ttyS0 2>&1")
 	w.logged(t, "line", "ready\n")
+	refused(t, "screenshot without a display", w.Try(t.Context(), "vga", "line"), 1, "line", "no display", "--graphics")
 	r := w.TryInput(t.Context(), strings.NewReader("echo said $((40+2)); exit 7\n"), "console", "line")
 	if r.Exit != 0 || !strings.Contains(r.Stdout, "said 42\r\n") || r.Stderr != "berth: line has ended\n" {
 		t.Errorf("console: %s", r)
@@ -29,6 +41,7 @@ func serialConsole(t *testing.T, w *world, kind api.Kind) {
 	refused(t, "of one that does not run", w.Try(t.Context(), "console", "line"), 1, "line", "exited", "berth start line")
 	w.start(t, api.Container, "box", "base", "sleep", "1000")
 	refused(t, "of a container", w.Try(t.Context(), "console", "box"), 1, "box", "container", "berth attach box")
+	refused(t, "screenshot of a container", w.Try(t.Context(), "vga", "box"), 1, "box", "container", "no display")
 }
 
 // consoleOfKilled has a guest flood its console with control sequences while one
@@ -48,4 +61,125 @@ func consoleOfKilled(t *testing.T, w *world, kind api.Kind) {
 	if said := r.Stderr + w.Berth(t, "inspect", "loud"); strings.ContainsAny(said, "\x1b\a") {
 		t.Errorf("a control sequence of the guest's: %q", said)
 	}
+}
+
+// display looks at a guest's display by a screenshot and by VNC, past a restart of
+// berthd, until QEMU is killed.
+func display(t *testing.T, w *world, kind api.Kind) {
+	w.start(t, kind, "seen", "--graphics", "base", "sh", "-c", `printf '\033[44mshown\n' >/dev/tty0; echo ready; exec sleep 1000`)
+	w.logged(t, "seen", "ready\n")
+	w.Stop(t)
+	w.Start(t)
+	dir := testenv.Dir(t)
+	shot := filepath.Join(dir, "seen.png")
+	testenv.Eventually(t, time.Minute, func() error { // the display's driver comes late
+		if said := w.Berth(t, "vga", "-o", shot, "seen"); said != shot {
+			t.Errorf("vga says %q", said)
+		}
+		return blue(shot)
+	})
+
+	socket, said := filepath.Join(dir, "vnc"), filepath.Join(dir, "said")
+	pid := testenv.Shell(t, w.Machine, fmt.Sprintf("BERTH_HOST=unix://%s %s/berth vga --vnc --listen unix:%s seen >%s 2>&1 </dev/null & echo $!",
+		w.Socket(), w.Machine.Programs(), socket, said))
+	var password string
+	testenv.Eventually(t, time.Minute, func() error {
+		text, _ := os.ReadFile(said)
+		if _, err := fmt.Sscanf(string(text), "vnc://"+socket+"\npassword: %s\n", &password); err != nil {
+			return fmt.Errorf("vga --vnc says %q: %w", text, err)
+		}
+		return nil
+	})
+	for _, wrong := range []string{"", "wrong", password[:7], strings.ToLower(password)} {
+		if conn, err := vnc(socket, wrong); err == nil {
+			conn.Close()
+			t.Errorf("the password %q was let in", wrong)
+		}
+	}
+	first, err := vnc(socket, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	second, err := vnc(socket, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
+	qemu := w.field(t, "seen", ".Status.PID")
+	args := testenv.Shell(t, w.Machine, "tr '\\0' ' ' </proc/"+qemu+"/cmdline")
+	if strings.Contains(args+w.Berth(t, "inspect", "seen"), password) || !strings.Contains(args, "-vnc none,password=on") {
+		t.Errorf("the password can be seen, or is none: %s", args)
+	}
+	testenv.Shell(t, w.Machine, "kill -9 "+qemu)
+	if _, err := first.Read(make([]byte, 1)); err == nil {
+		t.Error("a display without QEMU goes on")
+	}
+	testenv.Shell(t, w.Machine, "kill "+pid)
+}
+
+// blue reports whether the screenshot has a blue pixel.
+func blue(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	shot, err := png.Decode(file)
+	if err != nil {
+		return err
+	}
+	size := shot.Bounds()
+	for y := range size.Dy() {
+		for x := range size.Dx() {
+			if r, g, b, _ := shot.At(x, y).RGBA(); b > 0x8000 && r+g == 0 {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%dx%d pixels, none of them blue", size.Dx(), size.Dy())
+}
+
+// vnc connects as a VNC client does (RFC 6143 sections 7.1 and 7.2.2).
+func vnc(socket, password string) (net.Conn, error) {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(format string, args ...any) (net.Conn, error) {
+		conn.Close()
+		return nil, fmt.Errorf(format, args...)
+	}
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	var version [12]byte
+	var types [2]byte
+	var challenge [16]byte
+	if _, err := io.ReadFull(conn, version[:]); err != nil {
+		return fail("version: %w", err)
+	}
+	fmt.Fprint(conn, "RFB 003.008\n")
+	if _, err := io.ReadFull(conn, types[:]); err != nil || !bytes.Equal(types[:], []byte{1, 2}) {
+		return fail("its ways to authenticate are %v, not VNC's alone: %w", types, err)
+	}
+	conn.Write(types[1:])
+	if _, err := io.ReadFull(conn, challenge[:]); err != nil {
+		return fail("challenge: %w", err)
+	}
+	var key [8]byte
+	copy(key[:], password)
+	for i := range key {
+		key[i] = bits.Reverse8(key[i])
+	}
+	block, err := des.NewCipher(key[:])
+	if err != nil {
+		return fail("%w", err)
+	}
+	block.Encrypt(challenge[:8], challenge[:8])
+	block.Encrypt(challenge[8:], challenge[8:])
+	conn.Write(challenge[:])
+	var result [4]byte
+	if _, err := io.ReadFull(conn, result[:]); err != nil || result != [4]byte{} {
+		return fail("refused with %v: %w", result, err)
+	}
+	return conn, nil
 }

@@ -149,6 +149,17 @@ type Consoler interface {
 	Console(context.Context, Streams) error
 }
 
+// Displayer shows what a machine has on its display. Kind Unsupported: it has none.
+type Displayer interface {
+	// Screenshot returns it as a PNG image.
+	Screenshot(context.Context) ([]byte, error)
+	// VNC connects one more VNC client (RFB, RFC 6143), whose bytes the streams carry:
+	// Stdin what it sends, Stdout what it gets. It returns once a side has closed.
+	VNC(context.Context, Streams) error
+	// VNCPassword returns what every VNC client has to know during this run.
+	VNCPassword(context.Context) (string, error)
+}
+
 // Pauser freezes and thaws a run.
 type Pauser interface {
 	Pause(context.Context) error

@@ -73,9 +73,26 @@ func (b *builder) board() {
 	b.add("-object", object, "-m", fmt.Sprintf("size=%dk", m.Memory>>10), "-smp", strconv.Itoa(m.CPUs))
 	b.boardType()
 	b.processor()
-	if m.Full && m.Type != Virt {
+	b.display()
+}
+
+// display adds the graphics card, and what belongs to it.
+func (b *builder) display() {
+	switch {
+	case b.m.Graphics && b.m.Type == Virt: // it has no VGA
+		b.add("-device", "virtio-gpu-pci")
+	case b.m.Graphics || b.m.Full && b.m.Type != Virt:
 		b.add("-device", "VGA")
 	}
+	if !b.m.Graphics {
+		return
+	}
+	// A tablet's pointer is where the user's is.
+	b.add("-device", "qemu-xhci,id=usb", "-device", "usb-kbd,bus=usb.0", "-device", "usb-tablet,bus=usb.0",
+		// The server listens nowhere: clients are handed to it (add_client). Without
+		// a password set by the monitor it lets nobody in. power-control would let
+		// a client end the machine past Berth; it is off by default.
+		"-vnc", "none,password=on")
 }
 
 // boardType adds the board and what it starts with.

@@ -59,6 +59,8 @@ func (m *Machine) checkBoard() error {
 		return fmt.Errorf("unknown machine type %q", m.Type)
 	case m.Type == MicroVM && m.devices() > maxMMIO:
 		return fmt.Errorf("a microvm takes at most %d devices, not %d", maxMMIO, m.devices())
+	case m.Type == MicroVM && m.Graphics:
+		return errors.New("a microvm has no PCI, and so no display")
 	case m.Type == MicroVM && m.Full:
 		return errors.New("a microvm has no PCI, and so none of the devices of a full machine")
 	case m.Firmware != NoFirmware && m.Firmware != BIOS:

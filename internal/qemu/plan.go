@@ -80,6 +80,9 @@ type Machine struct {
 	// a VGA card where the board has one, and neither a balloon nor a random
 	// number device.
 	Full bool
+	// Graphics adds a display, which Screenshot and VNC clients see, with a keyboard
+	// and a tablet on USB.
+	Graphics bool
 
 	Disks  []Disk
 	Ports  []Port

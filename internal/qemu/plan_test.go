@@ -69,12 +69,14 @@ func TestPlanGolden(t *testing.T) {
 	arm.QEMU, arm.CPU, arm.Kernel = "/usr/bin/qemu-system-aarch64", "cortex-a57", "/k/Image"
 	fullARM := full(Virt, AHCI, E1000E)
 	fullARM.QEMU, fullARM.CPU, fullARM.Kernel = arm.QEMU, arm.CPU, arm.Kernel
+	graphics, armGraphics := machine(PC), machine(Virt)
+	graphics.Graphics, armGraphics.Graphics, graphics.Firmware = true, true, BIOS
 	transient := machine(MicroVM)
 	transient.Disks[1].Transient = true
 	for name, m := range map[string]Machine{
 		"microvm": machine(MicroVM), "q35-kvm-share": shared, "virt": arm,
 		"q35-full": full(Q35, AHCI, E1000), "pc-full": full(PC, IDE, RTL8139), "virt-full": fullARM,
-		"transient": transient,
+		"transient": transient, "graphics": graphics, "virt-graphics": armGraphics,
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan, err := NewPlan(m)
@@ -114,33 +116,34 @@ func TestPlanStatesFormats(t *testing.T) {
 
 func TestPlanRefuses(t *testing.T) {
 	for name, change := range map[string]func(*Machine){
-		"no QEMU":          func(m *Machine) { m.QEMU = "" },
-		"no CPU":           func(m *Machine) { m.CPUs = 0 },
-		"no memory":        func(m *Machine) { m.Memory = 0 },
-		"no format":        func(m *Machine) { m.Disks[1].Format = "" },
-		"qcow2":            func(m *Machine) { m.Disks[1].Format = "qcow2" },
-		"long serial":      func(m *Machine) { m.Disks[1].Serial = strings.Repeat("x", 21) },
-		"port nowhere":     func(m *Machine) { m.Ports[0].Socket = "" },
-		"comma in name":    func(m *Machine) { m.Name = "a,process=b" },
-		"comma in MAC":     func(m *Machine) { m.NICs[0].MAC = "x,script=/bin/sh" },
-		"comma in tag":     func(m *Machine) { m.Shares = []Share{{Tag: "a,b", Socket: "/s"}} },
-		"too many devices": func(m *Machine) { m.NICs = make([]NIC, 40) },
-		"unknown type":     func(m *Machine) { m.Type = "isapc" },
-		"no model":         func(m *Machine) { m.CPU = "" },
-		"comma in model":   func(m *Machine) { m.CPU = "max,host-phys-bits,x" },
-		"full microvm":     func(m *Machine) { m.Full = true },
-		"BIOS on microvm":  func(m *Machine) { m.Firmware = BIOS },
-		"no firmware":      func(m *Machine) { m.Firmware = "" },
-		"UEFI":             func(m *Machine) { m.Firmware = "uefi" },
-		"BIOS on arm64":    func(m *Machine) { m.Type, m.Firmware = Virt, BIOS },
-		"e1000 on microvm": func(m *Machine) { m.NICs[0].Model = E1000 },
-		"unknown NIC":      func(m *Machine) { m.Type, m.NICs[0].Model = Q35, "ne2k_isa" },
-		"AHCI on microvm":  func(m *Machine) { m.Disks[1].Bus = AHCI },
-		"IDE on q35":       func(m *Machine) { m.Type, m.Disks[1].Bus = Q35, IDE },
-		"unknown bus":      func(m *Machine) { m.Disks[1].Bus = "floppy" },
-		"no bus":           func(m *Machine) { m.Disks[1].Bus = "" },
-		"read-only IDE":    func(m *Machine) { m.Type, m.Disks[0].Bus = PC, IDE },
-		"needless overlay": func(m *Machine) { m.Disks[1].Overlay = "/o" },
+		"no QEMU":             func(m *Machine) { m.QEMU = "" },
+		"no CPU":              func(m *Machine) { m.CPUs = 0 },
+		"no memory":           func(m *Machine) { m.Memory = 0 },
+		"no format":           func(m *Machine) { m.Disks[1].Format = "" },
+		"qcow2":               func(m *Machine) { m.Disks[1].Format = "qcow2" },
+		"long serial":         func(m *Machine) { m.Disks[1].Serial = strings.Repeat("x", 21) },
+		"port nowhere":        func(m *Machine) { m.Ports[0].Socket = "" },
+		"comma in name":       func(m *Machine) { m.Name = "a,process=b" },
+		"comma in MAC":        func(m *Machine) { m.NICs[0].MAC = "x,script=/bin/sh" },
+		"comma in tag":        func(m *Machine) { m.Shares = []Share{{Tag: "a,b", Socket: "/s"}} },
+		"too many devices":    func(m *Machine) { m.NICs = make([]NIC, 40) },
+		"unknown type":        func(m *Machine) { m.Type = "isapc" },
+		"no model":            func(m *Machine) { m.CPU = "" },
+		"comma in model":      func(m *Machine) { m.CPU = "max,host-phys-bits,x" },
+		"a microvm's display": func(m *Machine) { m.Graphics = true },
+		"full microvm":        func(m *Machine) { m.Full = true },
+		"BIOS on microvm":     func(m *Machine) { m.Firmware = BIOS },
+		"no firmware":         func(m *Machine) { m.Firmware = "" },
+		"UEFI":                func(m *Machine) { m.Firmware = "uefi" },
+		"BIOS on arm64":       func(m *Machine) { m.Type, m.Firmware = Virt, BIOS },
+		"e1000 on microvm":    func(m *Machine) { m.NICs[0].Model = E1000 },
+		"unknown NIC":         func(m *Machine) { m.Type, m.NICs[0].Model = Q35, "ne2k_isa" },
+		"AHCI on microvm":     func(m *Machine) { m.Disks[1].Bus = AHCI },
+		"IDE on q35":          func(m *Machine) { m.Type, m.Disks[1].Bus = Q35, IDE },
+		"unknown bus":         func(m *Machine) { m.Disks[1].Bus = "floppy" },
+		"no bus":              func(m *Machine) { m.Disks[1].Bus = "" },
+		"read-only IDE":       func(m *Machine) { m.Type, m.Disks[0].Bus = PC, IDE },
+		"needless overlay":    func(m *Machine) { m.Disks[1].Overlay = "/o" },
 		"seven on AHCI": func(m *Machine) {
 			m.Type, m.Disks = Q35, slices.Repeat([]Disk{{Path: "/d", Bus: AHCI, Format: Raw}}, 7)
 		},

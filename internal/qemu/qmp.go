@@ -79,7 +79,7 @@ func newMonitor(ctx context.Context, conn net.Conn) (*Monitor, error) {
 		err = errors.New("no QMP greeting")
 	}
 	if err == nil {
-		err = m.execute("qmp_capabilities", nil, nil)
+		err = m.execute("qmp_capabilities", nil, nil, m.write)
 	}
 	if err != nil {
 		conn.Close()
@@ -99,7 +99,7 @@ func (m *Monitor) Execute(ctx context.Context, command string, arguments, result
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.bound(ctx)()
-	return contextError(ctx, m.execute(command, arguments, result))
+	return contextError(ctx, m.execute(command, arguments, result, m.write))
 }
 
 // bound makes the end of ctx end reads and writes until the returned function
@@ -116,7 +116,13 @@ func contextError(ctx context.Context, err error) error {
 	return err
 }
 
-func (m *Monitor) execute(command string, arguments, result any) error {
+func (m *Monitor) write(line []byte) error {
+	_, err := m.conn.Write(line)
+	return err
+}
+
+// execute sends a command by write and waits for its answer.
+func (m *Monitor) execute(command string, arguments, result any, write func([]byte) error) error {
 	m.id++
 	line, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
@@ -126,7 +132,7 @@ func (m *Monitor) execute(command string, arguments, result any) error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.conn.Write(append(line, '\n')); err != nil {
+	if err := write(append(line, '\n')); err != nil {
 		return err
 	}
 	for {

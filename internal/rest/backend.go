@@ -65,6 +65,9 @@ type Insides interface {
 // Consoles reaches what a machine shows outwards.
 type Consoles interface {
 	Console(ctx context.Context, ref string, s instance.Streams) (api.Exit, error)
+	Screenshot(ctx context.Context, ref string) ([]byte, error)
+	VNC(ctx context.Context, ref string, s instance.Streams) (api.Exit, error)
+	VNCAccess(ctx context.Context, ref string) (api.VNCAccess, error)
 }
 
 // Images keeps images.

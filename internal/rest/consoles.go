@@ -26,6 +26,29 @@ func (s *Server) consoleRoutes(a huma.API) {
 				s.serveStreams(w, r, in.Ref, in.Stdin, s.Consoles.Console)
 			})
 		})
+	handleRaw(a, route{id: "instance-screenshot", method: "GET", path: one + "/screenshot", tag: tag, summary: "What a VM's display shows", stream: pngType},
+		func(in *RefInput) *raw {
+			return answer(func(w http.ResponseWriter, r *http.Request) {
+				image, err := s.Consoles.Screenshot(r.Context(), in.Ref)
+				if err != nil {
+					fail(w, err)
+					return
+				}
+				w.Header().Set("Content-Type", pngType)
+				_, _ = w.Write(image) // a client that has gone misses nothing
+			})
+		})
+	handleRaw(a, route{id: "instance-vnc", method: "GET", path: one + "/vnc", tag: tag, summary: "Connect a VNC client to a VM's display", stream: websocketType,
+		description: "The stream is that of attach-instance; stdin and stdout carry the bytes of one RFB connection (RFC 6143), which asks for the password."},
+		func(in *RefInput) *raw {
+			return answer(func(w http.ResponseWriter, r *http.Request) {
+				s.serveStreams(w, r, in.Ref, true, s.Consoles.VNC)
+			})
+		})
+	handle(a, route{id: "get-vnc-access", method: "GET", path: one + "/vnc/access", tag: tag, summary: "What a VNC client of a VM has to know"},
+		func(ctx context.Context, in *RefInput) (api.VNCAccess, error) {
+			return s.Consoles.VNCAccess(ctx, in.Ref)
+		})
 }
 
 // serveStreams upgrades a request to a stream of an instance that f serves.

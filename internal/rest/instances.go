@@ -18,6 +18,7 @@ import (
 const (
 	linesType     = "application/x-ndjson"
 	tarType       = "application/x-tar"
+	pngType       = "image/png"
 	websocketType = "websocket"
 )
 

@@ -49,8 +49,8 @@ func unsupported(format string, args ...any) error {
 //	network       virtio      virtio      e1000
 //	ports         virtio      virtio      serial lines
 //
-// A disk or card that is asked for otherwise takes a board with PCI; a guest of
-// arm64 has only one board.
+// A disk or card that is asked for otherwise, or a display, takes a board with PCI; a
+// guest of arm64 has only one board.
 func choose(p *instance.Prepared, host instance.Host) (api.Machine, error) {
 	want, arch := p.Spec.VM, archOf(p, host)
 	if _, known := emulators[arch]; !known {
@@ -71,6 +71,7 @@ func choose(p *instance.Prepared, host instance.Host) (api.Machine, error) {
 	if want.NICModel != "" {
 		m.NICModel = want.NICModel
 	}
+	m.Graphics = want.Graphics
 	for _, decide := range []func(*api.Machine, api.VMSpec, instance.Host) error{chooseBoard, chooseFirmware, chooseCPU} {
 		if err := decide(&m, want, host); err != nil {
 			return m, err
@@ -121,7 +122,7 @@ func chooseBoard(m *api.Machine, want api.VMSpec, _ instance.Host) error {
 			m.Type = api.MachineVirt
 		case m.DiskBus == api.DiskIDE:
 			m.Type = api.MachinePC
-		case full || !virtual || want.Firmware == api.FirmwareBIOS:
+		case full || !virtual || want.Graphics || want.Firmware == api.FirmwareBIOS:
 			m.Type = api.MachineQ35
 		default:
 			m.Type = api.MachineMicroVM
@@ -136,6 +137,8 @@ func chooseBoard(m *api.Machine, want api.VMSpec, _ instance.Host) error {
 		return unsupported("a microvm has no PCI, and so none of the devices that full virtualization emulates: choose --machine q35 or pc, or --virt para")
 	case full && (m.DiskBus == api.DiskVirtio || m.NICModel == api.NICVirtio):
 		return unsupported("full virtualization has no virtio devices: leave --disk-bus and --nic-model out, or choose --virt para")
+	case m.Type == api.MachineMicroVM && want.Graphics:
+		return unsupported("a microvm has no PCI, and so no display: choose --machine q35, or leave --graphics out")
 	case m.Type == api.MachineMicroVM && !virtual:
 		return unsupported("a microvm has only virtio devices: choose --machine q35 for disks on %s and a network card %s", m.DiskBus, m.NICModel)
 	case m.DiskBus == api.DiskIDE && m.Type != api.MachinePC:

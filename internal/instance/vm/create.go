@@ -153,14 +153,19 @@ func (h *handle) writeFiles(plan *plan) error {
 	if err := h.makeOverlay(layers, joined.Sectors*disk.Sector); err != nil {
 		return err
 	}
-	for _, f := range []struct {
+	type file struct {
 		path string
 		data []byte
-	}{
+	}
+	files := []file{
 		{h.inRun("config"), config}, {h.inRun("head"), joined.Head}, {h.inRun("tail"), joined.Tail},
 		{h.inRun("layers.vmdk"), []byte(joined.Descriptor)}, {exitPath(h.p), nil},
 		{h.inRun("qemu.json"), launch}, {h.inRun("run.json"), run},
-	} {
+	}
+	if plan.Machine.Graphics {
+		files = append(files, file{h.inRun(vncFile), []byte(newVNCPassword())})
+	}
+	for _, f := range files {
 		if err := os.WriteFile(f.path, f.data, 0o600); err != nil {
 			return err
 		}
@@ -196,7 +201,7 @@ func (h *handle) clean(ctx context.Context) error {
 	errs = append(errs, err)
 	// run.json goes last: as long as it stands, the run can be found and
 	// cleaned again.
-	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "killed", "run.json"}
+	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "killed", vncFile, "run.json"}
 	for i := range h.p.Mounts {
 		names = append([]string{fmt.Sprintf("fs%d", i), fmt.Sprintf("fs%d.json", i)}, names...)
 	}
@@ -237,6 +242,9 @@ func initramfsPath(cache, release string, d drivers) string {
 	}
 	if !d.virtual() {
 		name += fmt.Sprintf("-%s-%s", d.disk, d.nic)
+	}
+	if d.show != "" {
+		name += "-" + d.show
 	}
 	return filepath.Join(cache, name)
 }

@@ -13,6 +13,7 @@
 //	layers.vmdk             the descriptor that joins them with the layers
 //	qemu.json               QEMU's plan, for the launcher
 //	qmp, ctl, in, out, err  sockets
+//	vnc                     the display's password
 //	exit                    the entrypoint's exit code, written by the guest
 //	killed                  exists where Berth itself ended QEMU by force
 package vm

@@ -110,6 +110,9 @@ func (h *handle) letGo(ctx context.Context) error {
 		return err
 	}
 	defer m.Close()
+	if err := h.guardDisplay(ctx, m); err != nil {
+		return err
+	}
 	return m.Cont(ctx)
 }
 
@@ -258,10 +261,13 @@ func (h *handle) Signal(ctx context.Context, signal int) error {
 // powerCut ends QEMU from outside.
 func (h *handle) powerCut(ctx context.Context) error {
 	// The mark comes first: without it the end would look like a fault.
-	if err := os.WriteFile(h.inRun("killed"), nil, 0o600); err != nil {
+	err := os.WriteFile(h.inRun("killed"), nil, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // it has ended, and its run is being deleted
+	} else if err != nil {
 		return err
 	}
-	err := h.driver.cfg.Keeper.Signal(ctx, h.p.ID, sigKill)
+	err = h.driver.cfg.Keeper.Signal(ctx, h.p.ID, sigKill)
 	if api.IsKind(err, api.Conflict) {
 		return nil
 	}

@@ -23,10 +23,15 @@ type drivers struct {
 	full bool
 	disk api.DiskBus
 	nic  api.NICModel
+	show string // the display's, or ""
 }
 
 func driversOf(m api.Machine) drivers {
-	return drivers{full: m.Virtualization == api.VirtFull, disk: m.DiskBus, nic: m.NICModel}
+	d := drivers{full: m.Virtualization == api.VirtFull, disk: m.DiskBus, nic: m.NICModel}
+	if m.Graphics {
+		d.show = displayModules[m.Type]
+	}
+	return d
 }
 
 // virtual reports whether all devices are virtio.
@@ -44,6 +49,10 @@ var (
 	}
 )
 
+// displayModules are what shows text on a board's display. The kernel's own VGA
+// console needs what only a BIOS's boot sector tells it.
+var displayModules = map[api.MachineType]string{api.MachineQ35: "bochs", api.MachinePC: "bochs", api.MachineVirt: "virtio_gpu"}
+
 // sets returns the modules of a guest with the drivers.
 func (d drivers) sets() []moduleSet {
 	// libcrc32c, which erofs and ext4 need, asks the kernel for crc32c by a name
@@ -59,6 +68,9 @@ func (d drivers) sets() []moduleSet {
 	if d.full {
 		sets[0].names, sets[3].names, sets[4].names = nil, nil, nil
 		sets[1].names = sets[1].names[2:]
+	}
+	if d.show != "" {
+		sets[4].names = append(sets[4].names, d.show)
 	}
 	return sets
 }

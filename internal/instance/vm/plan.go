@@ -143,7 +143,7 @@ func machineOf(p *instance.Prepared, host instance.Host, cache string, chosen ap
 	full := chosen.Virtualization == api.VirtFull
 	m := qemu.Machine{
 		QEMU: host.QEMU[chosen.Arch], Name: "berth-" + p.Spec.Name, Type: qemu.MachineType(chosen.Type),
-		KVM: chosen.Accelerator == "kvm", CPU: chosen.CPUModel, Firmware: qemu.Firmware(chosen.Firmware), Full: full,
+		KVM: chosen.Accelerator == "kvm", CPU: chosen.CPUModel, Firmware: qemu.Firmware(chosen.Firmware), Full: full, Graphics: chosen.Graphics,
 		Kernel: p.Kernel.Vmlinux, Initrd: initramfsPath(cache, p.Kernel.Release, driversOf(chosen)), Cmdline: cmdline(host, chosen),
 		QMP: in("qmp"), UID: p.Users.First,
 	}
@@ -191,6 +191,9 @@ func cmdline(host instance.Host, chosen api.Machine) string {
 			lines = 1 + agent.PortExit
 		}
 		line = fmt.Sprintf("console=ttyS0 %s reboot=t no_timer_check 8250.nr_uarts=%d", line, lines)
+	}
+	if chosen.Graphics {
+		line = "console=tty0 " + line // the last one named is /dev/console
 	}
 	if chosen.Accelerator != "kvm" {
 		// An emulated processor does not speculate: there is nothing to

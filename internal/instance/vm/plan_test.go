@@ -99,6 +99,7 @@ func TestChoices(t *testing.T) {
 			"para nic=e1000", "para nic=rtl8139 machine=pc", "para nic=ne2k", "hardware nic=e1000e disk=ahci",
 			"full machine=pc disk=ide", "full machine=microvm", "full disk=virtio", "full nic=virtio", "full firmware=none",
 			"para firmware=bios", "para firmware=bios machine=microvm", "para firmware=uefi", "para firmware=coreboot", "para arch=arm64 firmware=bios",
+			"para graphics", "full graphics", "para graphics machine=microvm", "para graphics arch=arm64",
 			"para cpu=EPYC,+svm", "para cpu=host", "hardware cpu=host", "hardware cpu=EPYC", "para cpu=Zen9", "para arch=arm64 cpu=max",
 		} {
 			p := prepared()
@@ -108,8 +109,8 @@ func TestChoices(t *testing.T) {
 				fmt.Fprintf(&b, "%-36s  %s: %s\n", wish, api.KindOf(err), err)
 				continue
 			}
-			fmt.Fprintf(&b, "%-36s  %s %s %s %s disk %s, nic %s, firmware %s, cpu %s (%s)\n", wish, m.Virtualization, m.Accelerator, m.Arch,
-				m.Type, m.DiskBus, m.NICModel, m.Firmware, m.CPUModel, m.Reason)
+			fmt.Fprintf(&b, "%-36s  %s %s %s %s disk %s, nic %s, firmware %s, %scpu %s (%s)\n", wish, m.Virtualization, m.Accelerator, m.Arch,
+				m.Type, m.DiskBus, m.NICModel, m.Firmware, map[bool]string{true: "graphics, "}[m.Graphics], m.CPUModel, m.Reason)
 		}
 	}
 	golden(t, "choices.golden", []byte(b.String()))
@@ -132,6 +133,8 @@ func wishFor(p *instance.Prepared, wish string) {
 			vm.Firmware = api.Firmware(value)
 		case "cpu":
 			vm.CPUModel = value
+		case "graphics":
+			vm.Graphics = true
 		default:
 			vm.Virtualization = api.Virtualization(name)
 		}

@@ -56,6 +56,9 @@ func printExplanation(w io.Writer, e api.Explanation) error {
 	p("Machine", "%s, firmware %s", m.Type, m.Firmware)
 	p("Disks", "%s", m.DiskBus)
 	p("Network", "%s", m.NICModel)
+	if m.Graphics {
+		p("Display", "%s", "berth vga "+e.Name)
+	}
 	p("Kernel", "%s", e.Kernel)
 	p("Classes", "")
 	for _, c := range e.Classes {

@@ -39,6 +39,7 @@ func commands() []command {
 		{groupInstances, "logs", newLogsCommand},
 		{groupInstances, "attach", newAttachCommand},
 		{groupInstances, "console", newConsoleCommand},
+		{groupInstances, "vga", newVGACommand},
 		{groupInstances, "exec", newExecCommand},
 		{groupInstances, "inspect", newInspectCommand},
 		{groupInstances, "explain", newExplainCommand},

@@ -296,7 +296,7 @@ func (o *specOptions) readHealth(_ *global, spec *api.Spec) error {
 }
 
 // vmFlags are the flags that only a VM has.
-var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware"}
+var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware", "graphics"}
 
 func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 	if !o.vm {
@@ -308,7 +308,7 @@ func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 		return nil
 	}
 	spec.Kind = api.VM
-	spec.VM = api.VMSpec{Kernel: o.kernel, CPUModel: o.cpuModel}
+	spec.VM = api.VMSpec{Kernel: o.kernel, CPUModel: o.cpuModel, Graphics: o.graphics}
 	return errors.Join(
 		oneOf("--virt", o.virt, &spec.VM.Virtualization, api.VirtAuto, api.VirtHardware, api.VirtPara, api.VirtFull),
 		oneOf("--machine", o.machine, &spec.VM.Machine, api.MachineMicroVM, api.MachineQ35, api.MachinePC, api.MachineVirt),

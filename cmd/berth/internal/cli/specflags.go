@@ -49,6 +49,7 @@ type specOptions struct {
 	vm                              bool
 	virt, kernel, cpuModel          string
 	machine, diskBus, nic, firmware string
+	graphics                        bool
 
 	// How it is made.
 	platform, pull, cidfile string
@@ -135,6 +136,8 @@ func (o *specOptions) addVMFlags(cmd *cobra.Command) {
 	f.StringVar(&o.diskBus, "disk-bus", "", "how a VM reaches its disks: virtio, ahci, ide (default: by --virt)")
 	f.StringVar(&o.nic, "nic-model", "", "network card of a VM: virtio, e1000, e1000e, rtl8139 (default: by --virt)")
 	f.StringVar(&o.firmware, "firmware", "", "what starts a VM's kernel: none, bios, uefi (default: by its machine)")
+
+	f.BoolVar(&o.graphics, "graphics", false, "give a VM a display, which 'berth vga' shows, with keyboard and tablet")
 
 	for flag, words := range map[string][]string{
 		"virt": {"auto", "hardware", "para", "full"}, "machine": {"microvm", "q35", "pc", "virt"}, "disk-bus": {"virtio", "ahci", "ide"},
