@@ -16,6 +16,7 @@ var systemScenarios = []scenario{
 	{"machine without an init", localOnly, nil, noInit},
 	{"rights of a machine", localOnly, nil, machineRights},
 	{"machine with busybox", localOnly, containers, busyboxMachine},
+	{"machine for once", localOnly, containers, machineForOnce},
 	{"machine with sysvinit", localOnly, containers, sysvinitMachine},
 	{"machine with systemd", rackOnly, containers, systemdMachine},
 }
@@ -135,6 +136,27 @@ func busyboxMachine(t *testing.T, w *world, _ api.Kind) {
 	w.Berth(t, "exec", "box", "poweroff")
 	w.becomes(t, "box", ".Status.State", "exited")
 	w.ended(t, "box")
+}
+
+// machineForOnce reboots a machine that is removed when it ends: on the same root
+// filesystem, whose overlay is volatile.
+func machineForOnce(t *testing.T, w *world, _ api.Kind) {
+	w.start(t, api.Container, "box", "--network", "none", "--rm", "--init=system", "base")
+	w.Berth(t, "exec", "box", "sh", "-c", "echo first >/left")
+	pid := w.field(t, "box", ".Status.PID")
+	w.Berth(t, "exec", "box", "reboot")
+	testenv.Eventually(t, time.Minute, func() error {
+		r := w.Try(t.Context(), "exec", "box", "cat", "/left")
+		if now := w.Try(t.Context(), "inspect", "--format", "{{.Status.PID}}", "box"); r.Stdout != "first\n" || strings.TrimSpace(now.Stdout) == pid {
+			return fmt.Errorf("process 1 was %s and is %s: %s", pid, now, r)
+		}
+		return nil
+	})
+	w.Berth(t, "exec", "box", "poweroff")
+	w.Try(t.Context(), "wait", "--condition=removed", "box")
+	if r := w.Try(t.Context(), "inspect", "box"); r.Exit == 0 {
+		t.Errorf("still there: %s", r)
+	}
 }
 
 // ended fails the test unless a machine ended cleanly and no policy started it.

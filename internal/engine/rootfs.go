@@ -69,6 +69,11 @@ func (e *Engine) prepareRootfs(ctx context.Context, p *instance.Prepared, layers
 	if p.Spec.Kind == api.VM {
 		return nil
 	}
+	if p.Spec.AutoRemove { // it reboots: overlayfs takes no work directory again that was volatile
+		if err := os.RemoveAll(p.Rootfs.Work); err != nil {
+			return api.E("", "", p.Rootfs.Work, err)
+		}
+	}
 	for _, dir := range []string{p.Rootfs.Upper, p.Rootfs.Work} {
 		// The mode of upper is that of the container's root directory.
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {

@@ -189,7 +189,10 @@ func mounts(p *instance.Prepared, host instance.Host) []specs.Mount {
 
 // rootOverlay is the root filesystem: the image's layers under the writable one. The
 // ids of an ordinary user's containers are those of his daemon, so there is nothing to
-// map, and overlayfs keeps its marks where he may write them.
+// map, and overlayfs keeps its marks where he may write them. What goes with the run
+// need not reach the disk: without "volatile" the end of a container waits until the
+// kernel has written all that is dirty in the filesystem of the writable layer,
+// whoever wrote it (ovl_sync_fs).
 func rootOverlay(p *instance.Prepared, host instance.Host) specs.Mount {
 	lower := make([]string, len(p.Rootfs.Layers))
 	for i, dir := range p.Rootfs.Layers { // overlayfs wants the topmost first
@@ -203,6 +206,9 @@ func rootOverlay(p *instance.Prepared, host instance.Host) specs.Mount {
 		m.Options = append(m.Options, "userxattr")
 	case p.Users.Size > 0:
 		m.Options = append(m.Options, "idmap")
+	}
+	if p.Spec.AutoRemove {
+		m.Options = append(m.Options, "volatile")
 	}
 	return m
 }

@@ -59,6 +59,7 @@ func TestPlanGolden(t *testing.T) {
 		}},
 		{"system-v1", host, system},
 		{"system-v2", v2, system},
+		{"removed", host, func(p *instance.Prepared) { p.Spec.AutoRemove = true }},
 		{"host-network", host, func(p *instance.Prepared) { p.HostNet = true }},
 		{"user", ordinary(false), func(*instance.Prepared) {}},
 		{"user-pids-v1", ordinary(false, "freezer", "pids"), func(p *instance.Prepared) { p.Spec.Limits.PIDs = 100 }},
