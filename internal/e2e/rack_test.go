@@ -24,6 +24,7 @@ func hardware(t *testing.T, w *world, kind api.Kind) {
 	if said := w.Berth(t, "explain", "machine"); !strings.Contains(said, "a probe guest ran in KVM") || !strings.Contains(said, "hardware  chosen") || !strings.Contains(said, "full      possible") {
 		t.Errorf("explain says of hardware virtualization:\n%s", said)
 	}
+	confined(t, w.Machine, w.field(t, "machine", ".Status.PID"))
 	if info := w.Berth(t, "info", "--format", "{{.Hardware}}"); !strings.Contains(info, "KVM") {
 		t.Errorf("info says of hardware virtualization: %q", info)
 	}

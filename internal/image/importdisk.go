@@ -135,7 +135,11 @@ func (s *Store) convertDisk(ctx context.Context, dir string, c qemu.Conversion, 
 	if err := os.Chown(c.From, int(c.UID), int(c.UID)); err != nil {
 		return err
 	}
-	plan, err := c.Plan().Encode()
+	p := c.Plan()
+	if p.Program, err = qemu.Libraries(ctx, c.Program); err != nil {
+		return err
+	}
+	plan, err := p.Encode()
 	if err != nil {
 		return err
 	}

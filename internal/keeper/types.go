@@ -46,6 +46,10 @@ type Process struct {
 	GID    uint32   `json:"gid,omitempty"`
 	Groups []uint32 `json:"groups,omitempty"`
 
+	// Alone makes a Direct process the first of a pid namespace of its own: it can name
+	// no other process, and what it starts ends with it.
+	Alone bool `json:"alone,omitempty"`
+
 	// MemoryCgroup is the directory of the cgroup whose OOM kills count as
 	// this process's (memory.events, or memory.oom_control on v1).
 	MemoryCgroup string `json:"memory_cgroup,omitempty"`

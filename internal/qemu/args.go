@@ -31,6 +31,13 @@ func (b *builder) fdset(set int, path, mode string) string {
 	return "/dev/fdset/" + strconv.Itoa(set)
 }
 
+// show has a file appear in QEMU's root, for what QEMU opens by name only, and returns
+// its name there. QEMU's user must have a right to it; mode is as in Shown.
+func (b *builder) show(name, path, mode string) string {
+	b.plan.Shown = append(b.plan.Shown, Shown{Path: path, Name: name, Mode: mode})
+	return name
+}
+
 // listen has a socket made and adds its chardev.
 func (b *builder) listen(id, path string) {
 	b.plan.Sockets = append(b.plan.Sockets, Socket{FD: b.next, Path: path})
@@ -131,10 +138,9 @@ func (b *builder) processor() {
 }
 
 func (b *builder) boot() {
-	// QEMU opens these by name only; its user may read them.
-	b.add("-kernel", fmt.Sprintf("/proc/self/fd/%d", b.open(b.m.Kernel, "r")))
+	b.add("-kernel", b.show("/kernel", b.m.Kernel, ""))
 	if b.m.Initrd != "" {
-		b.add("-initrd", fmt.Sprintf("/proc/self/fd/%d", b.open(b.m.Initrd, "r")))
+		b.add("-initrd", b.show("/initrd", b.m.Initrd, ""))
 	}
 	b.add("-append", b.m.Cmdline)
 }

@@ -1,10 +1,8 @@
 package qemu
 
-import "fmt"
-
 // Conversion reads a disk that comes from strangers, by qemu-img, which Launch
 // confines as it does a machine: to a user of its own, away from the host's
-// network and mounts, and to what is opened for it here.
+// files, processes and network, and to what is shown to it here.
 type Conversion struct {
 	Program    string // qemu-img
 	From       string // a file that the user may read
@@ -25,12 +23,11 @@ const (
 // Plan returns what Launch carries out. It is a pure function.
 func (c Conversion) Plan() *Plan {
 	p := &Plan{UID: c.UID, MaxFile: c.MaxFile, MaxMemory: convertMemory, MaxTime: convertTime}
-	open := func(path, mode string) string {
-		fd := firstFD + len(p.Files)
-		p.Files = append(p.Files, File{FD: fd, Path: path, Mode: mode})
-		return fmt.Sprintf("/proc/self/fd/%d", fd)
+	show := func(name, path, mode string) string {
+		p.Shown = append(p.Shown, Shown{Path: path, Name: name, Mode: mode})
+		return name
 	}
-	from := open(c.From, "r")
+	from := show("/from", c.From, "")
 	if c.To == "" {
 		p.Args = []string{c.Program, "check", "-q", "-f", c.FromFormat, from}
 		return p
@@ -39,6 +36,6 @@ func (c Conversion) Plan() *Plan {
 	if c.ToFormat == "vmdk" {
 		p.Args = append(p.Args, "-o", "subformat=streamOptimized")
 	}
-	p.Args = append(p.Args, from, open(c.To, "rw"))
+	p.Args = append(p.Args, from, show("/to", c.To, "rw"))
 	return p
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -19,13 +20,14 @@ import (
 //
 //   - opens the plan's files and attaches its tap devices,
 //   - makes and binds the plan's sockets, and connects to its helpers',
-//   - leaves the host's network, mounts, IPC and host name for namespaces of its own,
-//   - becomes the plan's user, without a way back (no_new_privs),
-//   - executes QEMU, whose seccomp filter closes the rest.
+//   - confines itself: see confine,
+//   - executes QEMU, whose own seccomp filter forbids it new processes.
 func Launch(plan *Plan) error {
 	if len(plan.Args) == 0 {
 		return errors.New("the plan has no command")
 	}
+	// What follows is partly of this thread alone, which executes QEMU at the end.
+	runtime.LockOSThread()
 	for _, f := range plan.Files {
 		if err := openFile(f); err != nil {
 			return err
@@ -49,31 +51,16 @@ func Launch(plan *Plan) error {
 	if err := unspare(); err != nil {
 		return err
 	}
-	if os.Getuid() == 0 {
-		if err := confine(plan); err != nil {
-			return err
-		}
+	if err := confine(plan); err != nil {
+		return fmt.Errorf("confine QEMU: %w", err)
 	}
-	if err := limit(plan); err != nil {
-		return err
-	}
-	err := syscall.Exec(plan.Args[0], plan.Args, []string{"PATH=/usr/bin:/bin", "LC_ALL=C"})
-	return &os.PathError{Op: "execute", Path: plan.Args[0], Err: err}
+	return become(plan.Args)
 }
 
-// limit sets the limits of the plan's program.
-func limit(plan *Plan) error {
-	for resource, most := range map[int]int64{
-		unix.RLIMIT_FSIZE: plan.MaxFile, unix.RLIMIT_AS: plan.MaxMemory, unix.RLIMIT_CPU: plan.MaxTime,
-	} {
-		if most == 0 {
-			continue
-		}
-		if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: uint64(most), Max: uint64(most)}); err != nil {
-			return os.NewSyscallError("setrlimit", err)
-		}
-	}
-	return nil
+// become executes a program in this process's place.
+func become(args []string) error {
+	err := syscall.Exec(args[0], args, []string{"PATH=/usr/bin:/bin", "LC_ALL=C"})
+	return &os.PathError{Op: "execute", Path: args[0], Err: err}
 }
 
 // unspare makes this process as likely as any other to be killed when memory ends:
@@ -195,46 +182,4 @@ func attachTap(t Tap) error {
 		return fmt.Errorf("tap device %s: %w", t.Name, err)
 	}
 	return place(fd, t.FD)
-}
-
-// confine leaves the host behind. The order matters: namespaces need the
-// capabilities that go with the user.
-func confine(plan *Plan) error {
-	if err := leaveMounts(unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS); err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return os.NewSyscallError("no_new_privs", err)
-	}
-	if plan.UID == 0 {
-		return nil
-	}
-	groups := []int{}
-	for _, device := range plan.Devices {
-		var info unix.Stat_t
-		if err := unix.Stat(device, &info); err != nil {
-			return &os.PathError{Op: "stat", Path: device, Err: err}
-		}
-		if info.Mode&0o006 == 0o006 {
-			continue // everybody may open it
-		}
-		if info.Gid == 0 || info.Mode&0o060 != 0o060 {
-			return fmt.Errorf("%s is open to root only: let a group of its own read and write it (udev's default is kvm)", device)
-		}
-		groups = append(groups, int(info.Gid))
-	}
-	uid := int(plan.UID)
-	if err := errors.Join(syscall.Setgroups(groups), syscall.Setresgid(uid, uid, uid), syscall.Setresuid(uid, uid, uid)); err != nil {
-		return fmt.Errorf("become user %d: %w", uid, err)
-	}
-	return nil
-}
-
-// leaveMounts enters a mount namespace of its own, and the other new
-// namespaces that flags ask for. What is mounted there stays there.
-func leaveMounts(flags int) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS | flags); err != nil {
-		return os.NewSyscallError("unshare", err)
-	}
-	return os.NewSyscallError("make mounts private", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 }

@@ -164,6 +164,8 @@ type Plan struct {
 	MaxMemory int64    `json:"max_memory,omitempty"`
 	MaxTime   int64    `json:"max_time,omitempty"`
 	Devices   []string `json:"devices,omitempty"` // QEMU opens them itself and so joins their groups
+	Shown     []Shown  `json:"shown,omitempty"`   // that QEMU opens by name
+	Program   []Shown  `json:"program,omitempty"` // QEMU's own files, which depend on the host: see Needs
 }
 
 // File is opened for QEMU.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -146,49 +145,4 @@ func FuzzMonitor(f *testing.F) {
 			m.Close()
 		}
 	})
-}
-
-// TestLaunchConfines starts a shell in QEMU's place and looks at it.
-func TestLaunchConfines(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
-	if plan := os.Getenv("BERTH_TEST_LAUNCH"); plan != "" {
-		p, err := DecodePlan([]byte(plan))
-		if err == nil {
-			err = Launch(p)
-		}
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	dir := t.TempDir()
-	secret := filepath.Join(dir, "secret")
-	if err := os.WriteFile(secret, []byte("opened by root\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	script := `id -u; id -G; read line <&20; echo "$line"; cat ` + secret + ` || echo closed
-		readlink /proc/self/fd/21 | cut -d: -f1; grep -vc -e lo: -e '|' /proc/self/net/dev
-		grep -E "CapEff|CapBnd|NoNewPrivs" /proc/self/status | tr -s '\t\n' '  '`
-	plan, err := (&Plan{
-		Args:    []string{"/bin/bash", "-c", script},
-		Files:   []File{{FD: 20, Path: secret, Mode: "r"}},
-		Sockets: []Socket{{FD: 21, Path: filepath.Join(dir, "s")}},
-		UID:     64100,
-	}).Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestLaunchConfines$")
-	cmd.Env = append(os.Environ(), "BERTH_TEST_LAUNCH="+string(plan))
-	cmd.Stderr = nil
-	out, err := cmd.Output()
-	want := []string{"64100\n64100\n", "opened by root\nclosed\nsocket\n0\n", "CapEff: 0000000000000000", "NoNewPrivs: 1"}
-	for _, w := range want {
-		if !strings.Contains(string(out), w) {
-			t.Errorf("no %q in:\n%s(%v)", w, out, err)
-		}
-	}
-	if info, err := os.Stat(filepath.Join(dir, "s")); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the socket: %v, %v", info, err)
-	}
 }

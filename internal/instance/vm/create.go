@@ -37,7 +37,7 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 	if err := h.makeDisks(ctx, plan); err != nil {
 		return fail(err)
 	}
-	if err := h.writeFiles(plan); err != nil {
+	if err := h.writeFiles(ctx, plan); err != nil {
 		return fail(err)
 	}
 	for _, i := range p.Interfaces {
@@ -74,7 +74,7 @@ func (h *handle) process(plan *plan, cgroups []string, memory string) keeper.Pro
 	}
 	process := keeper.Process{
 		ID: h.p.ID, Mode: keeper.Direct, Args: []string{h.driver.cfg.Launcher, "machine", in("qemu.json")},
-		Stdio: stdio, Cgroups: cgroups, MemoryCgroup: memory,
+		Stdio: stdio, Cgroups: cgroups, MemoryCgroup: memory, Alone: true,
 	}
 	if h.p.LogPath != "" {
 		process.Log = &keeper.Log{Path: h.p.LogPath}
@@ -118,7 +118,7 @@ func (h *handle) makeDisk(ctx context.Context, path string, durable bool) error 
 }
 
 // writeFiles writes what the launcher, QEMU and the guest read.
-func (h *handle) writeFiles(plan *plan) error {
+func (h *handle) writeFiles(ctx context.Context, plan *plan) error {
 	if err := plan.markFiles(); err != nil {
 		return err
 	}
@@ -137,6 +137,9 @@ func (h *handle) writeFiles(plan *plan) error {
 	}
 	joined, err := disk.Join(parts, qemu.ExtentName(0, 0), qemu.ExtentName(0, len(layers.Extents)-1))
 	if err != nil {
+		return err
+	}
+	if plan.QEMU.Program, err = h.driver.needs(ctx, plan.QEMU.Args[0], qemu.Needs); err != nil {
 		return err
 	}
 	launch, err := plan.QEMU.Encode()

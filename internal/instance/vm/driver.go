@@ -25,10 +25,12 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/qemu"
 )
 
 // Config is what a Driver is made of.
@@ -44,11 +46,39 @@ type Config struct {
 type Driver struct {
 	cfg Config
 
-	mu sync.Mutex // what the cache lacks is made once
+	mu       sync.Mutex // what the cache lacks is made once
+	programs map[string]program
+}
+
+// program is what a program of the host opens by name.
+type program struct {
+	changed time.Time // the program, when this was found out
+	needs   []qemu.Shown
 }
 
 // New returns a driver.
-func New(cfg Config) *Driver { return &Driver{cfg: cfg} }
+func New(cfg Config) *Driver { return &Driver{cfg: cfg, programs: map[string]program{}} }
+
+// needs returns what a program opens by name, as find says. That is asked once, and
+// again when another build has taken the program's place.
+func (d *Driver) needs(ctx context.Context, path string, find func(context.Context, string) ([]qemu.Shown, error)) ([]qemu.Shown, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	known, ok := d.programs[path]
+	if ok && known.changed.Equal(info.ModTime()) {
+		return known.needs, nil
+	}
+	needs, err := find(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	d.programs[path] = program{changed: info.ModTime(), needs: needs}
+	return needs, nil
+}
 
 // Kind returns api.VM.
 func (*Driver) Kind() api.Kind { return api.VM }

@@ -43,6 +43,10 @@ func (p *plan) markFiles() error {
 
 // startShare starts the server of a share. QEMU connects to it.
 func (h *handle) startShare(ctx context.Context, s share, cgroups []string) error {
+	var err error
+	if s.Server.Program, err = h.driver.needs(ctx, s.Server.Virtiofsd, qemu.Libraries); err != nil {
+		return err
+	}
 	plan, err := s.Server.Encode()
 	if err != nil {
 		return err
@@ -53,7 +57,7 @@ func (h *handle) startShare(ctx context.Context, s share, cgroups []string) erro
 	}
 	_, err = h.driver.cfg.Keeper.Start(ctx, keeper.Process{
 		ID: shareID(h.p.ID, s.Index), Mode: keeper.Direct, Args: []string{h.driver.cfg.Launcher, "share", path},
-		Stdio: keeper.Stdio{Kind: keeper.Sockets}, Cgroups: cgroups,
+		Stdio: keeper.Stdio{Kind: keeper.Sockets}, Cgroups: cgroups, Alone: true,
 	})
 	return err
 }

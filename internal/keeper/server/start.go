@@ -171,12 +171,16 @@ func (p *proc) spawn(spec *keeper.Process, args []string, files []*os.File, tty 
 	if dir == "" {
 		dir = "/"
 	}
+	var flags uintptr
+	if spec.Alone {
+		flags = unix.CLONE_NEWPID
+	}
 	pidfd := -1
 	pid, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{
 		Dir:   dir,
 		Env:   spec.Env,
 		Files: fds,
-		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: tty, PidFD: &pidfd},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: tty, PidFD: &pidfd, Cloneflags: flags},
 	})
 	if err != nil {
 		return err
