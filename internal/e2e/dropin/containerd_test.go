@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,8 +58,23 @@ func TestContainerd(t *testing.T) {
 // ctr runs a line of shell in a fresh container.
 func (e *engine) ctr(code int, pattern string, flags []string, line string) {
 	e.t.Helper()
-	args := append([]string{"run", "--rm"}, flags...)
-	e.want(code, pattern, append(args, e.image, e.name(), "sh", "-c", line)...)
+	e.once(code, pattern, flags, "sh", "-c", line)
+}
+
+// once runs a command in a fresh container. ctr loses the output of a container that
+// has ended before ctr's own reader got to run: of 800 that said one word, eight at a
+// time, runc's lost one. Such a run says nothing of the runtime and is made again.
+func (e *engine) once(code int, pattern string, flags []string, argv ...string) {
+	e.t.Helper()
+	var r result
+	var args []string
+	for range 3 {
+		args = slices.Concat([]string{"run", "--rm"}, flags, []string{e.image, e.name()}, argv)
+		if r = e.do(args...); r.code != code || r.out != "" || pattern == "" {
+			break
+		}
+	}
+	e.check(r, code, pattern, args)
 }
 
 // task: what can be done to a container that runs.
@@ -94,7 +110,7 @@ func options(e *engine) {
 	e.ctr(0, "^ok\n$", []string{"--no-pivot"}, "echo ok")
 	e.ctr(0, "^base.tar\n$", []string{"--mount", "type=bind,src=" + e.dir + ",dst=/v,options=rbind:ro"}, "cd /v && ls base.tar; ! touch /v/file 2> /dev/null")
 	// Without cgroups, and with a root of the runtime's own.
-	e.want(0, "^ok\n$", "run", "--rm", "--cgroup", "", e.image, e.name(), "echo", "ok")
+	e.once(0, "^ok\n$", []string{"--cgroup", ""}, "echo", "ok")
 }
 
 // namespaces: of another container, as Kubernetes' pods share them.
