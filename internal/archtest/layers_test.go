@@ -21,7 +21,7 @@ var layers = []struct {
 	{"front ends", []string{"internal/rest", "internal/docker", "internal/registry"}},
 	{"use cases", []string{"internal/engine", "internal/build"}},
 	{"nouns", []string{"internal/instance", "internal/image", "internal/storage", "internal/network", "internal/store", "internal/host"}},
-	{"mechanisms", []string{"internal/oci", "internal/rootless", "internal/qemu", "internal/disk", "internal/keeper", "internal/link", "internal/agent", "internal/undo"}},
+	{"mechanisms", []string{"internal/oci", "internal/rootless", "internal/qemu", "internal/disk", "internal/keeper", "internal/link", "internal/agent", "internal/pack", "internal/undo"}},
 	{"the client", []string{"client"}},
 	{"vocabulary", []string{"api"}},
 }

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/internal/pack"
 )
 
 // copyIn unpacks a tar stream into an existing directory. The guest's root is
@@ -94,72 +97,15 @@ func extractFile(root *os.Root, name string, mode fs.FileMode, data io.Reader) e
 
 // copyOut packs a file or directory. Names begin with the last element of path.
 func copyOut(name string, w io.Writer) error {
+	name = filepath.Clean(name)
+	fd, err := unix.Open(name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "copy", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
 	out := tar.NewWriter(w)
-	parent := filepath.Dir(filepath.Clean(name))
-	err := filepath.WalkDir(filepath.Clean(name), func(file string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		within, err := filepath.Rel(parent, file)
-		if err != nil {
-			return err
-		}
-		return pack(out, file, within)
-	})
-	return errors.Join(err, out.Close())
-}
-
-// pack adds one file to a tar. Sockets are left out: tar has no word for them.
-func pack(out *tar.Writer, file, name string) error {
-	info, err := os.Lstat(file)
-	if errors.Is(err, fs.ErrNotExist) && strings.Contains(name, "/") {
-		return nil // gone since its directory was read
-	}
-	if err != nil {
+	if err := pack.Tree(context.Background(), out, fd, strings.TrimPrefix(filepath.Base(name), "/"), pack.Options{}); err != nil {
 		return err
 	}
-	if info.Mode()&fs.ModeSocket != 0 {
-		return nil
-	}
-	link := ""
-	if info.Mode()&fs.ModeSymlink != 0 {
-		if link, err = os.Readlink(file); err != nil {
-			return err
-		}
-	}
-	header, err := tar.FileInfoHeader(info, link)
-	if err != nil {
-		return err
-	}
-	header.Name = name
-	if info.IsDir() {
-		header.Name += "/"
-	}
-	// Names are the reader's own affair; package os/user is not linked in.
-	header.Uname, header.Gname = "", ""
-	if err := out.WriteHeader(header); err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return nil
-	}
-	in, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	// A file that grows or shrinks while it is read keeps the size of its header.
-	n, err := io.CopyN(out, in, info.Size())
-	if errors.Is(err, io.EOF) {
-		_, err = io.CopyN(out, zeros{}, info.Size()-n)
-	}
-	return err
-}
-
-// zeros reads zeros.
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) {
-	clear(p)
-	return len(p), nil
+	return out.Close()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/oci/mount"
+	"github.com/berthcloud/berth/internal/pack"
 )
 
 // Files are copied from outside, as the container sees them: through the root of its
@@ -204,9 +206,22 @@ func (h *handle) CopyOut(ctx context.Context, path string, archive io.Writer) er
 		return h.fail("copy", pathError(path, err))
 	}
 	defer unix.Close(fd)
-	out := &packer{w: tar.NewWriter(archive), first: int(h.p.Users.First)}
-	if err := out.pack(ctx, fd, strings.TrimPrefix(filepath.Base(clean), "/")); err != nil {
+	out := tar.NewWriter(archive)
+	if err := pack.Tree(ctx, out, fd, strings.TrimPrefix(filepath.Base(clean), "/"), pack.Options{Owner: h.inside}); err != nil {
 		return h.fail("copy", fmt.Errorf("%s: %w", path, err))
 	}
-	return h.fail("copy", out.w.Close())
+	return h.fail("copy", out.Close())
+}
+
+// inside returns the ids in the container of those on the host.
+func (h *handle) inside(uid, gid uint32) (int, int) {
+	shift := func(id uint32) int { return int(max(id, h.p.Users.First) - h.p.Users.First) }
+	return shift(uid), shift(gid)
+}
+
+// writeAll writes content to fd and closes it.
+func writeAll(fd int, content io.Reader) error {
+	f := os.NewFile(uintptr(fd), "file")
+	_, err := io.Copy(f, content)
+	return errors.Join(err, f.Close())
 }
