@@ -14,7 +14,7 @@ import (
 
 // callTime is more than any one command of a test takes on a busy machine
 // without hardware virtualization.
-const callTime = time.Minute
+const callTime = 2 * time.Minute
 
 // Daemon is a whole berthd with directories of its own on a machine. It is
 // driven as a user drives it: by the command line program.

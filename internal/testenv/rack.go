@@ -161,7 +161,7 @@ func (h *Host) arguments() []string {
 	}
 	return slices.Concat(
 		[]string{
-			"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", h.Name,
+			"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", h.Name, "-monitor", "unix:" + h.path("monitor") + ",server=on,wait=off",
 			"-machine", "q35,accel=tcg", "-cpu", "EPYC,+svm", "-smp", "2", "-m", "1536",
 			"-kernel", images.kernel, "-initrd", images.initrd, "-append", kernel,
 			"-serial", "file:" + h.path("console"),
@@ -351,6 +351,9 @@ func (j *Job) Wait(ctx context.Context) (int, error) {
 	case <-j.done:
 	case <-ctx.Done():
 		j.Kill()
+		if what := j.host.hung(j); what != "" {
+			return -1, fmt.Errorf("%w: %s", ctx.Err(), what)
+		}
 		return -1, ctx.Err()
 	}
 	if j.problem != "" {
