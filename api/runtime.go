@@ -111,7 +111,18 @@ type Image struct {
 	Layers   []ImageLayer `json:"layers,omitempty" doc:"bottom first; inspect only"`
 	Config   *ImageConfig `json:"config,omitempty" doc:"inspect only"`
 	Disk     *DiskImage   `json:"disk,omitempty" doc:"of an image that holds a VM's disk"`
+	History  []ImageStep  `json:"history,omitempty" doc:"the latest first; inspect only"`
 	Users    []string     `json:"users,omitempty" doc:"instances that hold it; inspect only"`
+}
+
+// ImageStep is one of the steps in which an image was made.
+type ImageStep struct {
+	Created time.Time `json:"created,omitzero"`
+	By      string    `json:"by" doc:"what made it: a command, or a line of a Dockerfile"`
+	Comment string    `json:"comment,omitempty"`
+	Author  string    `json:"author,omitempty"`
+	Layer   string    `json:"layer,omitempty" doc:"digest as distributed; a step that changed no file has none"`
+	Size    int64     `json:"size" doc:"bytes of the layer as distributed"`
 }
 
 // DiskImage is the disk that an image holds.
@@ -142,6 +153,22 @@ type ImageConfig struct {
 	Ports      []string          `json:"ports,omitempty" doc:"as in 80/tcp"`
 	Labels     map[string]string `json:"labels,omitempty"`
 	Health     *HealthCheck      `json:"health,omitempty"`
+}
+
+// ChangeKind says how a file differs from the image's.
+type ChangeKind string
+
+// The kinds of changes.
+const (
+	Added    ChangeKind = "added"
+	Modified ChangeKind = "modified" // also a directory that something was changed in
+	Deleted  ChangeKind = "deleted"
+)
+
+// Change is a file that an instance has changed in its root filesystem.
+type Change struct {
+	Kind ChangeKind `json:"kind" enum:"added,modified,deleted"`
+	Path string     `json:"path"`
 }
 
 // Volume is storage that outlives instances.

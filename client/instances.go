@@ -188,6 +188,11 @@ func (c *Client) Stats(ctx context.Context, ref string) (api.Stats, error) {
 	return get[api.Stats](ctx, c, nil, "instances", ref, "stats")
 }
 
+// Diff returns what an instance has changed in its root filesystem.
+func (c *Client) Diff(ctx context.Context, ref string) ([]api.Change, error) {
+	return get[[]api.Change](ctx, c, nil, "instances", ref, "changes")
+}
+
 // Top lists the processes of a running instance.
 func (c *Client) Top(ctx context.Context, ref string) (api.Top, error) {
 	return get[api.Top](ctx, c, nil, "instances", ref, "top")

@@ -15,6 +15,7 @@ type OperationRequest struct {
 	Kernel    *KernelRequest    `json:"kernel,omitempty"`
 	Base      *BaseRequest      `json:"base,omitempty"`
 	Import    *ImportRequest    `json:"import,omitempty"`
+	Commit    *CommitRequest    `json:"commit,omitempty"`
 }
 
 // PullRequest fetches an image from a registry.
@@ -44,6 +45,14 @@ type BaseRequest struct {
 type ImportRequest struct {
 	Name string `json:"name,omitempty"`
 	Path string `json:"path"`
+}
+
+// CommitRequest makes an image of what an instance has changed in its root filesystem.
+type CommitRequest struct {
+	Instance string `json:"instance"`
+	Image    string `json:"image"` // what to call it
+	Author   string `json:"author,omitempty"`
+	Message  string `json:"message,omitempty"`
 }
 
 // StartOperation starts an operation and returns at once.

@@ -16,6 +16,7 @@ const (
 	OpResize    Op = "resize"   // sets the entrypoint's terminal to Request.Size
 	OpCopyIn    Op = "copy-in"  // unpacks a tar from channel 0 into Request.Path
 	OpCopyOut   Op = "copy-out" // packs Request.Path as a tar on channel 1
+	OpLayer     Op = "layer"    // the writable layer as an OCI layer's tar on channel 1; with Request.NamesOnly its headers
 	OpStats     Op = "stats"
 	OpTop       Op = "top"        // a JSON list of Proc on channel 1
 	OpLimitPIDs Op = "limit-pids" // bounds the user's processes to Request.Limit
@@ -40,6 +41,8 @@ type Request struct {
 	Path   string `json:"path,omitempty"`
 	Limit  int64  `json:"limit,omitempty"`
 	Time   int64  `json:"time,omitempty"` // nanoseconds since 1970
+
+	NamesOnly bool `json:"names_only,omitempty"`
 }
 
 // Exec is a command to run beside the entrypoint. What Process leaves empty is

@@ -22,10 +22,11 @@ import (
 // docker's extensions (image/spec/spec.md in moby), of which an image made by
 // docker may have any.
 type document struct {
-	Architecture string     `json:"architecture"`
-	OS           string     `json:"os"`
-	Variant      string     `json:"variant"`
-	Created      *time.Time `json:"created"`
+	Architecture string            `json:"architecture"`
+	OS           string            `json:"os"`
+	Variant      string            `json:"variant"`
+	Created      *time.Time        `json:"created"`
+	History      []ocispec.History `json:"history"`
 	Config       struct {
 		User         string
 		ExposedPorts map[string]struct{}

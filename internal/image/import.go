@@ -200,7 +200,7 @@ func (s *Store) importRootfs(ctx context.Context, r io.Reader, opt ImportOptions
 	if err != nil {
 		return nil, err
 	}
-	packed, diffID, err := s.storeRootfs(ctx, r, opt.Progress)
+	packed, diffID, err := s.storeLayer(ctx, r, "archive", layer.Options{Root: true}, opt.Progress)
 	if err != nil {
 		return nil, err
 	}
@@ -211,9 +211,9 @@ func (s *Store) importRootfs(ctx context.Context, r io.Reader, opt ImportOptions
 	return []string{Familiar(name)}, nil
 }
 
-// storeRootfs stores an archive both as it is and as an EROFS image. What
-// compression OCI does not know is taken off.
-func (s *Store) storeRootfs(ctx context.Context, r io.Reader, progress Progress) (ocispec.Descriptor, digest.Digest, error) {
+// storeLayer stores an archive both as it is and as an EROFS image, which progress calls
+// part. What compression OCI does not know is taken off.
+func (s *Store) storeLayer(ctx context.Context, r io.Reader, part string, opt layer.Options, progress Progress) (ocispec.Descriptor, digest.Digest, error) {
 	fail := func(err error) (ocispec.Descriptor, digest.Digest, error) {
 		return ocispec.Descriptor{}, "", err
 	}
@@ -251,7 +251,7 @@ func (s *Store) storeRootfs(ctx context.Context, r io.Reader, progress Progress)
 		err := writing.stop()
 		return w.w.Digest(), err
 	}
-	image, diffID, err := s.toEROFS(ctx, counted, finish, layer.Options{Root: true})
+	image, diffID, err := s.toEROFS(ctx, counted, finish, opt)
 	if err != nil {
 		return fail(err)
 	}
@@ -262,7 +262,7 @@ func (s *Store) storeRootfs(ctx context.Context, r io.Reader, progress Progress)
 	if err != nil {
 		return fail(err)
 	}
-	progress.report("archive", StageDone, counted.count(), counted.count())
+	progress.report(part, StageDone, counted.count(), counted.count())
 	return packed, diffID, nil
 }
 

@@ -86,7 +86,7 @@ func (s *Store) describe(ctx context.Context, rec images.Image, full bool) (api.
 	}
 	if full {
 		c := doc.api()
-		img.Config = &c
+		img.Config, img.History = &c, history(doc, m)
 	}
 	return img, s.describeLayers(ctx, &img, m, doc, full)
 }
@@ -106,4 +106,22 @@ func (s *Store) describeLayers(ctx context.Context, img *api.Image, m *ocispec.M
 		}
 	}
 	return problem
+}
+
+// history says how the image came to be, the latest step first.
+func history(doc *document, m *ocispec.Manifest) (steps []api.ImageStep) {
+	layers := m.Layers
+	for _, h := range doc.History {
+		step := api.ImageStep{By: api.OneLine(h.CreatedBy), Comment: api.OneLine(h.Comment), Author: api.OneLine(h.Author)}
+		if h.Created != nil {
+			step.Created = *h.Created
+		}
+		if !h.EmptyLayer && len(layers) > 0 {
+			step.Layer, step.Size = layers[0].Digest.String(), layers[0].Size
+			layers = layers[1:]
+		}
+		steps = append(steps, step)
+	}
+	slices.Reverse(steps)
+	return steps
 }

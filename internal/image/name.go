@@ -40,6 +40,12 @@ func tagName(name string) (string, error) {
 	return full, nil
 }
 
+// CheckTag refuses what cannot be given to an image as a name.
+func CheckTag(name string) error {
+	_, err := tagName(name)
+	return err
+}
+
 // maxName bounds a name in bytes.
 const maxName = 4096
 

@@ -120,6 +120,16 @@ type Explainer interface {
 	Explain(*Prepared, Host) (api.Explanation, error)
 }
 
+// Layerer is found by type assertion on a Driver: one that can tell what an instance
+// has changed in its root filesystem.
+type Layerer interface {
+	// Layer writes the changes as the layer of an OCI image (image-spec, layer.md), or
+	// with namesOnly the layer's headers. h is the instance's run, nil where it has
+	// none. What would write to the root filesystem is held back meanwhile. The files of
+	// Furnished are left out. The stream of a VM is its guest's word, and not trusted.
+	Layer(ctx context.Context, p *Prepared, h Handle, namesOnly bool, tar io.Writer) error
+}
+
 // The abilities below are found by type assertion on a Handle. Where one is
 // missing, the engine says that the kind cannot do it.
 

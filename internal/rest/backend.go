@@ -58,6 +58,7 @@ type Insides interface {
 	Logs(ctx context.Context, ref string, o engine.LogOptions, f func(api.LogLine) error) error
 	Stats(ctx context.Context, ref string) (api.Stats, error)
 	Top(ctx context.Context, ref string) (api.Top, error)
+	Diff(ctx context.Context, ref string) ([]api.Change, error)
 	CopyIn(ctx context.Context, ref, dir string, tar io.Reader) error
 	CopyOut(ctx context.Context, ref, path string, tar io.Writer) error
 }
@@ -86,6 +87,7 @@ type Operations interface {
 	StartKernel(ctx context.Context, flavor, platform string) (api.Operation, error)
 	StartBase(ctx context.Context, platform string) (api.Operation, error)
 	StartImport(context.Context, engine.ImportOptions) (api.Operation, error)
+	StartCommit(context.Context, engine.CommitOptions) (api.Operation, error)
 	Operation(ctx context.Context, id string) (api.Operation, error)
 	Operations(context.Context) ([]api.Operation, error)
 	CancelOperation(ctx context.Context, id string) error

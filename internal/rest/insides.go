@@ -75,6 +75,11 @@ func (s *Server) insideRoutes(a huma.API) {
 		func(ctx context.Context, in *execInput) (struct{}, error) { return none(s.execDetached(ctx, in)) })
 	handle(a, route{id: "instance-stats", method: "GET", path: one + "/stats", tag: tag, summary: "What an instance has used"},
 		func(ctx context.Context, in *RefInput) (api.Stats, error) { return s.Insides.Stats(ctx, in.Ref) })
+	handle(a, route{id: "instance-changes", method: "GET", path: one + "/changes", tag: tag, summary: "What an instance has changed in its root filesystem",
+		description: "Its processes are held still meanwhile."},
+		func(ctx context.Context, in *RefInput) ([]api.Change, error) {
+			return orEmpty(s.Insides.Diff(ctx, in.Ref))
+		})
 	handle(a, route{id: "instance-top", method: "GET", path: one + "/top", tag: tag, summary: "The processes of an instance"},
 		func(ctx context.Context, in *RefInput) (api.Top, error) { return s.Insides.Top(ctx, in.Ref) })
 	handleRaw(a, route{id: "copy-out", method: "GET", path: one + "/files", tag: tag, summary: "A file or directory of an instance as a tar stream", stream: tarType},

@@ -23,6 +23,7 @@ type OperationRequest struct {
 	Kernel    *KernelRequest    `json:"kernel,omitempty" doc:"make a guest kernel from the distribution's packages"`
 	Base      *BaseRequest      `json:"base,omitempty" doc:"make the tiny image base"`
 	Import    *ImportRequest    `json:"import,omitempty" doc:"make images of an archive on the daemon's host"`
+	Commit    *CommitRequest    `json:"commit,omitempty" doc:"make an image of an instance"`
 }
 
 // PullRequest fetches an image from its registry.
@@ -52,6 +53,14 @@ type BaseRequest struct {
 type ImportRequest struct {
 	Name string `json:"name,omitempty" maxLength:"1024"`
 	Path string `json:"path" minLength:"1" maxLength:"4096" doc:"of an archive or an OCI layout"`
+}
+
+// CommitRequest makes an image of what an instance has changed in its root filesystem.
+type CommitRequest struct {
+	Instance string `json:"instance" minLength:"1" maxLength:"128"`
+	Image    string `json:"image" minLength:"1" maxLength:"1024" doc:"what to call it"`
+	Author   string `json:"author,omitempty" maxLength:"1024"`
+	Message  string `json:"message,omitempty" maxLength:"4096"`
 }
 
 type startInput struct{ Body OperationRequest }
@@ -84,14 +93,14 @@ func (s *Server) operationRoutes(a huma.API) {
 // startOperation starts what the one field of the body says.
 func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operation, error) {
 	b, set := in.Body, 0
-	for _, given := range []bool{b.Pull != nil, b.Bootstrap != nil, b.Kernel != nil, b.Base != nil, b.Import != nil} {
+	for _, given := range []bool{b.Pull != nil, b.Bootstrap != nil, b.Kernel != nil, b.Base != nil, b.Import != nil, b.Commit != nil} {
 		if given {
 			set++
 		}
 	}
 	switch {
 	case set != 1:
-		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, bootstrap, kernel, base, import"))
+		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, bootstrap, kernel, base, import, commit"))
 	case b.Pull != nil:
 		return s.Operations.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure})
 	case b.Bootstrap != nil:
@@ -100,6 +109,8 @@ func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operat
 		return s.Operations.StartKernel(ctx, b.Kernel.Flavor, b.Kernel.Platform)
 	case b.Base != nil:
 		return s.Operations.StartBase(ctx, b.Base.Platform)
+	case b.Commit != nil:
+		return s.Operations.StartCommit(ctx, engine.CommitOptions{Ref: b.Commit.Instance, Image: b.Commit.Image, Author: b.Commit.Author, Message: b.Commit.Message})
 	}
 	return s.Operations.StartImport(ctx, engine.ImportOptions{Name: b.Import.Name, Path: b.Import.Path})
 }

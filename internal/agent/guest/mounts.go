@@ -150,6 +150,10 @@ func mountShares(mounts []agent.Mount) error {
 	return nil
 }
 
+// shareAside begins the names of directories that shares of single files are mounted on
+// for a moment.
+const shareAside = "/run/.berth-share-"
+
 func mountShare(m agent.Mount) error {
 	if m.Tag == "" {
 		data := "mode=" + strconv.FormatUint(uint64(m.Mode), 8)
@@ -163,7 +167,7 @@ func mountShare(m agent.Mount) error {
 	}
 	// A share of a single file is its directory, mounted aside; the file is
 	// bound over the target.
-	aside := "/run/.berth-share-" + m.Tag
+	aside := shareAside + m.Tag
 	if err := mountAll([]mountPoint{{m.Tag, aside, "virtiofs", readOnly(m), ""}}); err != nil {
 		return err
 	}

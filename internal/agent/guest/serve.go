@@ -49,6 +49,8 @@ func (m *machine) answer(c *agent.Call) {
 		c.Reply(replyOf(copyIn(r.Path, c.Stdin())))
 	case agent.OpCopyOut:
 		c.Reply(replyOf(copyOut(r.Path, c.Output(agent.ChannelStdout))))
+	case agent.OpLayer:
+		c.Reply(replyOf(m.layer(r.NamesOnly, c.Output(agent.ChannelStdout))))
 	case agent.OpStats:
 		stats, err := readStats()
 		reply := replyOf(err)

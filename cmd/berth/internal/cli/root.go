@@ -47,6 +47,8 @@ func commands() []command {
 		{groupInstances, "stats", newStatsCommand},
 		{groupInstances, "top", newTopCommand},
 		{groupInstances, "cp", newCopyCommand},
+		{groupInstances, "diff", newDiffCommand},
+		{groupInstances, "commit", newCommitCommand},
 		{groupImages, "image", newImageCommand},
 		{groupImages, "pull", newPullCommand},
 		{groupImages, "images", newImagesCommand},

@@ -1,0 +1,112 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image"
+	"github.com/berthcloud/berth/internal/instance"
+)
+
+// CommitOptions say what to make an image of, and what to call it.
+type CommitOptions struct {
+	Ref     string // of an instance
+	Image   string
+	Author  string
+	Message string
+}
+
+// StartCommit begins to make an image of what an instance has changed in its root
+// filesystem. Nothing else can be done with the instance meanwhile, and what it runs is
+// held still.
+func (e *Engine) StartCommit(_ context.Context, o CommitOptions) (api.Operation, error) {
+	if _, err := e.find(o.Ref); err != nil {
+		return api.Operation{}, err
+	}
+	if err := image.CheckTag(o.Image); err != nil {
+		return api.Operation{}, api.E("commit", "", o.Ref, err)
+	}
+	return e.begin("commit", o.Ref, func(ctx context.Context, report func(api.Progress)) (string, error) {
+		var name string
+		err := e.withLayer(ctx, o.Ref, "commit", false, func(rec record, tar io.Reader) (err error) {
+			name, err = e.images.Commit(ctx, tar, image.CommitOptions{
+				Base: rec.Digest, Name: o.Image, By: "berth commit of " + rec.Name, Author: o.Author, Message: o.Message,
+				Config: committed(rec.Spec, rec.Config), Progress: report,
+			})
+			return err
+		})
+		return name, err
+	})
+}
+
+// committed is how an instance of the image runs: as the one it was made of does.
+func committed(s api.Spec, c api.ImageConfig) api.ImageConfig {
+	if len(s.Entrypoint) > 0 {
+		c.Entrypoint, c.Command = s.Entrypoint, nil
+	}
+	if len(s.Command) > 0 {
+		c.Command = s.Command
+	}
+	c.Env = slices.Clone(c.Env)
+	for _, v := range s.Env {
+		name, _, _ := strings.Cut(v, "=")
+		c.Env = append(slices.DeleteFunc(c.Env, func(have string) bool { return strings.HasPrefix(have, name+"=") }), v)
+	}
+	c.User, c.WorkingDir, c.StopSignal = first(s.User, c.User), first(s.WorkingDir, c.WorkingDir), first(s.StopSignal, c.StopSignal)
+	return c
+}
+
+// errEnough ends a driver's stream whose reader needs no more of it.
+var errEnough = errors.New("nobody reads the layer any more")
+
+// withLayer hands what an instance has changed to read, as the layer of an OCI image or
+// with namesOnly as its headers. Its stream ends with an error where the instance could
+// not tell all.
+func (e *Engine) withLayer(ctx context.Context, ref, op string, namesOnly bool, read func(record, io.Reader) error) error {
+	en, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	unlock, err := en.lock(ctx)
+	if err != nil {
+		return api.E(op, "", ref, err)
+	}
+	defer unlock()
+	inst := en.instance()
+	driver, err := e.driver(inst.Spec.Kind)
+	if err != nil {
+		return err
+	}
+	layerer, ok := driver.(instance.Layerer)
+	if !ok {
+		return cannot(op, inst)
+	}
+	en.mu.Lock()
+	rec, run := en.rec, en.run
+	en.mu.Unlock()
+	p, err := e.outline(rec, nil)
+	if err != nil {
+		return api.E(op, "", inst.Name, err)
+	}
+	var handle instance.Handle
+	if run != nil {
+		p, handle = run.prepared, run.handle
+	}
+	r, w := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := layerer.Layer(ctx, p, handle, namesOnly, w)
+		w.CloseWithError(err)
+		written <- err
+	}()
+	err = read(rec, r)
+	r.CloseWithError(errEnough)
+	if failed := <-written; failed != nil && !errors.Is(failed, errEnough) {
+		err = failed // the cause of what the reader says
+	}
+	return api.E(op, "", inst.Name, err)
+}
