@@ -109,7 +109,9 @@ func TestUpper(t *testing.T) {
 		os.WriteFile(in("left"), nil, 0o600),
 		os.Chmod(in("null"), 0o666),
 	)
-	owner := func(uid, gid uint32) (int, int) { return int(max(uid, 100_000) - 100_000), int(max(gid, 100_000) - 100_000) }
+	owner := func(uid, gid uint32) (int, int) {
+		return int(max(uid, 100_000) - 100_000), int(max(gid, 100_000) - 100_000)
+	}
 	got, err := packed(t, dir, "", pack.Options{Upper: true, Owner: owner, Leave: func(name string) bool { return name == "left" }})
 	must(t, err)
 	same(t, got,
