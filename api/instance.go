@@ -135,7 +135,20 @@ type Limits struct {
 	MemorySwap int64   `json:"memory_swap,omitempty" doc:"bytes of memory and swap together; -1 for no limit of swap; default: no swap beyond the memory limit"`
 	PIDs       int64   `json:"pids,omitempty" doc:"processes and threads; -1 for no limit; default 4096 for a container"`
 	Disk       int64   `json:"disk,omitempty" doc:"bytes of the writable layer; VM only; default 10 GiB, sparse"`
+
+	DiskIOPS      Rate `json:"disk_iops,omitzero" doc:"operations of its disks; a container's reads and writes each"`
+	DiskBandwidth Rate `json:"disk_bandwidth,omitzero" doc:"bytes to and from its disks; a container's reads and writes each"`
+	NetBandwidth  Rate `json:"net_bandwidth,omitzero" doc:"bytes to and from its network, in each direction"`
 }
+
+// Rate bounds how much may pass in a second. The zero value is no wish.
+type Rate struct {
+	Limit int64 `json:"limit,omitempty" doc:"per second; -1 for no limit"`
+	Burst int64 `json:"burst,omitempty" doc:"what may pass at once, within a second, after a pause; a container's disk has none"`
+}
+
+// Limits reports whether there is a limit.
+func (r Rate) Limits() bool { return r.Limit > 0 }
 
 // Ulimit is a resource limit of the entrypoint (setrlimit).
 type Ulimit struct {

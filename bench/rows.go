@@ -7,7 +7,7 @@ import (
 
 // measurements are the rows, in the order of SPECIFICATION.md.
 func (b *bench) measurements() []measurement {
-	return []measurement{
+	return append([]measurement{
 		b.trueRun(),
 		b.commands("run --rm --network none base true", b.runs, []target{atMost(15, "ms"), fasterThan(15, "docker")},
 			b.berth("run", "--rm", "--network", "none", "base", "true"),
@@ -28,7 +28,7 @@ func (b *bench) measurements() []measurement {
 			b.berth("version"),
 			b.docker("version")),
 		b.inside(),
-	}
+	}, b.neighbor(max(5, b.runs/4))...)
 }
 
 // commands compares whole commands.

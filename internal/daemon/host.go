@@ -72,6 +72,27 @@ func gatherHost() (instance.Host, error) {
 	return h, nil
 }
 
+// diskOf returns the disk that holds a directory; the zero value where its filesystem
+// has none of its own. The kernel limits whole disks alone, not partitions.
+func diskOf(dir string) (disk instance.BlockDevice) {
+	var info unix.Stat_t
+	if err := unix.Stat(dir, &info); err != nil || unix.Major(info.Dev) == 0 {
+		return disk
+	}
+	path := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(info.Dev), unix.Minor(info.Dev))
+	if _, err := os.Stat(path + "/partition"); err == nil {
+		path += "/.."
+	}
+	text, err := os.ReadFile(path + "/dev")
+	if err != nil {
+		return disk
+	}
+	if _, err := fmt.Sscanf(string(text), "%d:%d", &disk.Major, &disk.Minor); err != nil {
+		return instance.BlockDevice{}
+	}
+	return disk
+}
+
 // delegatesByNamespace reports whether cgroup v2 is mounted with nsdelegate.
 func delegatesByNamespace() (bool, error) {
 	mounts, err := os.ReadFile("/proc/self/mounts")

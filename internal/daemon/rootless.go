@@ -17,6 +17,7 @@ import (
 func (c *Config) host(ctx context.Context) (instance.Host, error) {
 	h, err := gatherHost()
 	if err == nil {
+		h.Disk = diskOf(c.Root)
 		err = c.proveProcessor(ctx, &h)
 	}
 	if err != nil || !c.Rootless {

@@ -17,6 +17,7 @@ var limitScenarios = []scenario{
 	{"processes", realOnly, containers, processLimit},
 	{"files", realOnly, both, filesAndMounts},
 	{"update", realOnly, containers, updateLive},
+	{"rates", []place{local, rack}, both, rates},
 	{"isolation", realOnly, containers, isolation},
 }
 
@@ -72,6 +73,27 @@ func updateLive(t *testing.T, w *world, kind api.Kind) {
 	if !strings.HasPrefix(got, "134217728\n50000") {
 		t.Errorf("the kernel's limits are %q", got)
 	}
+}
+
+// rates limits disk and network, live, and looks at what the kernel or QEMU was told.
+func rates(t *testing.T, w *world, kind api.Kind) {
+	refused(t, "too slow", w.Try(t.Context(), run(kind, "--rm", "--disk-iops", "1", "base", "true")...), 125, "--disk-iops 1", "minimum of 10")
+	refused(t, "no network", w.Try(t.Context(), run(kind, "--rm", "--network", "none", "--net-bandwidth", "1m", "base", "true")...), 125, "--net-bandwidth", "default network")
+	w.start(t, kind, "box", "--disk-iops", "5000", "--disk-bandwidth", "100m", "--net-bandwidth", "20m:30m", "base", "sleep", "600")
+	w.Berth(t, "update", "--disk-iops", "400", "--net-bandwidth", "10m", "box")
+	w.becomes(t, "box", ".Spec.Limits.DiskIOPS.Limit", "400")
+	w.becomes(t, "box", ".Spec.Limits.DiskBandwidth.Limit", "104857600")
+	expect(t, "write", w.Try(t.Context(), "exec", "box", "sh", "-c", "echo x >/x && sync && cat /x"), 0, "x\n")
+	if kind == api.Container {
+		got := testenv.Shell(t, w.Machine, `cd /sys/fs/cgroup
+			p=$(sed -n 's/^0:://p' /proc/`+w.field(t, "box", ".Status.PID")+`/cgroup)
+			test -f .$p/io.max && cat .$p/io.max || cat blkio$(sed -n 's/^[0-9]*:blkio://p' /proc/`+w.field(t, "box", ".Status.PID")+`/cgroup)/blkio.throttle.*_device`)
+		if strings.Count(got, "104857600") != 2 || strings.Count(got, "400") < 2 {
+			t.Errorf("the kernel's limits are %q", got)
+		}
+		refused(t, "a burst", w.Try(t.Context(), "update", "--disk-iops", "400:500", "box"), 1, "box", "no bursts")
+	}
+	w.Berth(t, "update", "--disk-iops", "-1", "--disk-bandwidth", "-1", "--net-bandwidth", "-1", "box")
 }
 
 func isolation(t *testing.T, w *world, kind api.Kind) {

@@ -91,3 +91,11 @@ func (e *Engine) applyNetwork(ctx context.Context) error {
 	}
 	return e.network.Apply(ctx, ids)
 }
+
+// limitNetwork bounds what an instance sends and receives, once its link is there.
+func (e *Engine) limitNetwork(ctx context.Context, id string, s api.Spec) error {
+	if s.Network.Name != api.NetworkDefault || s.Limits.NetBandwidth == (api.Rate{}) {
+		return nil
+	}
+	return e.network.Limit(ctx, id, s.Limits.NetBandwidth)
+}

@@ -150,7 +150,41 @@ func (e *Engine) validateLimits(s api.Spec) error {
 	case l.Disk > 0 && s.Kind == api.Container:
 		return errors.New("--disk limits a VM's disk; a container's writable layer has no limit yet")
 	}
+	if err := validateRates(s); err != nil {
+		return err
+	}
 	return validateCPUSet(l.CPUSet, e.host.CPUs)
+}
+
+// The least that --disk-iops, and --disk-bandwidth and --net-bandwidth take: with less
+// nothing gets on.
+const (
+	minIOPS      = 10
+	minBandwidth = 64 << 10 // bytes per second: one network packet of the largest size
+)
+
+// validateRates checks limits per second.
+func validateRates(s api.Spec) error {
+	l := s.Limits
+	for _, r := range []struct {
+		flag string
+		rate api.Rate
+		min  int64
+	}{
+		{"--disk-iops", l.DiskIOPS, minIOPS}, {"--disk-bandwidth", l.DiskBandwidth, minBandwidth}, {"--net-bandwidth", l.NetBandwidth, minBandwidth},
+	} {
+		switch {
+		case r.rate == (api.Rate{}) || r.rate == api.Rate{Limit: -1}:
+		case r.rate.Limit < r.min:
+			return fmt.Errorf("%s %d is below the minimum of %d per second; -1 means no limit", r.flag, r.rate.Limit, r.min)
+		case r.rate.Burst != 0 && r.rate.Burst < r.rate.Limit:
+			return fmt.Errorf("%s: the burst %d is below the limit %d", r.flag, r.rate.Burst, r.rate.Limit)
+		}
+	}
+	if l.NetBandwidth.Limits() && s.Network.Name != api.NetworkDefault {
+		return fmt.Errorf("--net-bandwidth limits a link to the default network; with --network %s there is none", s.Network.Name)
+	}
+	return nil
 }
 
 // validateCPUSet reads a list of processors as cpuset(7) has it: 0-2,4.

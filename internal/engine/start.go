@@ -82,6 +82,9 @@ func (e *Engine) launch(ctx context.Context, en *entry) (err error) {
 		return err
 	}
 	u.Add(handle.Delete)
+	if err := e.limitNetwork(ctx, en.id, inst.Spec); err != nil {
+		return err
+	}
 	r := &run{handle: handle, prepared: p, ended: make(chan struct{})}
 	en.setBooting(r)
 	defer en.setBooting(nil)

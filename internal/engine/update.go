@@ -40,6 +40,9 @@ func (e *Engine) Update(ctx context.Context, ref string, c Changes) (api.Instanc
 		if err := r.handle.Update(ctx, spec.Limits); err != nil {
 			return api.Instance{}, api.E("update", "", spec.Name, err)
 		}
+		if err := e.limitNetwork(ctx, en.id, spec); err != nil {
+			return api.Instance{}, api.E("update", "", spec.Name, err)
+		}
 	}
 	err = e.change(ctx, en, func(r *record) {
 		r.Spec.Limits, r.Spec.Restart = spec.Limits, spec.Restart
@@ -76,6 +79,14 @@ func overlayLimits(l, change api.Limits) api.Limits {
 	set(&l.MemorySwap, change.MemorySwap)
 	set(&l.PIDs, change.PIDs)
 	set(&l.Disk, change.Disk)
+	rate := func(dst *api.Rate, r api.Rate) {
+		if r != (api.Rate{}) {
+			*dst = r
+		}
+	}
+	rate(&l.DiskIOPS, change.DiskIOPS)
+	rate(&l.DiskBandwidth, change.DiskBandwidth)
+	rate(&l.NetBandwidth, change.NetBandwidth)
 	return l
 }
 

@@ -147,6 +147,8 @@ type Host struct {
 	KVM       bool                // proved by a probe guest
 	KVMReason string              // one line: why KVM is, or is not, used
 
+	Disk BlockDevice // that holds what instances write; zero where it is none, or several
+
 	// UIDs and GIDs are the ids that all instances of an ordinary user's daemon share:
 	// those of the user namespace in which it is root, from 0 and without a gap, in the
 	// ranges in which that one has them, as no range of a namespace below it may reach
@@ -156,6 +158,9 @@ type Host struct {
 	// among them where it can pause. The host's root has them all.
 	Controllers []string
 }
+
+// BlockDevice is a whole disk, not a partition, by its number.
+type BlockDevice struct{ Major, Minor uint32 }
 
 // Rootless reports whether the daemon is an ordinary user's.
 func (h Host) Rootless() bool { return len(h.UIDs) > 0 }

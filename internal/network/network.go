@@ -49,6 +49,14 @@ type Network interface {
 	// Rename makes the instance answer to another name.
 	Rename(ctx context.Context, id, name string) error
 
+	// Limit bounds how many bytes per second an attached instance, whose link the
+	// driver has plugged, sends and receives, each; a Limit of -1 lifts that. It ends
+	// with the link.
+	//
+	// Errors: NotFound where the instance is not attached; Unsupported where the kernel
+	// cannot.
+	Limit(ctx context.Context, id string, rate api.Rate) error
+
 	// Apply makes the host as it should be for the endpoints whose ids are
 	// given, and detaches all others. The engine calls it when berthd starts;
 	// it may be called at any time, any number of times.

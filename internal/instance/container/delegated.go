@@ -21,6 +21,8 @@ func undelegated(l api.Limits, host instance.Host) error {
 		{l.CPUWeight != 0, "--cpu-shares", "cpu"},
 		{l.CPUSet != "", "--cpuset-cpus", "cpuset"},
 		{l.PIDs != 0 && l.PIDs != defaultPIDs, "--pids-limit", "pids"},
+		{l.DiskIOPS.Limits(), "--disk-iops", ioController(host)},
+		{l.DiskBandwidth.Limits(), "--disk-bandwidth", ioController(host)},
 	} {
 		if limit.wanted {
 			if err := host.Needs(limit.flag, limit.controller); err != nil {
@@ -29,6 +31,14 @@ func undelegated(l api.Limits, host instance.Host) error {
 		}
 	}
 	return nil
+}
+
+// ioController names the controller of disks.
+func ioController(host instance.Host) string {
+	if host.CgroupV2 {
+		return "io"
+	}
+	return "blkio"
 }
 
 // liftable says why a container could lift its limits. An ordinary user's files of a
@@ -56,6 +66,10 @@ func given(r *specs.LinuxResources, host instance.Host) *specs.LinuxResources {
 	}
 	if !host.Controls("cpuset") {
 		r.CPU.Cpus = ""
+	}
+	if !host.Controls(ioController(host)) {
+		r.BlockIO = nil
+		delete(r.Unified, "io.max")
 	}
 	if !host.Controls("cpu") {
 		r.CPU = &specs.LinuxCPU{Cpus: r.CPU.Cpus}

@@ -177,6 +177,9 @@ func (h *handle) Update(_ context.Context, l api.Limits) error {
 	if err := liftable(h.p.Spec, l, host); err != nil {
 		return h.unsupported("update", err)
 	}
+	if err := throttleable(l, host); err != nil {
+		return h.unsupported("update", err)
+	}
 	r := resources(l, host)
 	if r == nil {
 		return nil // nothing is asked for

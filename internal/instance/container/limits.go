@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -52,7 +53,51 @@ func resources(l api.Limits, host instance.Host) *specs.LinuxResources {
 		shares := max(weight*1024/100, 2) // v1's default is 1024
 		r.CPU.Shares = &shares
 	}
+	throttle(r, l, host)
 	return given(r, host)
+}
+
+// throttle limits what the container does with the disk that holds what it writes.
+// What stands there takes the place of what there was, so a limit that is lifted is
+// written too.
+func throttle(r *specs.LinuxResources, l api.Limits, host instance.Host) {
+	if l.DiskIOPS == (api.Rate{}) && l.DiskBandwidth == (api.Rate{}) {
+		return
+	}
+	major, minor := host.Disk.Major, host.Disk.Minor
+	if host.CgroupV2 {
+		most := func(rate api.Rate) string {
+			if rate.Limits() {
+				return fmt.Sprint(rate.Limit)
+			}
+			return "max"
+		}
+		bandwidth, iops := most(l.DiskBandwidth), most(l.DiskIOPS)
+		r.Unified["io.max"] = fmt.Sprintf("%d:%d rbps=%s wbps=%s riops=%s wiops=%s", major, minor, bandwidth, bandwidth, iops, iops)
+		return
+	}
+	limit := func(rate api.Rate) []specs.LinuxThrottleDevice {
+		d := specs.LinuxThrottleDevice{Rate: uint64(max(rate.Limit, 0))} // 0 lifts it
+		d.Major, d.Minor = int64(major), int64(minor)
+		return []specs.LinuxThrottleDevice{d}
+	}
+	r.BlockIO = &specs.LinuxBlockIO{
+		ThrottleReadBpsDevice: limit(l.DiskBandwidth), ThrottleWriteBpsDevice: limit(l.DiskBandwidth),
+		ThrottleReadIOPSDevice: limit(l.DiskIOPS), ThrottleWriteIOPSDevice: limit(l.DiskIOPS),
+	}
+}
+
+// throttleable says why a container's disk cannot be limited as wanted.
+func throttleable(l api.Limits, host instance.Host) error {
+	switch {
+	case l.DiskIOPS.Burst != 0:
+		return errors.New("--disk-iops: the kernel knows no bursts of a container's disk; leave the burst out, or use a VM")
+	case l.DiskBandwidth.Burst != 0:
+		return errors.New("--disk-bandwidth: the kernel knows no bursts of a container's disk; leave the burst out, or use a VM")
+	case (l.DiskIOPS.Limits() || l.DiskBandwidth.Limits()) && host.Disk == (instance.BlockDevice{}):
+		return errors.New("--disk-iops and --disk-bandwidth: berthd's data are on a filesystem without a disk of its own, which the kernel could limit; use a VM, or put --root on one")
+	}
+	return nil
 }
 
 // ulimits translates docker's names.
@@ -75,7 +120,7 @@ func ulimits(list []api.Ulimit) ([]specs.POSIXRlimit, error) {
 // limited reports whether any limit is asked for that resources translates, beyond the
 // default ones.
 func limited(l api.Limits) bool {
-	return l.Memory > 0 || l.MemorySwap != 0 || l.CPUs > 0 || l.CPUSet != "" || l.CPUWeight != 0 || l.PIDs != 0 && l.PIDs != defaultPIDs
+	return l.DiskIOPS.Limits() || l.DiskBandwidth.Limits() || l.Memory > 0 || l.MemorySwap != 0 || l.CPUs > 0 || l.CPUSet != "" || l.CPUWeight != 0 || l.PIDs != 0 && l.PIDs != defaultPIDs
 }
 
 // initial leaves out of resources what a new cgroup has anyway: each limit is a
@@ -92,7 +137,8 @@ func initial(l api.Limits, host instance.Host) *specs.LinuxResources {
 		r.CPU.Quota, r.CPU.Period = nil, nil
 	}
 	if l.CPUWeight == 0 || l.CPUWeight == 100 {
-		r.CPU.Shares, r.Unified = nil, nil
+		r.CPU.Shares = nil
+		delete(r.Unified, "cpu.weight")
 	}
 	return r
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 	if p.Users.Size > 0 && !host.UserNamespaces {
 		return nil, api.E("plan", api.Unsupported, p.Spec.Name, errors.New("this host's kernel does not allow user namespaces; --userns=host runs without, and with less isolation"))
 	}
-	if err := rootlessCannot(p, host); err != nil {
+	if err := cmp.Or(rootlessCannot(p, host), throttleable(p.Spec.Limits, host)); err != nil {
 		return nil, api.E("plan", api.Unsupported, p.Spec.Name, err)
 	}
 	caps, err := capabilities(p)

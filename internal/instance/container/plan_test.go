@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -203,16 +204,51 @@ func TestPlanRefuses(t *testing.T) {
 	}
 }
 
+// TestThrottle limits a container's disk, in the words of both versions of cgroups.
+func TestThrottle(t *testing.T) {
+	l := api.Limits{DiskIOPS: api.Rate{Limit: 500}, DiskBandwidth: api.Rate{Limit: -1}}
+	host := instance.Host{UserNamespaces: true, Disk: instance.BlockDevice{Major: 254, Minor: 16}}
+	b := resources(l, host).BlockIO
+	if got := fmt.Sprint(b.ThrottleReadBpsDevice, b.ThrottleWriteBpsDevice, b.ThrottleReadIOPSDevice, b.ThrottleWriteIOPSDevice); got != "[{{254 16} 0}] [{{254 16} 0}] [{{254 16} 500}] [{{254 16} 500}]" {
+		t.Errorf("v1: %s", got)
+	}
+	host.CgroupV2 = true
+	if got := initial(l, host).Unified["io.max"]; got != "254:16 rbps=max wbps=max riops=500 wiops=500" {
+		t.Errorf("v2: %s", got)
+	}
+	if r := resources(api.Limits{}, host); r.BlockIO != nil || r.Unified["io.max"] != "" {
+		t.Errorf("without a limit: %+v", r)
+	}
+	for what, refused := range map[string]struct {
+		limits api.Limits
+		host   instance.Host
+	}{
+		"bursts":                {api.Limits{DiskIOPS: api.Rate{Limit: 5, Burst: 6}}, host},
+		"without a disk of its": {api.Limits{DiskBandwidth: api.Rate{Limit: 5}}, instance.Host{UserNamespaces: true}},
+	} {
+		p := sample()
+		p.Spec.Limits = refused.limits
+		if _, err := New(Config{}).Plan(p, refused.host); !api.IsKind(err, api.Unsupported) || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // TestPlanRefusesUndelegated has an ordinary user's daemon name the limit, the
 // controller and the way out, and no other limit be in the way of those that work.
 func TestPlanRefusesUndelegated(t *testing.T) {
 	all := map[string]api.Limits{
 		"memory": {Memory: 64 << 20}, "cpu": {CPUs: 1}, "cpuset": {CPUSet: "0"}, "pids": {PIDs: 10},
+		"io": {DiskIOPS: api.Rate{Limit: 100}},
 	}
 	for _, host := range []instance.Host{
 		ordinary(true), ordinary(false), ordinary(true, "cpu", "freezer", "pids"), ordinary(false, "memory"), ordinary(true, "cpu", "cpuset", "freezer", "memory", "pids"),
 	} {
+		host.Disk = instance.BlockDevice{Major: 8}
 		for controller, l := range all {
+			if controller == "io" {
+				controller = ioController(host)
+			}
 			p := sample()
 			p.Spec.Limits = l
 			_, err := New(Config{}).Plan(p, host)

@@ -113,6 +113,9 @@ func (h *handle) letGo(ctx context.Context) error {
 	if err := h.guardDisplay(ctx, m); err != nil {
 		return err
 	}
+	if err := throttle(ctx, m, h.p.Spec.Limits); err != nil {
+		return err
+	}
 	return m.Cont(ctx)
 }
 
@@ -384,10 +387,36 @@ func (h *handle) Update(ctx context.Context, l api.Limits) error {
 			return h.fail("update", err)
 		}
 	}
+	if err := h.throttle(ctx, l); err != nil {
+		return h.fail("update", err)
+	}
 	if l.PIDs != 0 {
 		err = h.withAgent(ctx, func(c *agent.Client) error { return c.LimitPIDs(ctx, l.PIDs) })
 	}
 	return h.fail("update", err)
+}
+
+// throttle limits what the guest's disks may do in a second.
+func (h *handle) throttle(ctx context.Context, l api.Limits) error {
+	if l.DiskIOPS == (api.Rate{}) && l.DiskBandwidth == (api.Rate{}) {
+		return nil
+	}
+	m, err := h.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return throttle(ctx, m, l)
+}
+
+func throttle(ctx context.Context, m *qemu.Monitor, l api.Limits) error {
+	if l.DiskIOPS == (api.Rate{}) && l.DiskBandwidth == (api.Rate{}) {
+		return nil
+	}
+	return m.Throttle(ctx, qemu.Throttle{
+		IOPS: max(l.DiskIOPS.Limit, 0), IOPSBurst: l.DiskIOPS.Burst,
+		Bandwidth: max(l.DiskBandwidth.Limit, 0), BandwidthBurst: l.DiskBandwidth.Burst,
+	})
 }
 
 // balloon sets how much memory the guest has, in bytes.

@@ -183,6 +183,9 @@ func (n *Network) forget(r *record) error {
 // who only wants an instance to be gone. What a killed daemon does not get to
 // do, the next one's Apply does. The caller holds mu.
 func (n *Network) unplug(name string) error {
+	if err := n.unlimit(name); err != nil {
+		return err
+	}
 	work, err := link.DeleteLater(name)
 	if err != nil || work == nil {
 		return err

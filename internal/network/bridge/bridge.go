@@ -90,7 +90,8 @@ type Network struct {
 	mtu       int
 	pool      *pool
 	endpoints map[string]*record
-	ready     bool // the bridge, the table and the sysctls are in place
+	limited   map[string]bool // devices with a limit
+	ready     bool            // the bridge, the table and the sysctls are in place
 	dnsErr    error
 	closed    bool
 }
@@ -100,7 +101,7 @@ var _ network.Network = (*Network)(nil)
 // New reads what is recorded. It changes nothing on the host: Apply or the
 // first Attach does.
 func New(cfg Config) (*Network, error) {
-	n := &Network{cfg: cfg, log: cfg.Log, dns: dns.New(), endpoints: make(map[string]*record)}
+	n := &Network{cfg: cfg, log: cfg.Log, dns: dns.New(), endpoints: make(map[string]*record), limited: make(map[string]bool)}
 	if n.log == nil {
 		n.log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
@@ -182,6 +183,9 @@ func (n *Network) Apply(ctx context.Context, ids []string) error {
 				return err
 			}
 		}
+	}
+	if err := n.findLimits(); err != nil {
+		return err
 	}
 	if len(n.endpoints) == 0 && !n.ready {
 		return n.remove() // what a killed daemon may have left

@@ -68,6 +68,16 @@ func (n *Network) Attach(ctx context.Context, r network.Request) (network.Endpoi
 	return ep, nil
 }
 
+// Limit implements network.Network.
+func (n *Network) Limit(_ context.Context, id string, _ api.Rate) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, ok := n.endpoints[id]; !ok {
+		return api.E("limit", api.NotFound, id, errors.New("the instance is not attached to the network"))
+	}
+	return nil
+}
+
 func sameRequest(a, b network.Request) bool {
 	return slices.Equal(a.Names, b.Names) && a.Address == b.Address && a.MAC == b.MAC && slices.Equal(a.Publish, b.Publish) && a.LinkKind == b.LinkKind
 }

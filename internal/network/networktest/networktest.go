@@ -34,6 +34,7 @@ func Run(t *testing.T, factory Factory) {
 		"replace":         replace,
 		"detach":          detach,
 		"rename":          rename,
+		"limit":           limit,
 		"apply":           apply,
 		"reopen":          reopened,
 		"bad requests":    badRequests,
@@ -211,6 +212,17 @@ func detach(t *testing.T, factory Factory) {
 	r.ID = "b"
 	mustAttach(t, n, r) // the address was given back
 	mustDetach(t, n, "b")
+}
+
+// limit needs no link: drivers that make some test that a limit holds.
+func limit(t *testing.T, factory Factory) {
+	n, _ := factory(t)
+	wantKind(t, "limit nobody", n.Limit(t.Context(), "nobody", api.Rate{Limit: 1 << 20}), api.NotFound)
+	mustAttach(t, n, request("a"))
+	if err := n.Limit(t.Context(), "a", api.Rate{Limit: -1}); err != nil {
+		t.Errorf("lift no limit: %v", err)
+	}
+	mustDetach(t, n, "a")
 }
 
 func rename(t *testing.T, factory Factory) {

@@ -152,6 +152,7 @@ func (o *specOptions) readLimits(_ *global, spec *api.Spec) error {
 		value("--memory", o.memory, &l.Memory, parse.Size),
 		value("--memory-swap", o.memorySwap, &l.MemorySwap, parse.SizeOrUnlimited),
 		value("--disk", o.disk, &l.Disk, parse.Size),
+		o.rates.read(l),
 	)
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ type specOptions struct {
 
 	// What it may use.
 	cpus, cpuset, memory, memorySwap, disk string
+	rates                                  rateOptions
 	cpuShares                              uint64
 	pidsLimit                              int64
 	ulimits                                []string
@@ -91,6 +92,7 @@ func (o *specOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.memorySwap, "memory-swap", "", "limit of memory and swap together; -1 for unlimited swap")
 	f.Int64Var(&o.pidsLimit, "pids-limit", 0, "limit of processes; -1 for none")
 	f.StringVar(&o.disk, "disk", "", "size of a VM's writable layer, as in 10g")
+	o.rates.define(f)
 	f.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit NAME=SOFT[:HARD]")
 
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount [SOURCE:]TARGET[:ro]; a SOURCE with / is a path, else a volume")

@@ -65,6 +65,11 @@ func TestScalars(t *testing.T) {
 		{"nofile=1024", "{Name:nofile Soft:1024 Hard:1024}"}, {"NPROC=1:2", "{Name:nproc Soft:1 Hard:2}"}, {"core=0:-1", "{Name:core Soft:0 Hard:-1}"},
 		{"memlock=-1", "{Name:memlock Soft:-1 Hard:-1}"}, {"nofile", ""}, {"=1", ""}, {"nofile=x", ""}, {"nofile=2:1", ""}, {"nofile=-1:5", ""}, {"nofile=-2", ""},
 	})
+	check(t, Rate(Count), []row{
+		{"500", "{Limit:500 Burst:0}"}, {"500:1000", "{Limit:500 Burst:1000}"}, {"-1", "{Limit:-1 Burst:0}"},
+		{"0", ""}, {"", ""}, {"500:", ""}, {"500:400", ""}, {"x", ""}, {"1:2:3", ""}, {"-2", ""}, {"5k", ""},
+	})
+	check(t, Rate(Size), []row{{"50m", "{Limit:52428800 Burst:0}"}, {"1m:2m", "{Limit:1048576 Burst:2097152}"}, {"50x", ""}})
 	check(t, Keys, []row{
 		{"ctrl-p,ctrl-q", "[16 17]"}, {"a,CTRL-@", "[97 0]"}, {"ctrl-[", "[27]"}, {"", "[]"}, {"ctrl-", ""}, {"ctrl-1", ""}, {"ab", ""}, {"a,,b", ""},
 	})

@@ -30,6 +30,35 @@ func SizeOrUnlimited(s string) (int64, error) {
 	return Size(s)
 }
 
+// Count reads a number without a unit.
+func Count(s string) (int64, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%q is not a number; write it as in 500", s)
+	}
+	return n, nil
+}
+
+// Rate returns a reader of LIMIT[:BURST], each read by number; -1 is no limit.
+func Rate(number func(string) (int64, error)) func(string) (api.Rate, error) {
+	return func(s string) (api.Rate, error) {
+		if s == "-1" {
+			return api.Rate{Limit: -1}, nil
+		}
+		var r api.Rate
+		var errLimit, errBurst error
+		limit, burst, bursts := strings.Cut(s, ":")
+		r.Limit, errLimit = number(limit)
+		if bursts {
+			r.Burst, errBurst = number(burst)
+		}
+		if errLimit != nil || errBurst != nil || r.Limit == 0 || bursts && r.Burst < r.Limit {
+			return api.Rate{}, fmt.Errorf("%q is not a rate; write LIMIT or LIMIT:BURST, as in 500:1000, or -1 for none", s)
+		}
+		return r, nil
+	}
+}
+
 // CPUs reads a number of processors: 0.5, 2.
 func CPUs(s string) (float64, error) {
 	n, err := strconv.ParseFloat(s, 64)
