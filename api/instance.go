@@ -252,6 +252,7 @@ type VMSpec struct {
 	NICModel       NICModel       `json:"nic_model,omitempty" enum:"virtio,e1000,e1000e,rtl8139"`
 	Firmware       Firmware       `json:"firmware,omitempty" enum:"none,bios,uefi"`
 	Graphics       bool           `json:"graphics,omitempty" doc:"a display, which screenshots and VNC show, with keyboard and tablet"`
+	ColdBoot       bool           `json:"cold_boot,omitempty" doc:"boot the machine, where it could begin as a copy of one that has booted"`
 }
 
 // MachineType is the board of a VM.
@@ -308,6 +309,8 @@ type Machine struct {
 	NICModel       NICModel       `json:"nic_model" enum:"virtio,e1000,e1000e,rtl8139"`
 	Firmware       Firmware       `json:"firmware" enum:"none,bios,uefi"`
 	Graphics       bool           `json:"graphics,omitempty" doc:"it has a display"`
+	Template       string         `json:"template,omitempty" doc:"the saved machine that this one began as a copy of; none where it was booted"`
+	Start          string         `json:"start,omitempty" doc:"one line: whether it is booted or begins as a copy of a template, and why"`
 }
 
 // Explanation says what was decided for a VM and what else there is.

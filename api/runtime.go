@@ -212,7 +212,16 @@ type Pruned struct {
 	Instances []string `json:"instances,omitempty"`
 	Images    []string `json:"images,omitempty"`
 	Volumes   []string `json:"volumes,omitempty"`
+	Templates []string `json:"templates,omitempty"`
 	Bytes     int64    `json:"bytes" doc:"freed"`
+}
+
+// Template is a machine that was booted once and saved, so that VMs with the same
+// devices begin as copies of it.
+type Template struct {
+	ID   string    `json:"id"`
+	Size int64     `json:"size" doc:"bytes of the disk"`
+	Used time.Time `json:"used" doc:"when a VM last began as its copy"`
 }
 
 // Channel is the first byte of every binary message of an attach or exec

@@ -31,14 +31,20 @@ func (c *Client) Version(ctx context.Context) (api.VersionInfo, error) {
 	return get[api.VersionInfo](ctx, c, nil, "version")
 }
 
+// Templates lists the saved machines that VMs begin as copies of.
+func (c *Client) Templates(ctx context.Context) ([]api.Template, error) {
+	return call[[]api.Template](ctx, c, request{path: "/v1/templates"})
+}
+
 // PruneOptions says what Prune removes beside stopped instances.
 type PruneOptions struct {
-	Images  bool // images that no instance uses
-	Volumes bool // volumes that no instance mounts
+	Images    bool // images that no instance uses
+	Volumes   bool // volumes that no instance mounts
+	Templates bool // saved machines that VMs begin as copies of
 }
 
 // Prune removes what is not in use.
 func (c *Client) Prune(ctx context.Context, o PruneOptions) (api.Pruned, error) {
-	q := query("images", flag(o.Images), "volumes", flag(o.Volumes))
+	q := query("images", flag(o.Images), "volumes", flag(o.Volumes), "templates", flag(o.Templates))
 	return call[api.Pruned](ctx, c, request{method: "POST", path: "/v1/prune", query: q})
 }

@@ -25,6 +25,10 @@ var (
 	built   = ""
 )
 
+// defaultTemplates are as many kinds of machines as one host is likely to run often.
+// Each takes about 100 MiB of the disk.
+const defaultTemplates = 4
+
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
@@ -44,6 +48,7 @@ func run(args []string) int {
 	flags.StringVar(&c.Socket, "socket", "", "`path` of the API's unix socket (default RUN/berthd.sock)")
 	flags.StringVar(&c.Bin, "bin", "", "`directory` of berth-oci, berth-keeper, berth-qemu and berth-agent (default: berthd's own)")
 	flags.StringVar(&c.Cgroup, "cgroup", "", "`path`, below the root of the hierarchies, of the cgroup that an ordinary user's berthd may divide (default: its own, or one that his systemd makes)")
+	flags.IntVar(&c.Templates, "vm-templates", defaultTemplates, "how many saved machines to keep at most, of which VMs begin as copies; 0 boots every VM")
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	format := flags.String("log-format", "text", "text or json")
 	show := flags.Bool("version", false, "print the version and exit")

@@ -33,6 +33,7 @@ func launch(c daemon.Config, level, format string) int {
 	err := syscall.Exec(helper, []string{
 		"berth-rootless", "launch", c.Run, filepath.Join(c.Bin, "berthd"), c.Cgroup,
 		"--root", c.Root, "--run", c.Run, "--socket", c.Socket, "--bin", c.Bin, "--log-level", level, "--log-format", format,
+		"--vm-templates", strconv.Itoa(c.Templates),
 	}, os.Environ())
 	return fail(fmt.Errorf("without root: %s: %w", helper, err))
 }

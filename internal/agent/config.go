@@ -14,6 +14,7 @@ const (
 	PortStdout  = 3 // bytes from the entrypoint
 	PortStderr  = 4
 	PortExit    = 5 // one line, Exit, when the entrypoint has ended
+	PortWake    = 6 // of machines from a template: Wake
 )
 
 // SerialSlot is the PCI slot of the serial line that stands for a port on a machine
@@ -67,9 +68,10 @@ type Size struct {
 	Cols uint16 `json:"cols"`
 }
 
-// Interface is a network interface, found by its MAC address.
+// Interface is a network interface, found by the MAC address that its device has.
 type Interface struct {
 	MAC       string   `json:"mac"`
+	Device    string   `json:"device,omitempty"` // the address that it has first, where that is not MAC
 	Name      string   `json:"name"`
 	Addresses []string `json:"addresses"` // with prefix length
 	Gateway   string   `json:"gateway,omitempty"`
@@ -144,7 +146,7 @@ func (c *Config) Encode() ([]byte, error) {
 }
 
 // configMagic begins an encoded Config. Its number changes with the fields.
-const configMagic = "berth guest 1\n"
+const configMagic = "berth guest 2\n"
 
 // DecodeConfig reads a configuration from the start of a partition; zeros fill
 // the rest.
@@ -184,6 +186,7 @@ func (c *Config) fields(f *fields) {
 
 func (f *fields) networkInterface(i *Interface) {
 	f.text(&i.MAC)
+	f.text(&i.Device)
 	f.text(&i.Name)
 	list(f, &i.Addresses, (*fields).text)
 	f.text(&i.Gateway)

@@ -44,6 +44,10 @@ type Config struct {
 	Version api.VersionInfo
 	Log     *slog.Logger
 
+	// Templates is how many saved machines are kept at most, of which VMs begin as
+	// copies; 0 has every VM booted.
+	Templates int
+
 	// Rootless says that this process is root of an ordinary user's namespaces: see
 	// package rootless.
 	Rootless bool
@@ -223,11 +227,15 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 	}
 	u.Add(func(context.Context) error { return net.Close() })
 
+	machines, err := c.machines(ctx, keep, host, u)
+	if err != nil {
+		return nil, err
+	}
 	e, err := engine.New(ctx, engine.Config{
 		Root: c.Root, Run: c.Run, Cgroup: c.cgroup(), Store: state, Images: images, Storage: disks, Network: net,
 		Drivers: []instance.Driver{
 			container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: filepath.Join(c.Run, "oci"), Host: host}),
-			vm.New(vm.Config{Keeper: keep, Launcher: c.launcher(), Agents: c.agents(), Cache: c.cache(), Host: host}),
+			machines,
 		},
 		Host: host, Version: c.Version, Log: c.Log,
 	})
@@ -236,6 +244,16 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 	}
 	u.Add(func(context.Context) error { return e.Close() })
 	return e, nil
+}
+
+// machines makes the driver of VMs.
+func (c *Config) machines(ctx context.Context, keep *keeper.Client, host instance.Host, u *undo.Stack) (*vm.Driver, error) {
+	d := vm.New(vm.Config{
+		Keeper: keep, Launcher: c.launcher(), Agents: c.agents(), Cache: c.cache(), Host: host,
+		Templates: c.Templates, TemplateUser: engine.TemplateUser(host), Cgroup: c.cgroup(), Log: c.Log,
+	})
+	u.Add(func(context.Context) error { d.Close(); return nil })
+	return d, d.Recover(ctx)
 }
 
 // retireKeeper ends a keeper that keeps nothing. One that keeps something

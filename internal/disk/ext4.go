@@ -80,7 +80,7 @@ func CloneExt4(path, template string, durable bool) error {
 	}
 	defer from.Close()
 	return newFile(path, func(to *os.File) error {
-		if err := copySparse(to, from); err != nil {
+		if err := CopyFile(to, from); err != nil {
 			return err
 		}
 		if err := renameExt4(to); err != nil {
@@ -93,8 +93,8 @@ func CloneExt4(path, template string, durable bool) error {
 	})
 }
 
-// copySparse copies what a file has of data to the same places in a new file.
-func copySparse(to, from *os.File) error {
+// CopyFile copies what a file has of data to the same places in a new file.
+func CopyFile(to, from *os.File) error {
 	info, err := from.Stat()
 	if err != nil {
 		return err

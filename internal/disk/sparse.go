@@ -46,7 +46,7 @@ func Clone(to, from string) error {
 		if unix.IoctlFileClone(int(f.Fd()), int(source.Fd())) == nil {
 			return nil
 		}
-		return copySparse(f, source)
+		return CopyFile(f, source)
 	})
 }
 

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/testenv"
@@ -15,6 +17,7 @@ var classScenarios = []scenario{
 	{"another architecture", localOnly, vms, otherArchitecture},
 	{"refused choices", localOnly, vms, refusedChoices},
 	{"explain", localOnly, vms, explain},
+	{"template", localOnly, vms, template},
 }
 
 // fullVirtualization lives a whole life with nothing but emulated devices: its
@@ -35,6 +38,48 @@ func fullVirtualization(t *testing.T, w *world, kind api.Kind) {
 	expect(t, "run with input", w.TryInput(t.Context(), strings.NewReader("whole\n"),
 		run(kind, "--rm", "-i", "--machine", "pc", "--virt", "full", "--disk-bus", "ide", "base", "sh", "-c", "cat; exit 4")...), 4, "whole\n")
 	refused(t, "less memory", w.Try(t.Context(), "update", "--memory", "256m", "old"), 1, "old", "balloon", "stop it first")
+}
+
+// template starts a VM as a copy of a template, and lives its life through the death
+// of berthd; and removes the template.
+func template(t *testing.T, w *world, kind api.Kind) {
+	w.Berth(t, run(kind, "--rm", "base", "true")...)
+	templates := func() string {
+		_, count, _ := strings.Cut(w.Berth(t, "system", "df", "--format", "{{.Type}} {{.TotalCount}}/{{.Active}}"), "templates ")
+		return strings.TrimSpace(count)
+	}
+	testenv.Eventually(t, time.Minute, func() error {
+		if got := templates(); strings.HasPrefix(got, "0/") {
+			return errors.New("there is no template")
+		}
+		return nil
+	})
+	w.start(t, kind, "copy", "base", "sh", "-c", "echo up; exec sleep 1000")
+	id := w.field(t, "copy", ".Status.Machine.Template")
+	if said := w.Berth(t, "explain", "copy"); id == "" || !strings.Contains(said, "a copy of template "+id) {
+		t.Fatalf("template %q; explain says:\n%s", id, said)
+	}
+	if got := templates(); !strings.HasSuffix(got, "/1") {
+		t.Errorf("system df counts templates %s", got)
+	}
+	w.logged(t, "copy", "up\n")
+	w.Kill(t)
+	w.Start(t)
+	expect(t, "exec", w.Try(t.Context(), "exec", "copy", "echo", "here"), 0, "here\n")
+	w.Berth(t, "stop", "copy")
+	w.Berth(t, "start", "copy")
+	if again := w.field(t, "copy", ".Status.Machine.Template"); again != id {
+		t.Errorf("started again from %q, not %q", again, id)
+	}
+	w.Berth(t, "update", "--memory", "256m", "copy")
+	if said := w.Berth(t, "system", "prune", "-f", "--templates"); !strings.Contains(said, "removed template "+id) {
+		t.Errorf("prune says %q", said)
+	}
+	expect(t, "exec without the template", w.Try(t.Context(), "exec", "copy", "echo", "here"), 0, "here\n")
+	w.start(t, kind, "booted", "--cold-boot", "base", "sleep", "1000")
+	if said := w.Berth(t, "explain", "booted"); !strings.Contains(said, "--cold-boot asks for a boot") {
+		t.Errorf("explain says:\n%s", said)
+	}
 }
 
 // otherArchitecture runs an image of arm64 on whatever the host is.

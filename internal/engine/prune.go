@@ -5,12 +5,14 @@ import (
 	"errors"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
 )
 
 // PruneOptions say what Prune removes beside ended instances.
 type PruneOptions struct {
-	Images  bool // images that no instance holds, kernels excepted
-	Volumes bool // volumes that no instance mounts
+	Images    bool // images that no instance holds, kernels excepted
+	Volumes   bool // volumes that no instance mounts
+	Templates bool // saved machines that VMs begin as copies of
 }
 
 // Prune removes every instance that has ended or was never started, and what
@@ -49,5 +51,38 @@ func (e *Engine) Prune(ctx context.Context, o PruneOptions) (api.Pruned, error) 
 	}
 	var err error
 	p.Images, p.Bytes, err = e.images.Prune(ctx, o.Images)
+	if o.Templates && err == nil {
+		err = e.pruneTemplates(ctx, &p)
+	}
 	return p, errors.Join(err, e.storage.Sweep())
+}
+
+// pruneTemplates removes what the next start of a VM can do without.
+func (e *Engine) pruneTemplates(ctx context.Context, p *api.Pruned) error {
+	t, ok := e.drivers[api.VM].(instance.Templater)
+	if !ok {
+		return nil
+	}
+	list, err := t.Templates(ctx)
+	if err != nil {
+		return api.E("prune", "", "templates", err)
+	}
+	for _, one := range list {
+		if err := t.RemoveTemplate(ctx, one.ID); err != nil {
+			return api.E("prune", "", "template "+one.ID, err)
+		}
+		p.Templates = append(p.Templates, one.ID)
+		p.Bytes += one.Size
+	}
+	return nil
+}
+
+// Templates lists the saved machines that VMs begin as copies of.
+func (e *Engine) Templates(ctx context.Context) ([]api.Template, error) {
+	t, ok := e.drivers[api.VM].(instance.Templater)
+	if !ok {
+		return nil, nil
+	}
+	list, err := t.Templates(ctx)
+	return list, api.E("list", "", "templates", err)
 }

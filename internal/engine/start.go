@@ -103,7 +103,17 @@ func (e *Engine) launch(ctx context.Context, en *entry) (err error) {
 	e.publish(en, "start", nil)
 	e.background(func(ctx context.Context) { e.supervise(ctx, en, r) })
 	e.watchHealth(en, r)
+	if l, ok := driver.(instance.Learner); ok {
+		e.background(func(ctx context.Context) { e.learn(ctx, l) })
+	}
 	return nil
+}
+
+// learn lets a driver make the next start faster.
+func (e *Engine) learn(ctx context.Context, l instance.Learner) {
+	if err := l.Learn(ctx); err != nil && ctx.Err() == nil {
+		e.log.Warn("instances start as before, which is slower", "error", err)
+	}
 }
 
 // setBooting makes a run visible, to those who look at its console, whose entrypoint

@@ -18,6 +18,15 @@ const (
 	rangeCount = 0x0fff
 )
 
+// TemplateUser is who the machine runs as that becomes a template of others: no
+// instance, which might tamper with it.
+func TemplateUser(host instance.Host) uint32 {
+	if host.Rootless() {
+		return host.MachineUser().First
+	}
+	return rangeBase + rangeCount*rangeSize
+}
+
 func rangeIndex(r instance.IDRange) uint32 { return (r.First - rangeBase) / rangeSize }
 
 // allocateRange reserves a free range. The caller gives it back by freeRange

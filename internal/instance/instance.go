@@ -112,6 +112,23 @@ type Warmer interface {
 	Warm(context.Context) error
 }
 
+// Learner is found by type assertion on a Driver: one that can make the next start
+// faster by what a start has shown.
+type Learner interface {
+	// Learn returns when there is nothing more to make. It works beside instances, and
+	// may be canceled. An error concerns no instance.
+	Learn(context.Context) error
+}
+
+// Templater is found by type assertion on a Driver: one that keeps saved machines, of
+// which instances begin as copies.
+type Templater interface {
+	// Templates lists them, the one used last first.
+	Templates(context.Context) ([]api.Template, error)
+	// RemoveTemplate removes one. Instances that began as copies of it go on.
+	RemoveTemplate(ctx context.Context, id string) error
+}
+
 // Explainer is found by type assertion on a Driver: one that has a choice of how to
 // run an instance.
 type Explainer interface {

@@ -68,16 +68,7 @@ func (b *builder) board() {
 		// elevateprivileges: set*id; spawn: fork and exec; resourcecontrol:
 		// affinity and priorities (qemu(1)).
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
-	// virtiofs wants memory that its server can map.
-	backend := "memory-backend-ram"
-	if len(m.Shares) > 0 {
-		backend = "memory-backend-memfd"
-	}
-	object := fmt.Sprintf("%s,id=ram,size=%d", backend, m.Memory)
-	if len(m.Shares) > 0 {
-		object += ",share=on"
-	}
-	b.add("-object", object, "-m", fmt.Sprintf("size=%dk", m.Memory>>10), "-smp", strconv.Itoa(m.CPUs))
+	b.add("-object", b.memory(), "-m", fmt.Sprintf("size=%dk", m.Memory>>10), "-smp", strconv.Itoa(m.CPUs))
 	b.boardType()
 	b.processor()
 	b.display()
@@ -100,6 +91,24 @@ func (b *builder) display() {
 		// a password set by the monitor it lets nobody in. power-control would let
 		// a client end the machine past Berth; it is off by default.
 		"-vnc", "none,password=on")
+}
+
+// memory is the object that is the guest's memory.
+func (b *builder) memory() string {
+	rest := fmt.Sprintf("id=ram,size=%d", b.m.Memory)
+	switch {
+	case b.m.Template != nil && b.m.Template.Copy:
+		// QEMU opens it by name, for writing too; and a sealed file in memory has no
+		// name but that of a descriptor.
+		fd := b.open(b.m.Template.RAM, "rw")
+		return fmt.Sprintf("memory-backend-file,%s,mem-path=%s/%d,share=off", rest, b.show("/fd", "/proc/self/fd", ""), fd)
+	case b.m.Template != nil:
+		return fmt.Sprintf("memory-backend-file,%s,mem-path=%s,share=on", rest, b.show("/ram", b.m.Template.RAM, "rw"))
+	case len(b.m.Shares) > 0:
+		// virtiofs wants memory that its server can map.
+		return "memory-backend-memfd," + rest + ",share=on"
+	}
+	return "memory-backend-ram," + rest
 }
 
 // boardType adds the board and what it starts with.
@@ -138,6 +147,10 @@ func (b *builder) processor() {
 }
 
 func (b *builder) boot() {
+	if b.m.Template != nil && b.m.Template.Copy {
+		b.add("-incoming", "defer") // it has booted
+		return
+	}
 	b.add("-kernel", b.show("/kernel", b.m.Kernel, ""))
 	if b.m.Initrd != "" {
 		b.add("-initrd", b.show("/initrd", b.m.Initrd, ""))
@@ -162,10 +175,13 @@ func (b *builder) ports() {
 	}
 	for i, p := range b.m.Ports {
 		id := "port" + strconv.Itoa(p.Number)
-		if p.Socket != "" {
+		switch {
+		case p.Socket != "":
 			b.listen(id, p.Socket)
-		} else {
+		case p.File != "":
 			b.add("-chardev", "file,id="+id+",append=on,path="+b.fdset(10+i, p.File, "a"))
+		default:
+			b.add("-chardev", "null,id="+id)
 		}
 		if b.m.Full {
 			b.add("-device", fmt.Sprintf("pci-serial,chardev=%s,addr=%#x", id, p.Slot))
@@ -197,6 +213,10 @@ func (b *builder) disks() {
 
 // blocks adds the nodes that read a disk's files, the topmost named disk%d.
 func (b *builder) blocks(i int, d Disk) {
+	if d.Format == Null {
+		b.add("-blockdev", fmt.Sprintf("driver=null-co,read-zeroes=on,size=%d,node-name=disk%d%s", nullSize, i, map[bool]string{true: ",read-only=on"}[d.ReadOnly]))
+		return
+	}
 	mode, access := "rw", writable
 	if d.ReadOnly {
 		mode, access = "r", "read-only=on"
@@ -221,15 +241,21 @@ func (b *builder) blocks(i int, d Disk) {
 	}
 }
 
+// nullSize is how large a disk without a file seems to be, in bytes.
+const nullSize = 1 << 20
+
 // writable are the options of a node that takes writes.
 const writable = "discard=unmap,detect-zeroes=unmap"
 
 func (b *builder) nics() {
 	for i, n := range b.m.NICs {
-		b.plan.Taps = append(b.plan.Taps, Tap{FD: b.next, Name: n.Tap})
-		b.add("-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, b.next))
-		b.next++
-		options := fmt.Sprintf("netdev=net%d,mac=%s", i, n.MAC)
+		options := "mac=" + n.MAC
+		if n.Tap != "" {
+			b.plan.Taps = append(b.plan.Taps, Tap{FD: b.next, Name: n.Tap})
+			b.add("-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, b.next))
+			b.next++
+			options = fmt.Sprintf("netdev=net%d,%s", i, options)
+		}
 		if b.m.pci() {
 			options += ",romfile=" // no network boot
 		}
@@ -257,7 +283,9 @@ func (b *builder) helpers() {
 	}
 	b.add("-object", "rng-builtin,id=rng")
 	b.device("virtio-rng", "rng=rng")
-	// Pages the guest frees go back to the host; deflate-on-oom gives them back
-	// before the guest's kernel kills for want of memory.
-	b.device("virtio-balloon", "free-page-reporting=on,deflate-on-oom=on")
+	// Pages the guest frees go back to the host, unless they are a template's, which
+	// cannot be given up one by one; deflate-on-oom gives them back before the guest's
+	// kernel kills for want of memory.
+	reporting := map[bool]string{true: "on", false: "off"}[b.m.Template == nil]
+	b.device("virtio-balloon", "free-page-reporting="+reporting+",deflate-on-oom=on")
 }

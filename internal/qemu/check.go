@@ -33,7 +33,7 @@ func (m *Machine) checkTexts() error {
 		texts = append(texts, d.Serial)
 	}
 	for _, p := range m.Ports {
-		if (p.Socket == "") == (p.File == "") {
+		if p.Socket != "" && p.File != "" || p.Socket == "" && p.File == "" && m.Template == nil {
 			return fmt.Errorf("port %s: needs a socket or a file", p.Name)
 		}
 		texts = append(texts, p.Name)
@@ -69,6 +69,8 @@ func (m *Machine) checkBoard() error {
 		return fmt.Errorf("a machine of type %s has no BIOS", m.Type)
 	case m.Full && len(m.Shares) > 0:
 		return errors.New("a full machine has no virtiofs")
+	case m.Template != nil && (m.Full || len(m.Shares) > 0):
+		return errors.New("a template has neither virtiofs nor the devices of a full machine")
 	}
 	for _, n := range m.NICs {
 		if !slices.Contains([]NICModel{VirtioNIC, E1000, E1000E, RTL8139}, n.Model) {
@@ -87,6 +89,7 @@ func (m *Machine) checkDisks() error {
 	for _, d := range m.Disks {
 		count[d.Bus]++
 		switch {
+		case d.Format == Null && m.Template != nil && !m.Template.Copy:
 		case d.Format != Raw && d.Format != VMDK:
 			return fmt.Errorf("disk %s: the format %q is not raw or vmdk", d.Path, d.Format)
 		case len(d.Serial) > 20:

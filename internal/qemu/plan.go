@@ -84,6 +84,9 @@ type Machine struct {
 	// and a tablet on USB.
 	Graphics bool
 
+	// Template makes this machine a template or a copy of one; nil for neither.
+	Template *Template
+
 	Disks  []Disk
 	Ports  []Port
 	NICs   []NIC
@@ -97,6 +100,16 @@ type Machine struct {
 	UID uint32 // that QEMU runs as; 0 for root
 }
 
+// Template makes a machine one that others begin as copies of, without a boot of their
+// own, or such a copy.
+type Template struct {
+	RAM string // a file of Memory bytes, which QEMU's user may read and write
+	// Copy is for the copies: Monitor.Load begins them, and what they write to
+	// their memory stays their own. The template's own memory is the file, which
+	// Monitor.Save leaves whole.
+	Copy bool
+}
+
 // DiskFormat says how a disk's file is to be read. There is no "auto".
 type DiskFormat string
 
@@ -104,6 +117,7 @@ type DiskFormat string
 const (
 	Raw  DiskFormat = "raw"
 	VMDK DiskFormat = "vmdk" // a descriptor whose extents are named by ExtentName
+	Null DiskFormat = "null" // no file at all: the place of a disk in a template
 )
 
 // Disk is a block device.
@@ -126,8 +140,8 @@ func ExtentName(disk, i int) string { return "/dev/fdset/" + strconv.Itoa(extent
 
 func extentSet(disk, i int) int { return (disk+1)*1000 + i }
 
-// Port is a port of virtio-serial, or of a full machine a serial line. Exactly one
-// of Socket and File is set.
+// Port is a port of virtio-serial, or of a full machine a serial line. One of Socket
+// and File is set, or in a template and its copies neither: nothing is connected then.
 type Port struct {
 	Number int
 	Slot   int // full machines: of the serial line on PCI
@@ -138,7 +152,7 @@ type Port struct {
 
 // NIC is a network interface on an existing tap device.
 type NIC struct {
-	Tap   string
+	Tap   string // "" in a template: the place of an interface
 	MAC   string
 	Model NICModel
 }

@@ -73,7 +73,14 @@ func TestPlanGolden(t *testing.T) {
 	graphics.Graphics, armGraphics.Graphics, graphics.Firmware = true, true, BIOS
 	transient := machine(MicroVM)
 	transient.Disks[1].Transient = true
+	template, copied := machine(MicroVM), machine(MicroVM)
+	template.Template, copied.Template = &Template{RAM: "/cache/new/ram"}, &Template{RAM: "/proc/1/fd/9", Copy: true}
+	for i, d := range template.Disks {
+		template.Disks[i] = Disk{Bus: d.Bus, Format: Null, ReadOnly: d.ReadOnly, Serial: d.Serial}
+	}
+	template.NICs[0].Tap, template.Ports[1].File = "", ""
 	for name, m := range map[string]Machine{
+		"template": template, "copy": copied,
 		"microvm": machine(MicroVM), "q35-kvm-share": shared, "virt": arm,
 		"q35-full": full(Q35, AHCI, E1000), "pc-full": full(PC, IDE, RTL8139), "virt-full": fullARM,
 		"transient": transient, "graphics": graphics, "virt-graphics": armGraphics,
@@ -147,6 +154,10 @@ func TestPlanRefuses(t *testing.T) {
 		"seven on AHCI": func(m *Machine) {
 			m.Type, m.Disks = Q35, slices.Repeat([]Disk{{Path: "/d", Bus: AHCI, Format: Raw}}, 7)
 		},
+		"full template":         func(m *Machine) { m.Type, m.Full, m.Template = Q35, true, &Template{RAM: "/r"} },
+		"template with a share": func(m *Machine) { m.Template, m.Shares = &Template{RAM: "/r"}, []Share{{Tag: "a", Socket: "/s"}} },
+		"disk without a file":   func(m *Machine) { m.Disks[1].Format = Null },
+		"a copy without a disk": func(m *Machine) { m.Template, m.Disks[1].Format = &Template{RAM: "/r", Copy: true}, Null },
 		"virtiofs when full": func(m *Machine) {
 			m.Type, m.Full, m.Shares = Q35, true, []Share{{Tag: "a", Socket: "/s"}}
 		},

@@ -108,4 +108,5 @@ type Host interface {
 	Version() api.VersionInfo
 	Events(ctx context.Context, o engine.EventOptions, f func(api.Event) error) error
 	Prune(context.Context, engine.PruneOptions) (api.Pruned, error)
+	Templates(context.Context) ([]api.Template, error)
 }

@@ -17,8 +17,9 @@ type eventsInput struct {
 }
 
 type pruneInput struct {
-	Images  bool `query:"images" doc:"also images that no instance uses"`
-	Volumes bool `query:"volumes" doc:"also volumes that no instance mounts"`
+	Images    bool `query:"images" doc:"also images that no instance uses"`
+	Volumes   bool `query:"volumes" doc:"also volumes that no instance mounts"`
+	Templates bool `query:"templates" doc:"also the saved machines that VMs begin as copies of"`
 }
 
 // hostRoutes registers what concerns the host as a whole.
@@ -28,9 +29,11 @@ func (s *Server) hostRoutes(a huma.API) {
 		func(context.Context, *struct{}) (api.VersionInfo, error) { return s.Host.Version(), nil })
 	handle(a, route{id: "get-info", method: "GET", path: "/v1/info", tag: tag, summary: "The daemon and its host"},
 		func(ctx context.Context, _ *struct{}) (api.Info, error) { return s.Host.Info(ctx) })
+	handle(a, route{id: "list-templates", method: "GET", path: "/v1/templates", tag: tag, summary: "List the saved machines that VMs begin as copies of, the one used last first"},
+		func(ctx context.Context, _ *struct{}) ([]api.Template, error) { return orEmpty(s.Host.Templates(ctx)) })
 	handle(a, route{id: "prune", method: "POST", path: "/v1/prune", tag: tag, summary: "Remove stopped instances, and what nothing uses"},
 		func(ctx context.Context, in *pruneInput) (api.Pruned, error) {
-			return s.Host.Prune(ctx, engine.PruneOptions{Images: in.Images, Volumes: in.Volumes})
+			return s.Host.Prune(ctx, engine.PruneOptions{Images: in.Images, Volumes: in.Volumes, Templates: in.Templates})
 		})
 	handleRaw(a, route{id: "watch-events", method: "GET", path: "/v1/events", tag: tag, summary: "What happens, as it happens", stream: linesType, schema: api.Event{},
 		description: "Filters: type, action, name, id."},

@@ -1,7 +1,7 @@
 // Package guest is the inside of berth-agent: it makes a machine out of a
 // kernel and an image's layers, runs the entrypoint, and serves the host.
 //
-//	kernel ─▶ /init ─▶ modules ─▶ configuration (first partition)
+//	kernel ─▶ /init ─▶ modules ─▶ (a template sleeps here) ─▶ configuration (first partition)
 //	                              │
 //	   layers (EROFS) + disk (ext4) ─▶ overlay ─▶ switch root ─▶ network
 //	                              │
@@ -62,6 +62,14 @@ func boot() (*machine, error) {
 	}
 	if devices, err := os.ReadDir("/sys/bus/pci/devices"); err == nil && len(devices) > 0 {
 		if err := modules.load(setPCI); err != nil {
+			return nil, err
+		}
+	}
+	if os.Getenv(agent.TemplateArg) != "" {
+		if err := modules.load(setTemplate); err != nil {
+			return nil, err
+		}
+		if err := sleep(); err != nil {
 			return nil, err
 		}
 	}

@@ -21,6 +21,10 @@ const (
 	setNet   = "net"   // network interfaces
 	setShare = "share" // virtiofs
 	setLate  = "late"  // what can wait until the entrypoint runs
+
+	// setTemplate is of setBoot what looks at no disk: a copy of a template has
+	// disks of other sizes, and an interface with another address.
+	setTemplate = "template"
 )
 
 // kernelModules loads modules from the initramfs, also after the root was

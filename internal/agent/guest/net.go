@@ -1,7 +1,9 @@
 package guest
 
 import (
+	"cmp"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -40,14 +42,14 @@ func configureNetwork(interfaces []agent.Interface) error {
 
 // configure names an interface, gives it its addresses and its way out.
 func (n *netlink) configure(i agent.Interface) error {
-	kernelName, err := interfaceByMAC(i.MAC)
+	kernelName, err := interfaceByMAC(cmp.Or(i.Device, i.MAC))
 	if err != nil {
 		return err
 	}
 	// Berth's networks carry IPv4 only; a link-local address would be a way
 	// around the rules for it. A kernel without IPv6 has no such file.
 	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+kernelName+"/disable_ipv6", []byte("1"), 0)
-	if err := n.up(kernelName, i.Name, i.MTU); err != nil {
+	if err := n.up(kernelName, i); err != nil {
 		return err
 	}
 	index, err := n.index(i.Name)
@@ -129,9 +131,9 @@ func (n *netlink) index(name string) (int32, error) {
 	return int32(request.Uint32()), os.NewSyscallError("find interface "+name, err)
 }
 
-// up renames an interface where newName is not empty, sets its MTU where that
+// up gives the interface with the name its own name and address, its MTU where that
 // is not zero, and brings it up.
-func (n *netlink) up(name, newName string, mtu int) error {
+func (n *netlink) up(name string, i agent.Interface) error {
 	index, err := n.index(name)
 	if err != nil {
 		return err
@@ -140,11 +142,18 @@ func (n *netlink) up(name, newName string, mtu int) error {
 	binary.NativeEndian.PutUint32(body[4:], uint32(index))
 	binary.NativeEndian.PutUint32(body[8:], unix.IFF_UP)
 	binary.NativeEndian.PutUint32(body[12:], unix.IFF_UP)
-	if newName != "" && newName != name {
-		body = attribute(body, unix.IFLA_IFNAME, append([]byte(newName), 0))
+	if i.Device != "" {
+		mac, err := hex.DecodeString(strings.ReplaceAll(i.MAC, ":", ""))
+		if err != nil {
+			return err
+		}
+		body = attribute(body, unix.IFLA_ADDRESS, mac)
 	}
-	if mtu > 0 {
-		body = attribute(body, unix.IFLA_MTU, binary.NativeEndian.AppendUint32(nil, uint32(mtu)))
+	if i.Name != "" && i.Name != name {
+		body = attribute(body, unix.IFLA_IFNAME, append([]byte(i.Name), 0))
+	}
+	if i.MTU > 0 {
+		body = attribute(body, unix.IFLA_MTU, binary.NativeEndian.AppendUint32(nil, uint32(i.MTU)))
 	}
 	return n.call(unix.RTM_NEWLINK, 0, body)
 }

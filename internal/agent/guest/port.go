@@ -45,11 +45,22 @@ func tryPort(number, mode int) (int, error) {
 	suffix := "p" + strconv.Itoa(number)
 	for _, name := range names {
 		if strings.HasPrefix(name, "vport") && strings.HasSuffix(name, suffix) {
-			fd, err := unix.Open("/dev/"+name, mode|unix.O_CLOEXEC, 0)
-			return fd, os.NewSyscallError("open /dev/"+name, err)
+			return openNew("/dev/"+name, mode)
 		}
 	}
 	return -1, errNoPort
+}
+
+// openNew opens a port whose node is there. The driver knows the port only a moment
+// after it has made the node (add_port in drivers/char/virtio_console.c), and says
+// ENXIO until then; nothing tells when.
+func openNew(path string, mode int) (int, error) {
+	for deadline := time.Now().Add(devicePatience); ; <-time.After(time.Millisecond) {
+		fd, err := unix.Open(path, mode|unix.O_CLOEXEC, 0)
+		if err != unix.ENXIO || time.Now().After(deadline) {
+			return fd, os.NewSyscallError("open "+path, err)
+		}
+	}
 }
 
 // copyInput copies what comes on the port of standard input until its end.

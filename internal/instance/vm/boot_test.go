@@ -18,6 +18,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/instance/vm"
 	"github.com/berthcloud/berth/internal/link"
 )
 
@@ -35,9 +36,15 @@ type result struct {
 // boot runs a prepared instance to its end.
 func (h *harness) boot(t *testing.T, p *instance.Prepared) result {
 	t.Helper()
+	return h.bootBy(t, h.driver(), p)
+}
+
+// bootBy is boot by a driver.
+func (h *harness) bootBy(t *testing.T, d *vm.Driver, p *instance.Prepared) result {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	run, err := h.driver().Create(ctx, p)
+	run, err := d.Create(ctx, p)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,18 +19,27 @@ import (
 )
 
 // Create makes the machine and leaves its processor stopped.
-func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.Handle, err error) {
+func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (instance.Handle, error) {
 	plan, err := newPlan(p, d.cfg.Host, d.cfg.Cache)
 	if err != nil {
 		return nil, err
 	}
-	fail := func(err error) (instance.Handle, error) { return nil, api.E("create", "", p.Spec.Name, err) }
+	if err := d.ensureInitramfs(p.Kernel, plan.Machine); err != nil {
+		return nil, api.E("create", "", p.Spec.Name, err)
+	}
+	h, err := d.createWarm(ctx, p, plan)
+	if err != nil {
+		return nil, err // and no handle, which an interface would hold
+	}
+	return h, nil
+}
+
+// create carries out a plan.
+func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (_ *handle, err error) {
+	fail := func(err error) (*handle, error) { return nil, api.E("create", "", p.Spec.Name, err) }
 	var u undo.Stack
 	defer u.Run(ctx, &err)
 
-	if err := d.ensureInitramfs(p.Kernel, plan.Machine); err != nil {
-		return fail(err)
-	}
 	h := &handle{driver: d, p: p, run: runFile{Machine: plan.Machine, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory}}
 	// Everything below is taken back by the one function that also ends a run.
 	u.Add(h.clean)
@@ -57,6 +66,11 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (_ instance.H
 	}
 	if _, err := d.cfg.Keeper.Start(ctx, h.process(plan, dirs, memory)); err != nil {
 		return fail(err)
+	}
+	if plan.state != "" {
+		if err := h.load(ctx, plan.state); err != nil {
+			return fail(err)
+		}
 	}
 	u.Release()
 	return h, nil
@@ -150,8 +164,10 @@ func (h *handle) writeFiles(ctx context.Context, plan *plan) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(h.inRun("killed")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	for _, mark := range []string{"killed", "woken"} {
+		if err := os.Remove(h.inRun(mark)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	if err := h.makeOverlay(layers, joined.Sectors*disk.Sector); err != nil {
 		return err
@@ -204,7 +220,7 @@ func (h *handle) clean(ctx context.Context) error {
 	errs = append(errs, err)
 	// run.json goes last: as long as it stands, the run can be found and
 	// cleaned again.
-	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "killed", vncFile, "run.json"}
+	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", vncFile, "run.json"}
 	for i := range h.p.Mounts {
 		names = append([]string{fmt.Sprintf("fs%d", i), fmt.Sprintf("fs%d.json", i)}, names...)
 	}

@@ -2,7 +2,8 @@
 // berth-agent as process 1 of the guest.
 //
 //	Plan     Prepared ─▶ guest configuration, QEMU's arguments, limits   (pure)
-//	Create   initramfs, disks, cgroup; QEMU starts with its processor stopped
+//	Create   initramfs, disks, cgroup; QEMU starts with its processor stopped, and
+//	         as a copy of a template where there is one
 //	Start    QMP cont; returns when the agent says that the entrypoint runs
 //	Wait     the keeper sees QEMU end; the exit port's file says with what code
 //
@@ -14,6 +15,8 @@
 //	qemu.json               QEMU's plan, for the launcher
 //	qmp, ctl, in, out, err  sockets
 //	vnc                     the display's password
+//	wake                    of a copy of a template: the socket that it is woken by
+//	woken                   exists where it was
 //	exit                    the entrypoint's exit code, written by the guest
 //	killed                  exists where Berth itself ended QEMU by force
 package vm
@@ -22,6 +25,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -40,11 +44,17 @@ type Config struct {
 	Agents   map[string]string // paths of berth-agent, by architecture
 	Cache    string            // existing directory for what is made once per kernel
 	Host     instance.Host
+
+	Templates    int          // how many templates are kept at most; 0 for none at all
+	TemplateUser uint32       // that the machine runs as which becomes a template, and nothing else
+	Cgroup       string       // path below the hierarchies' root that its cgroup goes under, as in /berth
+	Log          *slog.Logger // of what no user is told
 }
 
 // Driver runs virtual machines. It is safe for concurrent use.
 type Driver struct {
-	cfg Config
+	cfg       Config
+	templates *templates
 
 	mu       sync.Mutex // what the cache lacks is made once
 	programs map[string]program
@@ -57,7 +67,9 @@ type program struct {
 }
 
 // New returns a driver.
-func New(cfg Config) *Driver { return &Driver{cfg: cfg, programs: map[string]program{}} }
+func New(cfg Config) *Driver {
+	return &Driver{cfg: cfg, programs: map[string]program{}, templates: newTemplates(filepath.Join(cfg.Cache, "templates"), cfg.Templates)}
+}
 
 // needs returns what a program opens by name, as find says. That is asked once, and
 // again when another build has taken the program's place.
@@ -79,6 +91,12 @@ func (d *Driver) needs(ctx context.Context, path string, find func(context.Conte
 	d.programs[path] = program{changed: info.ModTime(), needs: needs}
 	return needs, nil
 }
+
+// Recover removes what a driver that was killed left half made.
+func (d *Driver) Recover(ctx context.Context) error { return d.forgetTemplate(ctx) }
+
+// Close gives up what the driver holds. Its machines go on running.
+func (d *Driver) Close() { d.templates.close() }
 
 // Kind returns api.VM.
 func (*Driver) Kind() api.Kind { return api.VM }

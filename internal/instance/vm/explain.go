@@ -8,12 +8,13 @@ import (
 )
 
 // Explain says what would be decided for a machine, and what each other class
-// would give or need. It is a pure function.
+// would give or need. But for the templates that there are, it is a pure function.
 func (d *Driver) Explain(p *instance.Prepared, host instance.Host) (api.Explanation, error) {
 	plan, err := newPlan(p, host, d.cfg.Cache)
 	if err != nil {
 		return api.Explanation{}, err
 	}
+	plan.Machine.Start = d.startOf(plan)
 	e := api.Explanation{Name: p.Spec.Name, Kernel: p.Kernel.Name, Machine: plan.Machine}
 	for _, v := range []api.Virtualization{api.VirtHardware, api.VirtPara, api.VirtFull} {
 		e.Classes = append(e.Classes, explainClass(*p, host, d.cfg.Cache, v, v == plan.Machine.Virtualization))

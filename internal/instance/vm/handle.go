@@ -68,6 +68,13 @@ func (h *handle) Start(ctx context.Context) (instance.Status, error) {
 func (h *handle) boot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
+	if h.run.Machine.Template != "" {
+		record, err := h.wake(ctx)
+		if err != nil {
+			return h.fail("start", err)
+		}
+		defer record.Close()
+	}
 	if err := h.letGo(ctx); err != nil {
 		return h.fail("start", err)
 	}
@@ -341,7 +348,7 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 	switch {
 	case err != nil:
 		s.Notice = err.Error()
-	case state == qemu.StatePrelaunch:
+	case state == qemu.StatePrelaunch || state == qemu.StateIncoming || h.sleeps():
 		s.State = api.Created
 	case state == qemu.StatePaused:
 		s.State = api.Paused
@@ -350,6 +357,12 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 		s.Notice = "the guest is stopped because the host could not write its disk: make room, then berth unpause it"
 	}
 	return s, nil
+}
+
+// sleeps reports whether the machine is a copy of a template that was not started yet.
+func (h *handle) sleeps() bool {
+	_, err := os.Stat(h.inRun("woken"))
+	return h.run.Machine.Template != "" && err != nil
 }
 
 // Update changes the limits live.

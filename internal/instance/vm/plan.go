@@ -37,8 +37,12 @@ type plan struct {
 	QEMU    *qemu.Plan            `json:"qemu"`
 	Limits  *specs.LinuxResources `json:"limits"`
 	Shares  []share               `json:"shares,omitempty"`
+	// NoTemplate is why the machine cannot begin as a copy of a template; "" where it
+	// can.
+	NoTemplate string `json:"no_template,omitempty"`
 
 	machine qemu.Machine
+	state   string // of a copy of a template: the file that it begins from
 }
 
 // Plan says what Create would do.
@@ -114,7 +118,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 		return nil, api.E("", api.Invalid, p.Spec.Name, err)
 	}
 	return &plan{Machine: chosen, Notice: notice(p.Spec.VM, chosen), Guest: *guest, QEMU: qp,
-		Limits: given(resources(limits, memory), host), Shares: shares, machine: m}, nil
+		Limits: given(resources(limits, memory), host), Shares: shares, NoTemplate: noTemplate(p.Spec.VM, m), machine: m}, nil
 }
 
 // notice is what a user should know who left the virtualization to Berth.

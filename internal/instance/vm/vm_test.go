@@ -267,36 +267,10 @@ func TestSuite(t *testing.T) {
 // BenchmarkRun is a whole run of true: what "berth run --rm --vm base true"
 // costs beside the daemon and its client.
 func BenchmarkRun(b *testing.B) {
-	l, err := theLab()
-	if err != nil {
-		b.Fatal(err)
-	}
-	run, err := os.MkdirTemp("", "bvm")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer os.RemoveAll(run)
-	h := &harness{lab: l, keeper: keeper.New(keeper.Config{Run: run, Binary: l.bin + "/berth-keeper"})}
-	defer h.keeper.Shutdown(b.Context())
+	h, shut := benchHarness(b)
+	defer shut()
 	d := h.driver()
 	for i := 0; b.Loop(); i++ {
-		p := &instance.Prepared{
-			ID: fmt.Sprintf("bench%d", i), Hostname: "bench", Dir: b.TempDir(), RunDir: b.TempDir(), Cgroup: fmt.Sprintf("/berth-test/vmbench%d-%d", os.Getpid(), i),
-			Process: instance.Process{Args: []string{"true"}, Env: []string{"PATH=/bin"}}, Kernel: h.kernel,
-		}
-		p.Rootfs = instance.Rootfs{Layers: []string{h.layer}, Disk: filepath.Join(p.Dir, "root.raw"), DiskSize: 10 << 30}
-		r, err := d.Create(b.Context(), p)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := r.Start(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		if exit, err := r.Wait(b.Context()); err != nil || exit.Code != 0 {
-			b.Fatal(exit, err)
-		}
-		if err := r.Delete(b.Context()); err != nil {
-			b.Fatal(err)
-		}
+		h.benchRun(b, d, i)
 	}
 }

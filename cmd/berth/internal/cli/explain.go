@@ -60,6 +60,7 @@ func printExplanation(w io.Writer, e api.Explanation) error {
 		p("Display", "%s", "berth vga "+e.Name)
 	}
 	p("Kernel", "%s", e.Kernel)
+	p("Start", "%s", m.Start)
 	p("Classes", "")
 	for _, c := range e.Classes {
 		verdict := "possible"

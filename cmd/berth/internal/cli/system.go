@@ -40,6 +40,7 @@ func newPruneCommand(g *global) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&o.Images, "all", "a", false, "also images that no instance uses")
 	f.BoolVar(&o.Volumes, "volumes", false, "also volumes that no instance mounts")
+	f.BoolVar(&o.Templates, "templates", false, "also the saved machines that VMs begin as copies of; boots make them anew")
 	f.BoolVarP(&o.force, "force", "f", false, "do not ask")
 	addFormat(cmd, &o.format)
 	return cmd
@@ -52,6 +53,9 @@ func runPrune(ctx context.Context, g *global, o pruneOptions) error {
 	}
 	if o.Volumes {
 		what += ", all volumes that no instance mounts"
+	}
+	if o.Templates {
+		what += ", all templates of VMs"
 	}
 	if err := confirm(ctx, g, o.force, "This removes "+what+"."); err != nil {
 		return err
@@ -75,7 +79,7 @@ func printPruned(g *global, format string, p api.Pruned) error {
 	for _, list := range []struct {
 		kind  string
 		names []string
-	}{{"instance", p.Instances}, {"image", p.Images}, {"volume", p.Volumes}} {
+	}{{"instance", p.Instances}, {"image", p.Images}, {"volume", p.Volumes}, {"template", p.Templates}} {
 		for _, name := range list.names {
 			fmt.Fprintf(g.Out, "removed %s %s\n", list.kind, name)
 		}
@@ -121,8 +125,8 @@ func newUsageCommand(g *global) *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
 		Use:   "df [OPTIONS]",
-		Short: "Show how many images, instances and volumes there are, and their size",
-		Long:  exits("Show how many images, instances and volumes there are, how many are in use,\nand what images take. Layers that images share are counted with each."),
+		Short: "Show how many images, instances, volumes and templates there are, and their size",
+		Long:  exits("Show how many images, instances, volumes and templates of VMs there are, how many\nare in use, and what images and templates take. Layers that images share are counted\nwith each."),
 		Args:  args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runUsage(cmd.Context(), g, format)
@@ -149,16 +153,25 @@ func runUsage(ctx context.Context, g *global, format string) error {
 	if err != nil {
 		return err
 	}
-	used := map[string]bool{} // digests that instances were made from
+	templates, err := c.Templates(ctx)
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}   // digests that instances were made from
+	copied := map[string]bool{} // templates that VMs which run began from
 	rows := []diskUsage{
 		{Type: "images", Total: len(images)},
 		{Type: "instances", Total: len(instances), Size: -1},
 		{Type: "volumes", Total: len(volumes), Size: -1},
+		{Type: "templates", Total: len(templates)},
 	}
 	for _, i := range instances {
 		used[i.Digest], used[i.Spec.Image] = true, true
 		if i.Status.State.Alive() {
 			rows[1].Active++
+			if m := i.Status.Machine; m != nil {
+				copied[m.Template] = true
+			}
 		}
 	}
 	for _, i := range images {
@@ -170,6 +183,12 @@ func runUsage(ctx context.Context, g *global, format string) error {
 	for _, v := range volumes {
 		if len(v.Users) > 0 {
 			rows[2].Active++
+		}
+	}
+	for _, t := range templates {
+		rows[3].Size += t.Size
+		if copied[t.ID] {
+			rows[3].Active++
 		}
 	}
 	type row = diskUsage
