@@ -252,6 +252,7 @@ type VMSpec struct {
 	NICModel       NICModel       `json:"nic_model,omitempty" enum:"virtio,e1000,e1000e,rtl8139"`
 	Firmware       Firmware       `json:"firmware,omitempty" enum:"none,bios,uefi"`
 	Graphics       bool           `json:"graphics,omitempty" doc:"a display, which screenshots and VNC show, with keyboard and tablet"`
+	TPM            bool           `json:"tpm,omitempty" doc:"a TPM 2.0, whose state is the instance's"`
 	ColdBoot       bool           `json:"cold_boot,omitempty" doc:"boot the machine, where it could begin as a copy of one that has booted"`
 }
 
@@ -309,6 +310,7 @@ type Machine struct {
 	NICModel       NICModel       `json:"nic_model" enum:"virtio,e1000,e1000e,rtl8139"`
 	Firmware       Firmware       `json:"firmware" enum:"none,bios,uefi"`
 	Graphics       bool           `json:"graphics,omitempty" doc:"it has a display"`
+	TPM            bool           `json:"tpm,omitempty" doc:"it has a TPM 2.0"`
 	Template       string         `json:"template,omitempty" doc:"the saved machine that this one began as a copy of; none where it was booted"`
 	Start          string         `json:"start,omitempty" doc:"one line: whether it is booted or begins as a copy of a template, and why"`
 }

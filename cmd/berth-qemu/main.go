@@ -1,6 +1,6 @@
 // Command berth-qemu opens what a virtual machine may touch, gives up all other
 // rights, and becomes QEMU, or becomes the virtiofsd that serves it a
-// directory. It is started by berth-keeper with the path of a plan (package
+// directory or the swtpm that is its TPM. It is started by berth-keeper with the path of a plan (package
 // qemu) and is not meant for users.
 package main
 
@@ -19,7 +19,7 @@ func main() {
 // run returns only an error: this process becomes another program.
 func run(args []string) error {
 	if len(args) != 2 {
-		return fmt.Errorf("usage: berth-qemu machine|share PLAN")
+		return fmt.Errorf("usage: berth-qemu machine|share|tpm PLAN")
 	}
 	data, err := os.ReadFile(args[1])
 	if err != nil {
@@ -38,6 +38,12 @@ func run(args []string) error {
 			return err
 		}
 		return qemu.LaunchServer(server)
+	case "tpm":
+		tpm, err := qemu.DecodeTPM(data)
+		if err != nil {
+			return err
+		}
+		return qemu.LaunchTPM(tpm)
 	}
 	return fmt.Errorf("unknown command %q", args[0])
 }

@@ -63,6 +63,9 @@ func gatherHost() (instance.Host, error) {
 			h.QEMU[arch] = path
 		}
 	}
+	if path, err := exec.LookPath("swtpm"); err == nil {
+		h.Swtpm = path
+	}
 	for _, path := range virtiofsdPaths {
 		if _, err := os.Stat(path); err == nil {
 			h.Virtiofsd = path

@@ -103,6 +103,8 @@ func refusedChoices(t *testing.T, w *world, kind api.Kind) {
 		"--machine microvm --firmware bios":    {"microvm", "BIOS", "--machine q35"},
 		"--machine q35 --disk-bus ide":         {"q35", "IDE", "--disk-bus ahci"},
 		"--machine microvm --graphics":         {"microvm", "display", "--machine q35"},
+		"--machine microvm --tpm":              {"microvm", "TPM", "--machine q35"},
+		"--firmware bios --tpm":                {"SeaBIOS", "TPM", "--firmware"},
 		"--firmware uefi":                      {"UEFI", "--firmware"},
 		"--cpu-model host":                     {"host", "hardware virtualization", "--cpu-model"},
 		"--cpu-model Zen9":                     {"Zen9", "amd64", "--cpu-model"},

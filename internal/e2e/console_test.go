@@ -23,6 +23,7 @@ var consoleScenarios = []scenario{
 	{"console", localOnly, vms, serialConsole},
 	{"console of a killed QEMU", localOnly, vms, consoleOfKilled},
 	{"display", localOnly, vms, display},
+	{"TPM", localOnly, vms, trustedModule},
 }
 
 // serialConsole types to a shell on the guest's serial line, until it ends.
@@ -182,4 +183,53 @@ func vnc(socket, password string) (net.Conn, error) {
 		return fail("refused with %v: %w", result, err)
 	}
 	return conn, nil
+}
+
+// readClock asks a TPM for its clock (TPM2_ReadClock) and prints how often it was reset.
+const readClock = `exec 3<>/dev/tpm0; printf '\200\001\000\000\000\012\000\000\001\201' >&3; dd bs=64 count=1 <&3 2>/dev/null | od -An -tu1 -j29 -N1 | tr -d ' '; exec 3>&-`
+
+// trustedModule gives a guest a TPM, which outlives berthd and a restart, whose swtpm has
+// no rights and the guest's own state alone, and of which nothing is left.
+func trustedModule(t *testing.T, w *world, kind api.Kind) {
+	w.start(t, kind, "trusted", "--tpm", "base", "sh", "-c", "echo resets $("+readClock+"); exec sleep 1000")
+	w.logged(t, "trusted", "resets 1\n")
+	id := w.field(t, "trusted", ".ID")
+	swtpm := func() string { // in the instance's cgroup
+		return testenv.Shell(t, w.Machine, "for p in $(grep -ls "+id+" /proc/[0-9]*/cgroup); do p=${p%/cgroup}; test $(cat $p/comm) != swtpm || echo ${p#/proc/}; done")
+	}
+	pid := swtpm()
+	uids := testenv.Shell(t, w.Machine, "stat -c %u /proc/"+pid+" /proc/"+w.field(t, "trusted", ".Status.PID")+" | sort -u | grep -vx 0 | wc -l")
+	if uids != "2" {
+		t.Errorf("swtpm shares its user with QEMU or root: %s of their own", uids)
+	}
+	status := testenv.Shell(t, w.Machine, "tr '\\t' ' ' </proc/"+pid+"/status; tr '\\0' ' ' </proc/"+pid+"/cmdline; ls -l /proc/"+pid+"/fd")
+	for _, want := range []string{"Name: swtpm", "CapEff: 0000000000000000", "NoNewPrivs: 1", "Seccomp: 2"} {
+		if !strings.Contains(status, want) {
+			t.Errorf("swtpm is not %q:\n%s", want, status)
+		}
+	}
+	w.Kill(t)
+	w.Start(t)
+	expect(t, "after berthd's death", w.Try(t.Context(), "exec", "trusted", "sh", "-c", readClock), 0, "1\n")
+	if now := swtpm(); now != pid {
+		t.Errorf("swtpm was process %s and is %s", pid, now)
+	}
+	w.Berth(t, "restart", "trusted")
+	w.logged(t, "trusted", "resets 2\n")
+	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, pid) })
+	pid = swtpm()
+	testenv.Shell(t, w.Machine, "kill -9 "+w.field(t, "trusted", ".Status.PID"))
+	w.becomes(t, "trusted", ".Status.State", "failed")
+	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, pid) })
+	testenv.Shell(t, w.Machine, "test -s "+w.Dir+"/root/instances/"+id+"/tpm/tpm2-00.permall")
+	w.remove(t, "trusted")
+	testenv.Shell(t, w.Machine, "test ! -e "+w.Dir+"/root/instances/"+id)
+}
+
+// noProcess reports whether a process has ended.
+func (w *world) noProcess(t *testing.T, pid string) error {
+	if testenv.Shell(t, w.Machine, "test ! -e /proc/"+pid+" && echo gone || true") != "gone" {
+		return fmt.Errorf("process %s goes on", pid)
+	}
+	return nil
 }

@@ -144,6 +144,7 @@ type Host struct {
 	QEMU      map[string]string   // paths of the system emulators, by architecture
 	CPUModels map[string][]string // those that each emulator knows; nil where unknown
 	Virtiofsd string              // path, "" where there is none
+	Swtpm     string              // path, "" where there is none
 	KVM       bool                // proved by a probe guest
 	KVMReason string              // one line: why KVM is, or is not, used
 

@@ -79,7 +79,10 @@ func (b *builder) display() {
 	switch {
 	case b.m.Graphics && b.m.Type == Virt: // it has no VGA
 		b.add("-device", "virtio-gpu-pci")
-	case b.m.Graphics || b.m.Full && b.m.Type != Virt:
+	case b.m.Type != Virt && b.m.Firmware == NoFirmware && b.m.Graphics:
+		// qboot takes the memory of VGA's window for its tables.
+		b.add("-device", "bochs-display")
+	case b.m.Type != Virt && b.m.Firmware != NoFirmware && (b.m.Graphics || b.m.Full):
 		b.add("-device", "VGA")
 	}
 	if !b.m.Graphics {
@@ -267,11 +270,29 @@ func (b *builder) nics() {
 	}
 }
 
+// connect has a helper's socket connected to and adds its chardev.
+func (b *builder) connect(id, path string) {
+	b.plan.Connect = append(b.plan.Connect, Socket{FD: b.next, Path: path})
+	b.add("-chardev", fmt.Sprintf("socket,id=%s,fd=%d", id, b.next))
+	b.next++
+}
+
+// tpm adds the TPM, by the interface that current guests prefer.
+func (b *builder) tpm() {
+	if b.m.TPM == "" {
+		return
+	}
+	b.connect("tpm", b.m.TPM)
+	device := "tpm-crb"
+	if b.m.Type == Virt {
+		device = "tpm-tis-device"
+	}
+	b.add("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", device+",tpmdev=tpm0")
+}
+
 func (b *builder) shares() {
 	for i, s := range b.m.Shares {
-		b.plan.Connect = append(b.plan.Connect, Socket{FD: b.next, Path: s.Socket})
-		b.add("-chardev", fmt.Sprintf("socket,id=share%d,fd=%d", i, b.next))
-		b.next++
+		b.connect(fmt.Sprintf("share%d", i), s.Socket)
 		b.device("vhost-user-fs", fmt.Sprintf("chardev=share%d,tag=%s", i, s.Tag))
 	}
 }

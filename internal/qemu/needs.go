@@ -16,7 +16,7 @@ import (
 const linkerCache = "/etc/ld.so.cache"
 
 // Needs returns what an emulator opens by name, whatever machine it emulates: itself
-// and its libraries, accelerators that are modules, its firmware. It asks the program
+// and its libraries, those of its modules that Berth uses, its firmware. It asks the program
 // and the dynamic linker, which takes some 30 ms.
 func Needs(ctx context.Context, emulator string) ([]Shown, error) {
 	needs, err := Libraries(ctx, emulator)
@@ -27,7 +27,7 @@ func Needs(ctx context.Context, emulator string) ([]Shown, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, module := range accelerators(needs) {
+	for _, module := range modules(needs) {
 		more, err := loaded(ctx, linker, module)
 		if err != nil {
 			return nil, err
@@ -72,9 +72,12 @@ func unique(list []Shown) []Shown {
 	return slices.Compact(list)
 }
 
-// accelerators finds QEMU's modules for accelerators, which distributions put into a
-// directory beside the libraries.
-func accelerators(libraries []Shown) (modules []string) {
+// moduleNames are patterns of modules that some machine of Plan's needs.
+var moduleNames = []string{"accel-*.so", "hw-display-virtio-gpu.so", "hw-display-virtio-gpu-pci.so"}
+
+// modules finds what distributions build as modules of QEMU's and put into a directory
+// beside the libraries: accelerators, and the display of machines without VGA.
+func modules(libraries []Shown) (paths []string) {
 	seen := map[string]bool{}
 	for _, l := range libraries {
 		for _, usr := range []string{"", "/usr"} {
@@ -83,12 +86,14 @@ func accelerators(libraries []Shown) (modules []string) {
 				continue
 			}
 			seen[dir] = true
-			// A pattern without a meta character beside the star cannot be wrong.
-			found, _ := filepath.Glob(filepath.Join(dir, "qemu", "accel-*.so"))
-			modules = append(modules, found...)
+			for _, name := range moduleNames {
+				// A pattern without a meta character beside the star cannot be wrong.
+				found, _ := filepath.Glob(filepath.Join(dir, "qemu", name))
+				paths = append(paths, found...)
+			}
 		}
 	}
-	return modules
+	return paths
 }
 
 // loaded returns a program or module and what a dynamic linker loads with it.

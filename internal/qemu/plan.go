@@ -83,6 +83,8 @@ type Machine struct {
 	// Graphics adds a display, which Screenshot and VNC clients see, with a keyboard
 	// and a tablet on USB.
 	Graphics bool
+	// TPM is the socket of the swtpm that is the machine's TPM 2.0; "" for none.
+	TPM string
 
 	// Template makes this machine a template or a copy of one; nil for neither.
 	Template *Template
@@ -218,6 +220,7 @@ func NewPlan(m Machine) (*Plan, error) {
 	b.disks()
 	b.nics()
 	b.shares()
+	b.tpm()
 	b.helpers()
 	return b.plan, nil
 }

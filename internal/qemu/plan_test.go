@@ -69,8 +69,11 @@ func TestPlanGolden(t *testing.T) {
 	arm.QEMU, arm.CPU, arm.Kernel = "/usr/bin/qemu-system-aarch64", "cortex-a57", "/k/Image"
 	fullARM := full(Virt, AHCI, E1000E)
 	fullARM.QEMU, fullARM.CPU, fullARM.Kernel = arm.QEMU, arm.CPU, arm.Kernel
-	graphics, armGraphics := machine(PC), machine(Virt)
-	graphics.Graphics, armGraphics.Graphics, graphics.Firmware = true, true, BIOS
+	surrounded, armSurrounded := machine(PC), machine(Virt)
+	surrounded.Graphics, armSurrounded.Graphics, surrounded.Firmware = true, true, BIOS
+	surrounded.TPM, armSurrounded.TPM = "/run/i/tpm", "/run/i/tpm"
+	qboot := machine(Q35)
+	qboot.Graphics = true
 	transient := machine(MicroVM)
 	transient.Disks[1].Transient = true
 	template, copied := machine(MicroVM), machine(MicroVM)
@@ -83,7 +86,7 @@ func TestPlanGolden(t *testing.T) {
 		"template": template, "copy": copied,
 		"microvm": machine(MicroVM), "q35-kvm-share": shared, "virt": arm,
 		"q35-full": full(Q35, AHCI, E1000), "pc-full": full(PC, IDE, RTL8139), "virt-full": fullARM,
-		"transient": transient, "graphics": graphics, "virt-graphics": armGraphics,
+		"transient": transient, "qboot-graphics": qboot, "surrounded": surrounded, "virt-surrounded": armSurrounded,
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan, err := NewPlan(m)
@@ -138,6 +141,7 @@ func TestPlanRefuses(t *testing.T) {
 		"no model":            func(m *Machine) { m.CPU = "" },
 		"comma in model":      func(m *Machine) { m.CPU = "max,host-phys-bits,x" },
 		"a microvm's display": func(m *Machine) { m.Graphics = true },
+		"a microvm's TPM":     func(m *Machine) { m.TPM = "/run/i/tpm" },
 		"full microvm":        func(m *Machine) { m.Full = true },
 		"BIOS on microvm":     func(m *Machine) { m.Firmware = BIOS },
 		"no firmware":         func(m *Machine) { m.Firmware = "" },

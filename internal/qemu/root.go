@@ -14,7 +14,7 @@ import (
 type Shown struct {
 	Path string `json:"path"`           // of the host
 	Name string `json:"name,omitempty"` // absolute, in the program's root, where it is not Path
-	Mode string `json:"mode,omitempty"` // "" for reading, x for executing too, rw, dev for a device
+	Mode string `json:"mode,omitempty"` // "" for reading, x for executing too, rw, dir for a directory whose files it makes, dev for a device
 }
 
 // name returns where the program finds it.
@@ -32,6 +32,7 @@ func (s Shown) attributes() (uint64, error) {
 		"":    always | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_RDONLY,
 		"x":   always | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_RDONLY,
 		"rw":  always | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
+		"dir": always | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
 		"dev": always | unix.MOUNT_ATTR_NOEXEC,
 	}[s.Mode]
 	if !known {

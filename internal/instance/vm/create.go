@@ -64,6 +64,9 @@ func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (
 			return fail(err)
 		}
 	}
+	if err := h.startTPM(ctx, plan.TPM, dirs); err != nil {
+		return fail(err)
+	}
 	if _, err := d.cfg.Keeper.Start(ctx, h.process(plan, dirs, memory)); err != nil {
 		return fail(err)
 	}
@@ -213,6 +216,9 @@ func (h *handle) clean(ctx context.Context) error {
 	for i := range h.p.Mounts {
 		errs = append(errs, h.forget(ctx, k, shareID(h.p.ID, i)))
 	}
+	if h.run.Machine.TPM {
+		errs = append(errs, h.forget(ctx, k, tpmID(h.p.ID)))
+	}
 	group, err := h.group(nil)
 	if err == nil && group != nil {
 		err = group.Destroy()
@@ -220,7 +226,7 @@ func (h *handle) clean(ctx context.Context) error {
 	errs = append(errs, err)
 	// run.json goes last: as long as it stands, the run can be found and
 	// cleaned again.
-	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", vncFile, "run.json"}
+	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", vncFile, "tpm", "tpm.json", "run.json"}
 	for i := range h.p.Mounts {
 		names = append([]string{fmt.Sprintf("fs%d", i), fmt.Sprintf("fs%d.json", i)}, names...)
 	}

@@ -37,6 +37,7 @@ type plan struct {
 	QEMU    *qemu.Plan            `json:"qemu"`
 	Limits  *specs.LinuxResources `json:"limits"`
 	Shares  []share               `json:"shares,omitempty"`
+	TPM     *qemu.TPM             `json:"tpm,omitempty"`
 	// NoTemplate is why the machine cannot begin as a copy of a template; "" where it
 	// can.
 	NoTemplate string `json:"no_template,omitempty"`
@@ -109,6 +110,13 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	for _, s := range shares {
 		m.Shares = append(m.Shares, qemu.Share{Tag: s.Tag, Socket: s.Server.Socket})
 	}
+	tpm, err := planTPM(p, host, chosen)
+	if err != nil {
+		return nil, err
+	}
+	if tpm != nil {
+		m.TPM = tpm.Socket
+	}
 	if chosen.Type == api.MachineMicroVM && p.Spec.VM.Machine == "" && !m.FitsMicroVM() {
 		chosen.Type, chosen.Firmware = api.MachineQ35, api.FirmwareBIOS
 		m.Type, m.Firmware = qemu.Q35, qemu.BIOS
@@ -118,7 +126,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 		return nil, api.E("", api.Invalid, p.Spec.Name, err)
 	}
 	return &plan{Machine: chosen, Notice: notice(p.Spec.VM, chosen), Guest: *guest, QEMU: qp,
-		Limits: given(resources(limits, memory), host), Shares: shares, NoTemplate: noTemplate(p.Spec.VM, m), machine: m}, nil
+		Limits: given(resources(limits, memory), host), Shares: shares, TPM: tpm, NoTemplate: noTemplate(p.Spec.VM, m), machine: m}, nil
 }
 
 // notice is what a user should know who left the virtualization to Berth.

@@ -99,7 +99,7 @@ func TestChoices(t *testing.T) {
 			"para nic=e1000", "para nic=rtl8139 machine=pc", "para nic=ne2k", "hardware nic=e1000e disk=ahci",
 			"full machine=pc disk=ide", "full machine=microvm", "full disk=virtio", "full nic=virtio", "full firmware=none",
 			"para firmware=bios", "para firmware=bios machine=microvm", "para firmware=uefi", "para firmware=coreboot", "para arch=arm64 firmware=bios",
-			"para graphics", "full graphics", "para graphics machine=microvm", "para graphics arch=arm64",
+			"para graphics", "full graphics", "para graphics machine=microvm", "para tpm", "para tpm machine=microvm", "full tpm", "para tpm firmware=bios", "para graphics arch=arm64",
 			"para cpu=EPYC,+svm", "para cpu=host", "hardware cpu=host", "hardware cpu=EPYC", "para cpu=Zen9", "para arch=arm64 cpu=max",
 		} {
 			p := prepared()
@@ -109,8 +109,9 @@ func TestChoices(t *testing.T) {
 				fmt.Fprintf(&b, "%-36s  %s: %s\n", wish, api.KindOf(err), err)
 				continue
 			}
+			extra := map[bool]string{true: "graphics, "}[m.Graphics] + map[bool]string{true: "TPM, "}[m.TPM]
 			fmt.Fprintf(&b, "%-36s  %s %s %s %s disk %s, nic %s, firmware %s, %scpu %s (%s)\n", wish, m.Virtualization, m.Accelerator, m.Arch,
-				m.Type, m.DiskBus, m.NICModel, m.Firmware, map[bool]string{true: "graphics, "}[m.Graphics], m.CPUModel, m.Reason)
+				m.Type, m.DiskBus, m.NICModel, m.Firmware, extra, m.CPUModel, m.Reason)
 		}
 	}
 	golden(t, "choices.golden", []byte(b.String()))
@@ -135,6 +136,8 @@ func wishFor(p *instance.Prepared, wish string) {
 			vm.CPUModel = value
 		case "graphics":
 			vm.Graphics = true
+		case "tpm":
+			vm.TPM = true
 		default:
 			vm.Virtualization = api.Virtualization(name)
 		}
@@ -168,6 +171,7 @@ func TestPlanRefuses(t *testing.T) {
 		"bad model":      {func(p *instance.Prepared, h *instance.Host) { p.Spec.VM.CPUModel, h.CPUModels = "max,x=/dev/sda", nil }, api.Invalid, "no processor model"},
 		"many layers":    {func(p *instance.Prepared, _ *instance.Host) { p.Rootfs.Layers = make([]string, 200) }, api.Unsupported, "200 layers"},
 		"no virtiofsd":   {func(_ *instance.Prepared, h *instance.Host) { h.Virtiofsd = "" }, api.Unsupported, "qemu-system-common"},
+		"no swtpm":       {func(p *instance.Prepared, _ *instance.Host) { p.Spec.VM.TPM = true }, api.Unsupported, "install swtpm"},
 		"undelegated":    {func(_ *instance.Prepared, h *instance.Host) { h.UIDs = []instance.IDRange{{Size: 65537}} }, api.Unsupported, "controller cpu"},
 		"unknown ulimit": {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Ulimits[0].Name = "files" }, api.Invalid, "files"},
 	} {

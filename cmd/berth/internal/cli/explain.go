@@ -59,6 +59,9 @@ func printExplanation(w io.Writer, e api.Explanation) error {
 	if m.Graphics {
 		p("Display", "%s", "berth vga "+e.Name)
 	}
+	if m.TPM {
+		p("TPM", "2.0")
+	}
 	p("Kernel", "%s", e.Kernel)
 	p("Start", "%s", m.Start)
 	p("Classes", "")

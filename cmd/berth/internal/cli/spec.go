@@ -297,7 +297,7 @@ func (o *specOptions) readHealth(_ *global, spec *api.Spec) error {
 }
 
 // vmFlags are the flags that only a VM has.
-var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware", "cold-boot", "graphics"}
+var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware", "cold-boot", "graphics", "tpm"}
 
 func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 	if !o.vm {
@@ -309,7 +309,7 @@ func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 		return nil
 	}
 	spec.Kind = api.VM
-	spec.VM = api.VMSpec{Kernel: o.kernel, CPUModel: o.cpuModel, Graphics: o.graphics, ColdBoot: o.coldBoot}
+	spec.VM = api.VMSpec{Kernel: o.kernel, CPUModel: o.cpuModel, Graphics: o.graphics, TPM: o.tpm, ColdBoot: o.coldBoot}
 	return errors.Join(
 		oneOf("--virt", o.virt, &spec.VM.Virtualization, api.VirtAuto, api.VirtHardware, api.VirtPara, api.VirtFull),
 		oneOf("--machine", o.machine, &spec.VM.Machine, api.MachineMicroVM, api.MachineQ35, api.MachinePC, api.MachineVirt),

@@ -50,7 +50,7 @@ type specOptions struct {
 	vm                              bool
 	virt, kernel, cpuModel          string
 	machine, diskBus, nic, firmware string
-	graphics, coldBoot              bool
+	graphics, tpm, coldBoot         bool
 
 	// How it is made.
 	platform, pull, cidfile string
@@ -140,6 +140,7 @@ func (o *specOptions) addVMFlags(cmd *cobra.Command) {
 	f.StringVar(&o.firmware, "firmware", "", "what starts a VM's kernel: none, bios, uefi (default: by its machine)")
 
 	f.BoolVar(&o.graphics, "graphics", false, "give a VM a display, which 'berth vga' shows, with keyboard and tablet")
+	f.BoolVar(&o.tpm, "tpm", false, "give a VM a TPM 2.0 that keeps its state")
 
 	f.BoolVar(&o.coldBoot, "cold-boot", false, "boot the VM, where it could begin as a copy of one that has booted")
 
