@@ -198,7 +198,22 @@ func (k *creator) prepareCgroups() error {
 	return g.Prepare()
 }
 
-func (k *creator) completeCgroups() error { return k.settleCgroups(k.child.Pid) }
+// meanwhile completes the cgroups while the process is born, where they do not concern
+// it: that takes half as long as its namespaces do.
+func (k *creator) meanwhile() error {
+	if k.group == nil || !k.group.Apart() {
+		return nil
+	}
+	return k.settleCgroups(0)
+}
+
+// completeCgroups completes the cgroups that a process is born into.
+func (k *creator) completeCgroups() error {
+	if k.group == nil || k.group.Apart() {
+		return nil
+	}
+	return k.settleCgroups(k.child.Pid)
+}
 
 // settleCgroups completes the cgroups. Where systemd manages them the process, still
 // outside, becomes their first member.
@@ -305,13 +320,15 @@ func (k *creator) spawn() error {
 		}
 		files = append(files, k.exe)
 	}
+	var cgroups error
 	k.child, err = spawn.Start(&spawn.Cmd{
 		Files: files, Conn: 3 + k.o.PreserveFDs,
 		Join: k.ns.join, New: k.ns.create, Time: k.ns.newTime, TimeOffsets: timeOffsets(k.b.Spec.Linux.TimeOffsets),
 		Cgroup: birth, Sibling: k.rt.Siblings,
+		Meanwhile: func() error { cgroups = k.meanwhile(); return cgroups },
 	})
 	if err != nil {
-		if errors.Is(err, unix.EAGAIN) && k.group != nil {
+		if errors.Is(err, unix.EAGAIN) && k.group != nil && cgroups == nil {
 			err = fmt.Errorf("linux.resources.pids.limit: no process fits into the cgroup any more, or into one above it: %w", err)
 		}
 		return err

@@ -140,9 +140,13 @@ func (g *Group) Prepare() error {
 	return nil
 }
 
-// Complete is the rest of Create, which can go on while the first process loads.
+// Apart reports whether Complete concerns no process before it joins by OpenTasks, so
+// that it may go on while the first one is born.
+func (g *Group) Apart() bool { return !g.v2 && g.scope == "" }
+
+// Complete is the rest of Create.
 func (g *Group) Complete() error {
-	if !g.v2 && g.scope == "" {
+	if g.Apart() {
 		if err := g.makeAll(); err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@
 package spawn
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -51,6 +52,10 @@ type Cmd struct {
 	// Sibling makes the process a child of the caller's parent (CLONE_PARENT), which
 	// reaps it, instead of the caller's own.
 	Sibling bool
+
+	// Meanwhile, where not nil, is called while the kernel makes the namespaces. Its
+	// failure ends the process.
+	Meanwhile func() error
 
 	Time        bool   // create a time namespace
 	TimeOffsets string // its offsets, as time_namespaces(7) has them, or ""
@@ -91,6 +96,10 @@ func (c *Child) start(cmd *Cmd, end int) error {
 	}
 	begun := []int{machine} // what is to be reaped besides the child
 	err = c.Conn.SendSegment(p.Builder)
+	var beside error
+	if err == nil && cmd.Meanwhile != nil {
+		beside = cmd.Meanwhile()
+	}
 	for passed := 0; err == nil && (c.Pid == 0 || passed < p.passing); {
 		var m wire.Message
 		switch m, err = c.Conn.Receive(); {
@@ -118,6 +127,8 @@ func (c *Child) start(cmd *Cmd, end int) error {
 	}
 	if c.Pidfd, err = unix.PidfdOpen(c.Pid, 0); err != nil {
 		err = os.NewSyscallError("pidfd_open", err)
+	}
+	if err = cmp.Or(beside, err); err != nil {
 		c.Kill()
 	}
 	return err

@@ -160,3 +160,16 @@ func TestGivenUp(t *testing.T) {
 		t.Errorf("%v, %v", status, err)
 	}
 }
+
+// TestMeanwhileFails leaves no child where what is done beside its start fails.
+func TestMeanwhileFails(t *testing.T) {
+	null := open(t, "/dev/null")
+	full := errors.New("full")
+	c, err := Start(&Cmd{Files: []int{null, null, null, -1}, Conn: 3, Cgroup: -1, Meanwhile: func() error { return full }})
+	if c != nil || !errors.Is(err, full) {
+		t.Errorf("%v, %v", c, err)
+	}
+	if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); !errors.Is(err, unix.ECHILD) {
+		t.Errorf("a child is left: %d, %v", pid, err)
+	}
+}
