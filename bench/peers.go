@@ -114,7 +114,7 @@ func (b *bench) bareQEMU(ctx context.Context) contender {
 
 // bareArguments makes a QEMU command of a running VM's.
 func (b *bench) bareArguments(ctx context.Context) ([]string, error) {
-	if err := b.daemon.command(ctx, "run", "-d", "--vm", "--virt", "para", "--network", "none", "--name", "model", "base", "sleep", "100"); err != nil {
+	if err := b.daemon.command(ctx, with(coldVM, "-d", "--network", "none", "--name", "model", "base", "sleep", "100")...); err != nil {
 		return nil, err
 	}
 	defer b.daemon.command(ctx, "rm", "-f", "model")
@@ -139,10 +139,9 @@ func (b *bench) bareArguments(ctx context.Context) ([]string, error) {
 		case "-machine":
 			value = strings.Replace(value, "memory-backend=ram,", "", 1)
 		case "-kernel":
-			// The file may be a descriptor of that QEMU's.
-			open := strings.Replace(value, "/proc/self/", "/proc/"+pid+"/", 1)
+			shown := "/proc/" + pid + "/root" + value // QEMU has a root of its own
 			value = filepath.Join(b.dir, "bare.vmlinux")
-			if err := quiet(ctx, "cp", open, value); err != nil {
+			if err := quiet(ctx, "cp", shown, value); err != nil {
 				return nil, err
 			}
 		case "-bios", "-accel", "-cpu", "-append":

@@ -23,6 +23,10 @@ func (b *bench) measurements() []measurement {
 		b.engineExec(),
 		b.runtimeExec(),
 		b.vm(max(5, b.runs/4)),
+		b.warmVMRun(max(5, b.runs/4)),
+		b.vmExec(b.runs),
+		b.idleMachines(),
+		b.manyMachines(),
 		b.idleDaemon(),
 		b.commands("version", b.runs, []target{atMost(10, "ms")},
 			b.berth("version"),
@@ -65,7 +69,7 @@ func (b *bench) vm(n int) measurement {
 	return measurement{name, func(ctx context.Context) ([]row, error) {
 		bare := b.bareQEMU(ctx)
 		return comparison{name: name, unit: "ms", runs: n, warmUp: warm, targets: []target{atMostOf(1.5, bare.name)},
-			contenders: []contender{b.berth("run", "--rm", "--vm", "--virt", "para", "--network", "none", "base", "true"), bare}}.measure(ctx)
+			contenders: []contender{b.berth(with(coldVM, "--rm", "--network", "none", "base", "true")...), bare}}.measure(ctx)
 	}}
 }
 

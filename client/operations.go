@@ -27,8 +27,7 @@ type PullRequest struct {
 
 // BootstrapRequest makes an image from a distribution's packages.
 type BootstrapRequest struct {
-	Name string `json:"name"`           // as in debian:12
-	Disk bool   `json:"disk,omitempty"` // one that holds a VM's disk
+	Name string `json:"name"` // as in debian:12
 }
 
 // KernelRequest makes a guest kernel from the distribution's packages.

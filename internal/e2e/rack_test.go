@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/testenv"
@@ -27,6 +29,23 @@ func hardware(t *testing.T, w *world, kind api.Kind) {
 	confined(t, w.Machine, w.field(t, "machine", ".Status.PID"))
 	if info := w.Berth(t, "info", "--format", "{{.Hardware}}"); !strings.Contains(info, "KVM") {
 		t.Errorf("info says of hardware virtualization: %q", info)
+	}
+	testenv.Eventually(t, 3*time.Minute, func() error {
+		if said := w.Berth(t, "system", "df", "--format", "{{.Type}} {{.TotalCount}}"); strings.Contains(said, "templates 0") {
+			return errors.New("there is no template")
+		}
+		return nil
+	})
+	ids := map[string]bool{}
+	for _, name := range []string{"first", "second"} {
+		w.start(t, kind, name, "--virt", "hardware", "base", "sh", "-c", "cat /proc/sys/kernel/random/boot_id; sleep 600")
+		if w.field(t, name, ".Status.Machine.Template") == "" {
+			t.Errorf("%s is no copy of a template: %s", name, w.field(t, name, ".Status.Machine.Start"))
+		}
+		ids[w.logged(t, name, "\n")] = true
+	}
+	if len(ids) != 2 {
+		t.Errorf("two copies have the boot ids %v", ids)
 	}
 }
 

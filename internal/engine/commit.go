@@ -88,14 +88,7 @@ func (e *Engine) withLayer(ctx context.Context, ref, op string, namesOnly bool, 
 	en.mu.Lock()
 	rec, run := en.rec, en.run
 	en.mu.Unlock()
-	img, err := e.images.ResolveDigest(ctx, rec.Digest)
-	if err == nil && img.Disk != nil {
-		err = api.E("", api.Unsupported, "", errors.New("it starts from a disk, and what it has changed there is no layer"))
-	}
-	if err != nil {
-		return api.E(op, "", inst.Name, err)
-	}
-	p, err := e.outline(rec, img)
+	p, err := e.outline(rec, nil)
 	if err != nil {
 		return api.E(op, "", inst.Name, err)
 	}

@@ -69,6 +69,9 @@ func boot() (*machine, error) {
 		if err := modules.load(setTemplate); err != nil {
 			return nil, err
 		}
+		if err := modules.hold(); err != nil {
+			return nil, err
+		}
 		if err := sleep(); err != nil {
 			return nil, err
 		}

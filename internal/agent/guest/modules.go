@@ -22,8 +22,7 @@ const (
 	setShare = "share" // virtiofs
 	setLate  = "late"  // what can wait until the entrypoint runs
 
-	// setTemplate is of setBoot what looks at no disk: a copy of a template has
-	// disks of other sizes, and an interface with another address.
+	// setTemplate is of setBoot what looks at no disk.
 	setTemplate = "template"
 )
 
@@ -34,6 +33,51 @@ const (
 type kernelModules struct {
 	dir    int // descriptor of /modules
 	loaded []string
+	held   bool // devices are left alone until the set of their driver is loaded (hold)
+}
+
+// deviceTypes are what of virtio's devices the drivers of a set are for, as sysfs has
+// the type (virtio 1.1, chapter 5).
+var deviceTypes = map[string][]string{setNet: {"0x0001"}, setBoot: {"0x0002"}, setLate: {"0x0004", "0x0005"}}
+
+const virtioBus = "/sys/bus/virtio/"
+
+// hold loads the drivers of devices, but keeps them from the devices until load is
+// called for their sets. A driver's code takes long to load; what a device is like
+// it finds out when it gets the device: a copy of a template has disks of other sizes,
+// and another interface.
+func (k *kernelModules) hold() error {
+	if err := os.WriteFile(virtioBus+"drivers_autoprobe", []byte("0"), 0); err != nil {
+		return err
+	}
+	for _, set := range []string{setBoot, setNet, setLate} {
+		if err := k.load(set); err != nil {
+			return err
+		}
+	}
+	k.held = true
+	return nil
+}
+
+// release gives the devices of a set to their drivers.
+func (k *kernelModules) release(set string) error {
+	devices, err := os.ReadDir(virtioBus + "devices")
+	if err != nil {
+		return err
+	}
+	for _, device := range devices {
+		kind, err := os.ReadFile(virtioBus + "devices/" + device.Name() + "/device")
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(deviceTypes[set], strings.TrimSpace(string(kind))) {
+			continue
+		}
+		if err := os.WriteFile(virtioBus+"drivers_probe", []byte(device.Name()), 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func openModules() (*kernelModules, error) {
@@ -61,6 +105,9 @@ func (k *kernelModules) load(set string) error {
 			return fmt.Errorf("kernel module %s: %w", name, err)
 		}
 		k.loaded = append(k.loaded, name)
+	}
+	if k.held {
+		return k.release(set)
 	}
 	return nil
 }

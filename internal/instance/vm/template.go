@@ -24,7 +24,7 @@ import (
 //	           interface's address, its clock and its randomness are its own
 //
 // What a copy has of its own its guest looks at only after the waking: the drivers
-// of disks and interfaces are loaded then.
+// get disks and interfaces then.
 
 // templateArg makes a guest wait.
 const templateArg = " " + agent.TemplateArg + "=1"
