@@ -254,6 +254,14 @@ type VMSpec struct {
 	Graphics       bool           `json:"graphics,omitempty" doc:"a display, which screenshots and VNC show, with keyboard and tablet"`
 	TPM            bool           `json:"tpm,omitempty" doc:"a TPM 2.0, whose state is the instance's"`
 	ColdBoot       bool           `json:"cold_boot,omitempty" doc:"boot the machine, where it could begin as a copy of one that has booted"`
+
+	// What follows is for disk images; the last three are told to the guest, by
+	// cloud-init's NoCloud.
+	CDROM         string `json:"cdrom,omitempty" doc:"of a disk image: a disc for its drive, an absolute path of the host"`
+	BootCDROM     bool   `json:"boot_cdrom,omitempty" doc:"of a disk image: start from the disc first; default: from the disk, and from the disc where that has nothing to start"`
+	UserData      string `json:"user_data,omitempty" doc:"of a disk image: cloud-init's user-data"`
+	NetworkConfig string `json:"network_config,omitempty" doc:"of a disk image: cloud-init's network-config; default: the instance's own addresses"`
+	SSHKeys       string `json:"ssh_keys,omitempty" doc:"of a disk image: public keys of the guest's default user, one a line"`
 }
 
 // MachineType is the board of a VM.

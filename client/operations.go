@@ -27,7 +27,8 @@ type PullRequest struct {
 
 // BootstrapRequest makes an image from a distribution's packages.
 type BootstrapRequest struct {
-	Name string `json:"name"` // as in debian:12
+	Name string `json:"name"`           // as in debian:12
+	Disk bool   `json:"disk,omitempty"` // one that holds a VM's disk
 }
 
 // KernelRequest makes a guest kernel from the distribution's packages.

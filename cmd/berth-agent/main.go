@@ -1,7 +1,19 @@
-// Command berth-agent is the process 1 of a virtual machine that was made from
-// an OCI image. The kernel starts it as /init of the initramfs.
+// Command berth-agent is Berth's hand in a virtual machine. In one that was made from
+// an OCI image it is process 1: the kernel starts it as /init of the initramfs. In one
+// that starts from its disk it is a service of the init there.
 package main
 
-import "github.com/berthcloud/berth/internal/agent/guest"
+import (
+	"fmt"
+	"os"
 
-func main() { guest.Main() }
+	"github.com/berthcloud/berth/internal/agent/guest"
+)
+
+func main() {
+	if os.Getpid() == 1 {
+		guest.Main()
+	}
+	fmt.Fprintln(os.Stderr, "berth-agent:", guest.Service())
+	os.Exit(1)
+}

@@ -24,15 +24,20 @@ func SerialSlot(port int) int { return 0x10 + port }
 // Serial numbers by which a guest tells its virtio disks apart.
 const (
 	LayersSerial = "berth-layers" // read-only: configuration and layers
-	DiskSerial   = "berth-disk"   // ext4 for the writable layer
+	DiskSerial   = "berth-disk"   // ext4 for the writable layer, or what a guest starts from
+	SeedSerial   = "berth-seed"   // read-only: vfat with what a guest is told that starts by itself
 )
+
+// SeedFile is the encoded Config on the seed of a guest that starts by itself.
+const SeedFile = "berth-agent"
 
 // MaxConfig bounds an encoded Config, in bytes.
 const MaxConfig = 1 << 20
 
-// Config is what a guest made from an OCI image is told when it boots. It is
-// the first partition of the read-only disk; the layers follow it. The JSON is
-// for people who look at a plan.
+// Config is what a guest is told when it boots. Where it was made from an OCI image,
+// it is the first partition of the read-only disk; the layers follow it. Where it
+// starts by itself, it is SeedFile, and has no layers, no disk and no process. The
+// JSON is for people who look at a plan.
 type Config struct {
 	Layers    int     `json:"layers"`              // partitions 2 to Layers+1, bottom first
 	Disk      bool    `json:"disk,omitempty"`      // a second disk holds ext4 for the writable layer; else tmpfs

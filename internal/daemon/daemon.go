@@ -206,7 +206,7 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 		return nil, err
 	}
 	u.Add(func(context.Context) error { return state.Close() })
-	images, err := image.Open(c.Root, image.Options{Converter: image.Converter{Launcher: c.launcher(), User: converterUser(host)}})
+	images, err := image.Open(c.Root, image.Options{Converter: image.Converter{Launcher: c.launcher(), User: converterUser(host)}, Agents: c.agents()})
 	if err != nil {
 		return nil, err
 	}

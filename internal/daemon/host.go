@@ -23,6 +23,13 @@ var virtiofsdPaths = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd
 // qemuBinary names the system emulator of each architecture.
 var qemuBinary = map[string]string{"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 
+// uefiFiles are where Debian's packages ovmf and qemu-efi-aarch64 have their firmware,
+// without secure boot.
+var uefiFiles = map[string]instance.UEFI{
+	"amd64": {Code: "/usr/share/OVMF/OVMF_CODE_4M.fd", Vars: "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+	"arm64": {Code: "/usr/share/AAVMF/AAVMF_CODE.fd", Vars: "/usr/share/AAVMF/AAVMF_VARS.fd"},
+}
+
 // agents returns the paths of the guest agents, by architecture: that of the host's
 // own is named as the others are, without one.
 func (c *Config) agents() map[string]string {
@@ -65,6 +72,12 @@ func gatherHost() (instance.Host, error) {
 	}
 	if path, err := exec.LookPath("swtpm"); err == nil {
 		h.Swtpm = path
+	}
+	h.UEFI = map[string]instance.UEFI{}
+	for arch, files := range uefiFiles {
+		if _, err := os.Stat(files.Code); err == nil {
+			h.UEFI[arch] = files
+		}
 	}
 	for _, path := range virtiofsdPaths {
 		if _, err := os.Stat(path); err == nil {

@@ -75,7 +75,7 @@ func Join(parts []Part, headPath, tailPath string) (*Joined, error) {
 				return nil, err
 			}
 		}
-		if err := putEntry(table[i*gptEntry:], i, part.Name, at, at+whole-1); err != nil {
+		if err := putEntry(table[i*gptEntry:], i, linuxData, part.Name, at, at+whole-1); err != nil {
 			return nil, err
 		}
 		at += whole
@@ -108,13 +108,14 @@ func flatExtent(b *strings.Builder, sectors int64, path string, offset int) erro
 	return nil
 }
 
-// putEntry writes the i-th partition entry (UEFI 2.10, table 5.6).
-func putEntry(e []byte, i int, name string, first, last int64) error {
+// putEntry writes the i-th partition entry (UEFI 2.10, table 5.6). Kind is a type
+// GUID as GPT stores it.
+func putEntry(e []byte, i int, kind, name string, first, last int64) error {
 	label := utf16.Encode([]rune(name))
 	if len(label) > 36 {
 		return fmt.Errorf("partition label %q is longer than 36 characters", name)
 	}
-	copy(e, linuxData)
+	copy(e, kind)
 	id := sha256.Sum256(fmt.Appendf(nil, "%d %s %d %d", i, name, first, last))
 	copy(e[16:32], id[:])
 	binary.LittleEndian.PutUint64(e[32:], uint64(first))

@@ -88,7 +88,14 @@ func (e *Engine) withLayer(ctx context.Context, ref, op string, namesOnly bool, 
 	en.mu.Lock()
 	rec, run := en.rec, en.run
 	en.mu.Unlock()
-	p, err := e.outline(rec, nil)
+	img, err := e.images.ResolveDigest(ctx, rec.Digest)
+	if err == nil && img.Disk != nil {
+		err = api.E("", api.Unsupported, "", errors.New("it starts from a disk, and what it has changed there is no layer"))
+	}
+	if err != nil {
+		return api.E(op, "", inst.Name, err)
+	}
+	p, err := e.outline(rec, img)
 	if err != nil {
 		return api.E(op, "", inst.Name, err)
 	}

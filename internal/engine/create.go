@@ -11,7 +11,6 @@ import (
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image"
 	"github.com/berthcloud/berth/internal/instance"
-	"github.com/berthcloud/berth/internal/storage"
 	"github.com/berthcloud/berth/internal/store"
 	"github.com/berthcloud/berth/internal/undo"
 )
@@ -49,9 +48,17 @@ func (e *Engine) Run(ctx context.Context, spec api.Spec, created func(api.Instan
 
 // create records a new instance in a state, created or starting. The caller has
 // entry.op, and gives it back.
-func (e *Engine) create(ctx context.Context, spec api.Spec, state api.State) (_ *entry, err error) {
+func (e *Engine) create(ctx context.Context, want api.Spec, state api.State) (_ *entry, err error) {
 	id := newID()
-	if spec, err = e.complete(spec, id); err != nil {
+	spec, err := e.complete(want, id)
+	if err != nil {
+		return nil, err
+	}
+	img, err := e.images.Resolve(ctx, spec.Image)
+	if err != nil {
+		return nil, err
+	}
+	if spec, err = e.completeDisk(want, spec, id, img); err != nil {
 		return nil, err
 	}
 	driver, err := e.driver(spec.Kind)
@@ -64,10 +71,6 @@ func (e *Engine) create(ctx context.Context, spec api.Spec, state api.State) (_ 
 	var u undo.Stack
 	defer u.Run(ctx, &err)
 
-	img, err := e.images.Resolve(ctx, spec.Image)
-	if err != nil {
-		return nil, err
-	}
 	if err := e.checkPlatform(spec, img); err != nil {
 		return nil, api.E("create", "", spec.Name, err)
 	}
@@ -86,7 +89,7 @@ func (e *Engine) create(ctx context.Context, spec api.Spec, state api.State) (_ 
 		u.Add(func(context.Context) error { e.freeRange(rec.Users); return nil })
 	}
 	if state == api.Created { // a start plans it anyway
-		if err := e.planned(ctx, driver, rec, layersOf(img)); err != nil {
+		if err := e.planned(ctx, driver, rec, img); err != nil {
 			return nil, err
 		}
 	}
@@ -125,8 +128,8 @@ func (e *Engine) checkPlatform(spec api.Spec, img image.Image) error {
 
 // planned has the driver plan the instance as far as it is known, so that what
 // cannot work is refused at creation and not at the first start.
-func (e *Engine) planned(ctx context.Context, d instance.Driver, rec record, layers []storage.Layer) error {
-	p, err := e.outline(rec, layers)
+func (e *Engine) planned(ctx context.Context, d instance.Driver, rec record, img image.Image) error {
+	p, err := e.outline(rec, img)
 	if err != nil {
 		return api.E("create", api.Invalid, rec.Name, err)
 	}
@@ -141,13 +144,17 @@ func (e *Engine) planned(ctx context.Context, d instance.Driver, rec record, lay
 }
 
 // outline is what of a Prepared follows from the record and its image alone.
-func (e *Engine) outline(rec record, layers []storage.Layer) (*instance.Prepared, error) {
-	proc, err := process(rec.Spec, rec.Config, rec.ID)
+func (e *Engine) outline(rec record, img image.Image) (*instance.Prepared, error) {
+	read := process
+	if img.Disk != nil {
+		read = diskProcess
+	}
+	proc, err := read(rec.Spec, rec.Config, rec.ID)
 	if err != nil {
 		return nil, err
 	}
 	return &instance.Prepared{
-		ID: rec.ID, Spec: rec.Spec, Arch: rec.Arch, Process: proc, Rootfs: e.rootfs(rec, layers), Hostname: rec.Spec.Hostname, Users: rec.Users,
+		ID: rec.ID, Spec: rec.Spec, Arch: rec.Arch, Process: proc, Rootfs: e.rootfs(rec, img), Hostname: rec.Spec.Hostname, Users: rec.Users,
 		Dir: e.dir(rec.ID), RunDir: e.runDir(rec.ID), LogPath: e.logPath(rec.ID), Cgroup: e.cgroup(rec.ID),
 		HostNet: rec.Spec.Network.Name == api.NetworkHost,
 	}, nil

@@ -34,7 +34,7 @@ func (e *Engine) Explain(ctx context.Context, ref string) (api.Explanation, erro
 	if err != nil {
 		return fail("", rec.Name, err)
 	}
-	p, err := e.outline(rec, layersOf(img))
+	p, err := e.outline(rec, img)
 	if err != nil {
 		return fail(api.Invalid, rec.Name, err)
 	}

@@ -13,9 +13,12 @@ import (
 )
 
 // StartBootstrap begins to make a standard image, as debian:12, from the
-// distribution's packages.
-func (e *Engine) StartBootstrap(_ context.Context, name string) (api.Operation, error) {
+// distribution's packages; with disk one that holds a VM's disk.
+func (e *Engine) StartBootstrap(_ context.Context, name string, disk bool) (api.Operation, error) {
 	return e.begin("bootstrap", name, func(ctx context.Context, report func(api.Progress)) (string, error) {
+		if disk {
+			return e.images.BootstrapDisk(ctx, name, report)
+		}
 		return e.images.Bootstrap(ctx, name, report)
 	})
 }

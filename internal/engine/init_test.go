@@ -91,7 +91,7 @@ func TestInitIsFound(t *testing.T) {
 		rec := record{Config: img.Config}
 		rec.ID, rec.Spec = newID(), api.Spec{Name: "m", Kind: api.Container, Image: "base", Init: api.InitSystem}
 		c.edit(&rec)
-		p, err := w.outline(rec, layers)
+		p, err := w.outline(rec, img)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -43,9 +43,14 @@ func layersOf(img image.Image) []storage.Layer {
 
 // rootfs says where an instance's root filesystem comes from. Nothing of it is
 // made yet.
-func (e *Engine) rootfs(rec record, layers []storage.Layer) instance.Rootfs {
+func (e *Engine) rootfs(rec record, img image.Image) instance.Rootfs {
 	var r instance.Rootfs
-	dir := e.dir(rec.ID)
+	dir, layers := e.dir(rec.ID), layersOf(img)
+	if d := img.Disk; d != nil {
+		r.Image = &instance.DiskImage{Path: d.Path, Size: d.Size, Firmware: d.Firmware, Agent: d.Agent}
+		r.Disk, r.DiskSize = filepath.Join(dir, "root.qcow2"), rec.Spec.Limits.Disk
+		return r
+	}
 	if rec.Spec.Kind == api.VM {
 		for _, l := range layers {
 			r.Layers = append(r.Layers, l.Path)
@@ -99,8 +104,11 @@ func (e *Engine) adoptRootfs(p *instance.Prepared) error {
 // stays.
 func (e *Engine) releaseRootfs(p *instance.Prepared) { e.storage.Release(p.ID) }
 
-// prepareKernel finds the guest kernel of a VM.
+// prepareKernel finds the guest kernel of a VM that needs one.
 func (e *Engine) prepareKernel(ctx context.Context, rec record, p *instance.Prepared) error {
+	if p.Rootfs.Image != nil {
+		return checkDisc(rec.Spec.VM.CDROM) // the kernel is its own
+	}
 	name := kernelName(rec.Spec.VM, rec.Arch, e.host.Arch)
 	k, err := e.images.Kernel(ctx, name)
 	if api.IsKind(err, api.NotFound) {

@@ -317,7 +317,7 @@ func validateRestart(s api.Spec) error {
 
 func validateVM(s api.Spec) error {
 	if s.Kind == api.Container {
-		if s.VM != (api.VMSpec{}) {
+		if withoutDisk(s.VM) != (api.VMSpec{}) { // whose image decides
 			return errors.New("--virt, --kernel and the flags of a VM's devices are for VMs; add --vm or leave them out")
 		}
 		return nil

@@ -177,7 +177,7 @@ func (e *Engine) prepare(ctx context.Context, en *entry, u *undo.Stack) (*instan
 		return nil, err
 	}
 	layers := layersOf(img)
-	p, err := e.outline(rec, layers)
+	p, err := e.outline(rec, img)
 	if err != nil {
 		return nil, err
 	}

@@ -61,6 +61,8 @@ type Options struct {
 	// Converter reads disks in other formats than raw. Without one only raw disks
 	// are imported and exported.
 	Converter Converter
+	// Agents are paths of the guest agent, by architecture, for disks that are made here.
+	Agents map[string]string
 }
 
 // Store is a store of images. Its methods may be called concurrently. Errors

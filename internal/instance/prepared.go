@@ -61,11 +61,23 @@ type Rootfs struct {
 	// container's own (ids 0 to 65535), never shifted.
 	Upper string `json:"upper,omitempty"`
 	Work  string `json:"work,omitempty"`
+	// Image is the disk that a VM starts from by itself, in place of Layers.
+	Image *DiskImage `json:"image,omitempty"`
 	// Disk is a VM's writable layer: a sparse raw file of DiskSize bytes. It
 	// holds ext4 after the first run; the driver makes the filesystem where
-	// the file does not exist.
+	// the file does not exist. Over an Image it is a qcow2 file that takes what
+	// the guest writes.
 	Disk     string `json:"disk,omitempty"`
 	DiskSize int64  `json:"disk_size,omitempty"`
+}
+
+// DiskImage is a read-only disk that machines share. Its guest has a kernel and an
+// init of its own: nothing of Process but the terminal concerns it.
+type DiskImage struct {
+	Path     string       `json:"path"` // raw
+	Size     int64        `json:"size"` // bytes
+	Firmware api.Firmware `json:"firmware"`
+	Agent    bool         `json:"agent,omitempty"` // berth-agent is a service of the guest's
 }
 
 // Interface is a network interface that the driver plugs: a veth pair for a
@@ -145,6 +157,7 @@ type Host struct {
 	CPUModels map[string][]string // those that each emulator knows; nil where unknown
 	Virtiofsd string              // path, "" where there is none
 	Swtpm     string              // path, "" where there is none
+	UEFI      map[string]UEFI     // firmwares, by architecture
 	KVM       bool                // proved by a probe guest
 	KVMReason string              // one line: why KVM is, or is not, used
 
@@ -162,6 +175,12 @@ type Host struct {
 
 // BlockDevice is a whole disk, not a partition, by its number.
 type BlockDevice struct{ Major, Minor uint32 }
+
+// UEFI are the two files of a UEFI firmware.
+type UEFI struct {
+	Code string // the program, which machines share
+	Vars string // what a new machine's variables are a copy of
+}
 
 // Rootless reports whether the daemon is an ordinary user's.
 func (h Host) Rootless() bool { return len(h.UIDs) > 0 }

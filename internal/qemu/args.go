@@ -59,9 +59,11 @@ func (b *builder) device(name, options string) {
 
 func (b *builder) board() {
 	m := b.m
-	b.add(m.QEMU,
-		"-name", "guest="+m.Name,
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+	b.add(m.QEMU, "-name", "guest="+m.Name, "-nodefaults", "-no-user-config", "-display", "none")
+	if !m.Reboots {
+		b.add("-no-reboot")
+	}
+	b.add(
 		// The processor waits for QMP's cont, so that nobody misses output.
 		"-S",
 		// obsolete: system calls that no current kernel interface needs;
@@ -116,6 +118,10 @@ func (b *builder) memory() string {
 
 // boardType adds the board and what it starts with.
 func (b *builder) boardType() {
+	flash := ""
+	if b.m.Firmware == UEFI {
+		flash = ",pflash0=uefi,pflash1=vars"
+	}
 	switch b.m.Type {
 	case MicroVM:
 		// Linux waits a second for the clock of a board that has none: rtc=on.
@@ -123,11 +129,11 @@ func (b *builder) boardType() {
 			// virtiofs needs virtio 1.0, which mmio transports speak only when told to.
 			"-global", "virtio-mmio.force-legacy=false")
 	case Q35:
-		b.add("-machine", "q35,memory-backend=ram,vmport=off,smbus=off,sata=off,hpet=off")
+		b.add("-machine", "q35,memory-backend=ram,vmport=off,smbus=off,sata=off,hpet=off"+flash)
 	case PC:
-		b.add("-machine", "pc,memory-backend=ram,vmport=off,smbus=off,hpet=off")
+		b.add("-machine", "pc,memory-backend=ram,vmport=off,smbus=off,hpet=off"+flash)
 	case Virt:
-		b.add("-machine", "virt,memory-backend=ram,gic-version=max")
+		b.add("-machine", "virt,memory-backend=ram,gic-version=max"+flash)
 		return // it starts kernels by itself
 	}
 	if b.m.Firmware == NoFirmware {
@@ -150,6 +156,9 @@ func (b *builder) processor() {
 }
 
 func (b *builder) boot() {
+	if b.m.Kernel == "" {
+		return
+	}
 	if b.m.Template != nil && b.m.Template.Copy {
 		b.add("-incoming", "defer") // it has booted
 		return
@@ -161,12 +170,28 @@ func (b *builder) boot() {
 	b.add("-append", b.m.Cmdline)
 }
 
+// uefi adds the two flash memories of UEFI.
+func (b *builder) uefi() {
+	if b.m.Firmware != UEFI {
+		return
+	}
+	b.add("-blockdev", fmt.Sprintf("driver=file,node-name=uefi-file,filename=%s,read-only=on", b.fdset(90, b.m.UEFICode, "r")),
+		"-blockdev", "driver=raw,node-name=uefi,file=uefi-file,read-only=on",
+		"-blockdev", "driver=file,node-name=vars-file,filename="+b.fdset(91, b.m.UEFIVars, "rw"),
+		"-blockdev", "driver=raw,node-name=vars,file=vars-file")
+}
+
 func (b *builder) monitor() {
 	b.listen("qmp", b.m.QMP)
 	b.add("-mon", "chardev=qmp,mode=control")
-	// The guest's console is QEMU's own input and output: whoever keeps the process
-	// has its last words.
-	b.add("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console")
+	if b.m.Console == "" {
+		// The guest's console is QEMU's own input and output: whoever keeps the
+		// process has its last words.
+		b.add("-chardev", "stdio,id=console,signal=off")
+	} else {
+		b.listen("console", b.m.Console)
+	}
+	b.add("-serial", "chardev:console")
 }
 
 func (b *builder) ports() {
@@ -201,12 +226,19 @@ func (b *builder) disks() {
 	for i, d := range b.m.Disks {
 		b.blocks(i, d)
 		options := fmt.Sprintf("drive=disk%d,serial=%s", i, d.Serial)
+		if d.BootIndex > 0 {
+			options += fmt.Sprintf(",bootindex=%d", d.BootIndex)
+		}
+		drive := "ide-hd"
+		if d.CDROM {
+			drive = "ide-cd"
+		}
 		switch d.Bus {
 		case AHCI:
-			b.add("-device", fmt.Sprintf("ide-hd,bus=ahci.%d,%s", b.sata, options))
+			b.add("-device", fmt.Sprintf("%s,bus=ahci.%d,%s", drive, b.sata, options))
 			b.sata++
 		case IDE: // two channels, two disks on each
-			b.add("-device", fmt.Sprintf("ide-hd,bus=ide.%d,unit=%d,%s", b.ide/2, b.ide%2, options))
+			b.add("-device", fmt.Sprintf("%s,bus=ide.%d,unit=%d,%s", drive, b.ide/2, b.ide%2, options))
 			b.ide++
 		default:
 			b.device("virtio-blk", options)

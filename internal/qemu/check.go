@@ -28,7 +28,7 @@ var cpuModel = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*(,[+-][a-z0-9][a-z
 
 // checkTexts refuses a comma, which ends an option's value.
 func (m *Machine) checkTexts() error {
-	texts := []string{m.Name, m.QMP, m.TPM}
+	texts := []string{m.Name, m.QMP, m.TPM, m.Console}
 	for _, d := range m.Disks {
 		texts = append(texts, d.Serial)
 	}
@@ -65,8 +65,14 @@ func (m *Machine) checkBoard() error {
 		return errors.New("a microvm tells its guest of no TPM")
 	case m.Type == MicroVM && m.Full:
 		return errors.New("a microvm has no PCI, and so none of the devices of a full machine")
-	case m.Firmware != NoFirmware && m.Firmware != BIOS:
+	case !slices.Contains([]Firmware{NoFirmware, BIOS, UEFI}, m.Firmware):
 		return fmt.Errorf("unknown firmware %q", m.Firmware)
+	case m.Kernel == "" && m.Firmware == NoFirmware:
+		return errors.New("a machine without a kernel needs a firmware that finds one")
+	case m.Firmware == UEFI && (m.UEFICode == "" || m.UEFIVars == ""):
+		return errors.New("UEFI needs files of its program and of its variables")
+	case m.Firmware == UEFI && m.Type == MicroVM:
+		return errors.New("a machine of type microvm has no UEFI")
 	case m.Firmware == BIOS && (m.Type == MicroVM || m.Type == Virt):
 		return fmt.Errorf("a machine of type %s has no BIOS", m.Type)
 	case m.Full && len(m.Shares) > 0:
@@ -102,7 +108,9 @@ func (m *Machine) checkDisks() error {
 			return fmt.Errorf("disk %s: a microvm has no PCI, and so no AHCI", d.Path)
 		case d.Bus == IDE && m.Type != PC:
 			return fmt.Errorf("disk %s: only a machine of type pc has IDE, not %s", d.Path, m.Type)
-		case d.Bus != VirtioDisk && d.ReadOnly && d.Overlay == "":
+		case d.CDROM && (d.Bus == VirtioDisk || !d.ReadOnly):
+			return fmt.Errorf("disk %s: a disc is read-only, and in a drive on AHCI or IDE", d.Path)
+		case d.Bus != VirtioDisk && d.ReadOnly && d.Overlay == "" && !d.CDROM:
 			return fmt.Errorf("disk %s: a disk on %s cannot be read-only; give it an overlay", d.Path, d.Bus)
 		case d.Overlay != "" && !d.ReadOnly:
 			return fmt.Errorf("disk %s: an overlay is for read-only disks", d.Path)

@@ -29,6 +29,8 @@ const (
 	NoFirmware Firmware = "none"
 	// BIOS is SeaBIOS.
 	BIOS Firmware = "bios"
+	// UEFI is EDK II (OVMF, and of arm64 AAVMF), with variables of the machine's own.
+	UEFI Firmware = "uefi"
 )
 
 // DiskBus is what a guest reaches a disk by.
@@ -70,12 +72,15 @@ type Machine struct {
 	KVM     bool
 	CPU     string // model, as QEMU names it, with its features
 	CPUs    int
-	Memory  int64 // bytes
-	Kernel  string
+	Memory  int64  // bytes
+	Kernel  string // "": the firmware starts what a disk holds
 	Initrd  string
 	Cmdline string
 
 	Firmware Firmware
+	UEFICode string // of UEFI: its program, read only
+	UEFIVars string // of UEFI: an existing file for its variables
+	Reboots  bool   // the guest may start itself anew; else its reboot is the end
 	// Full leaves out every paravirtual device: ports are serial lines, there is
 	// a VGA card where the board has one, and neither a balloon nor a random
 	// number device.
@@ -98,8 +103,9 @@ type Machine struct {
 	// to a port with a file would fill the host's disk else.
 	MaxFile int64
 
-	QMP string // socket that the machine is driven by
-	UID uint32 // that QEMU runs as; 0 for root
+	QMP     string // socket that the machine is driven by
+	Console string // socket of the serial console; "" for QEMU's own input and output
+	UID     uint32 // that QEMU runs as; 0 for root
 }
 
 // Template makes a machine one that others begin as copies of, without a boot of their
@@ -131,8 +137,12 @@ type Disk struct {
 	Transient bool     // its content need not survive the host: flushes do nothing
 	Serial    string   // by which the guest finds it, at most 20 bytes
 	Extents   []string // VMDK: the files of the descriptor, by their number
+	// BootIndex says when the firmware tries it: from 1 on; 0 for never.
+	BootIndex int
+	CDROM     bool // a drive with a disc in it, on AHCI or IDE
 	// Overlay is an existing qcow2 file that takes what the guest writes to a
-	// read-only disk: an IDE or SATA disk is always writable.
+	// read-only disk: an IDE or SATA disk is always writable, and so is the disk of
+	// an image. It names no backing file: that is this disk.
 	Overlay string
 }
 
@@ -215,6 +225,7 @@ func NewPlan(m Machine) (*Plan, error) {
 	b := builder{m: m, next: firstFD, plan: &Plan{UID: m.UID, MaxFile: m.MaxFile}}
 	b.board()
 	b.boot()
+	b.uefi()
 	b.monitor()
 	b.ports()
 	b.disks()

@@ -62,6 +62,22 @@ func full(kind MachineType, bus DiskBus, nic NICModel) Machine {
 	return m
 }
 
+// diskMachine is a machine that starts what its disk holds.
+func diskMachine(firmware Firmware, bus DiskBus) Machine {
+	m := machine(Q35)
+	m.Kernel, m.Initrd, m.Cmdline, m.Console, m.Reboots, m.Firmware = "", "", "", "/run/i/out", true, firmware
+	if firmware == UEFI {
+		m.UEFICode, m.UEFIVars = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/i/uefi.fd"
+	}
+	m.Full = bus != VirtioDisk
+	m.Disks = []Disk{
+		{Path: "/store/disk", Bus: bus, Format: Raw, ReadOnly: true, Overlay: "/i/root.qcow2", Serial: "berth-disk", BootIndex: 1},
+		{Path: "/i/cd.iso", Bus: AHCI, Format: Raw, ReadOnly: true, CDROM: true, Serial: "berth-cdrom", BootIndex: 2},
+	}
+	m.Ports = m.Ports[:1]
+	return m
+}
+
 func TestPlanGolden(t *testing.T) {
 	shared := machine(Q35)
 	shared.KVM, shared.CPU, shared.Firmware, shared.Shares = true, "host", BIOS, []Share{{Tag: "share0", Socket: "/run/i/fs0"}}
@@ -87,6 +103,7 @@ func TestPlanGolden(t *testing.T) {
 		"microvm": machine(MicroVM), "q35-kvm-share": shared, "virt": arm,
 		"q35-full": full(Q35, AHCI, E1000), "pc-full": full(PC, IDE, RTL8139), "virt-full": fullARM,
 		"transient": transient, "qboot-graphics": qboot, "surrounded": surrounded, "virt-surrounded": armSurrounded,
+		"disk-bios": diskMachine(BIOS, VirtioDisk), "disk-uefi": diskMachine(UEFI, AHCI),
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan, err := NewPlan(m)
@@ -129,6 +146,9 @@ func TestPlanRefuses(t *testing.T) {
 		"no QEMU":             func(m *Machine) { m.QEMU = "" },
 		"no CPU":              func(m *Machine) { m.CPUs = 0 },
 		"no memory":           func(m *Machine) { m.Memory = 0 },
+		"no kernel":           func(m *Machine) { m.Kernel = "" },
+		"no UEFI files":       func(m *Machine) { m.Type, m.Firmware = Q35, UEFI },
+		"writable disc":       func(m *Machine) { m.Disks[1].CDROM = true },
 		"no format":           func(m *Machine) { m.Disks[1].Format = "" },
 		"qcow2":               func(m *Machine) { m.Disks[1].Format = "qcow2" },
 		"long serial":         func(m *Machine) { m.Disks[1].Serial = strings.Repeat("x", 21) },

@@ -216,6 +216,12 @@ func (m *Monitor) Stop(ctx context.Context) error { return m.Execute(ctx, "stop"
 // Cont lets the machine's processors go.
 func (m *Monitor) Cont(ctx context.Context) error { return m.Execute(ctx, "cont", nil, nil) }
 
+// PowerButton presses the machine's power button: a guest that minds it shuts down
+// in its own time.
+func (m *Monitor) PowerButton(ctx context.Context) error {
+	return m.Execute(ctx, "system_powerdown", nil, nil)
+}
+
 // Quit ends QEMU at once, as if the power failed. QEMU may close the
 // connection before it answers; that is a success.
 func (m *Monitor) Quit(ctx context.Context) error {

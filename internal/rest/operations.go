@@ -36,6 +36,7 @@ type PullRequest struct {
 // BootstrapRequest makes an image from a distribution's packages.
 type BootstrapRequest struct {
 	Name string `json:"name" minLength:"1" maxLength:"256" doc:"as in debian:12"`
+	Disk bool   `json:"disk,omitempty" doc:"one that holds a VM's disk"`
 }
 
 // KernelRequest makes a guest kernel.
@@ -104,7 +105,7 @@ func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operat
 	case b.Pull != nil:
 		return s.Operations.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure})
 	case b.Bootstrap != nil:
-		return s.Operations.StartBootstrap(ctx, b.Bootstrap.Name)
+		return s.Operations.StartBootstrap(ctx, b.Bootstrap.Name, b.Bootstrap.Disk)
 	case b.Kernel != nil:
 		return s.Operations.StartKernel(ctx, b.Kernel.Flavor, b.Kernel.Platform)
 	case b.Base != nil:

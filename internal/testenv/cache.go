@@ -62,6 +62,13 @@ func cached(t testing.TB, name, recipe string, fill func(ctx context.Context, di
 	return dir
 }
 
+// Cached returns the directory that holds what fill makes of the recipe, which is
+// everything that it depends on, for this test and later runs.
+func Cached(t testing.TB, name, recipe string, fill func(ctx context.Context, dir string) error) string {
+	t.Helper()
+	return cached(t, name, recipe, fill)
+}
+
 // lock takes an exclusive lock that the kernel gives back when we die.
 func lock(t testing.TB, path string) (unlock func()) {
 	t.Helper()

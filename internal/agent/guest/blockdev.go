@@ -67,6 +67,11 @@ func readConfig(layers string) (*agent.Config, error) {
 		return nil, err
 	}
 	defer file.Close()
+	return decodeConfig(file)
+}
+
+// decodeConfig reads a configuration from the beginning of a file.
+func decodeConfig(file *os.File) (*agent.Config, error) {
 	data := make([]byte, agent.MaxConfig)
 	n := 0
 	for n < len(data) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -34,6 +35,10 @@ func (m *machine) serve() {
 // answer carries out one call.
 func (m *machine) answer(c *agent.Call) {
 	r := &c.Request
+	if m.isService() && slices.Contains([]agent.Op{agent.OpSignal, agent.OpResize, agent.OpLimitPIDs, agent.OpShutdown}, r.Op) {
+		m.answerService(c)
+		return
+	}
 	switch r.Op {
 	case agent.OpExec:
 		m.exec(c)

@@ -41,7 +41,7 @@ func (d *Driver) Kind() api.Kind { return d.kind }
 
 // Plan implements instance.Driver: the plan is the process itself.
 func (d *Driver) Plan(p *instance.Prepared, _ instance.Host) (instance.Plan, error) {
-	if len(p.Process.Args) == 0 {
+	if len(p.Process.Args) == 0 && p.Rootfs.Image == nil {
 		return nil, api.E("plan", api.Invalid, p.Spec.Name, errors.New("no command was given and the image has none; name one after the image"))
 	}
 	return json.MarshalIndent(p.Process, "", "  ")

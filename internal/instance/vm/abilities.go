@@ -81,7 +81,7 @@ func (h *handle) Exec(ctx context.Context, x api.Exec, s instance.Streams) (api.
 		streams.Resize = sizes
 	}
 	var exit agent.Exit
-	err := h.withAgent(ctx, func(c *agent.Client) (err error) {
+	err := h.withGuest(ctx, func(c *agent.Client) (err error) {
 		exit, err = c.Exec(ctx, request, streams)
 		return err
 	})
@@ -182,6 +182,9 @@ func (h *handle) Unpause(ctx context.Context) error {
 	if err := m.Cont(ctx); err != nil {
 		return h.fail("unpause", err)
 	}
+	if h.startsItself() && !h.p.Rootfs.Image.Agent {
+		return nil
+	}
 	short, cancel := context.WithTimeout(ctx, clockTimeout)
 	defer cancel()
 	// The machine goes on in any case; a wrong clock is no reason to say it does not.
@@ -196,7 +199,7 @@ func (h *handle) Stats(ctx context.Context) (api.Stats, error) {
 		g, err = c.Stats(ctx)
 		return err
 	})
-	if err != nil {
+	if err != nil && !h.startsItself() { // which may have no agent, or boot: then the host's figures stand alone
 		return api.Stats{}, h.fail("stats", err)
 	}
 	s := api.Stats{
@@ -220,7 +223,7 @@ func (h *handle) Stats(ctx context.Context) (api.Stats, error) {
 // Top lists the guest's processes.
 func (h *handle) Top(ctx context.Context) (api.Top, error) {
 	var list []agent.Proc
-	err := h.withAgent(ctx, func(c *agent.Client) (err error) {
+	err := h.withGuest(ctx, func(c *agent.Client) (err error) {
 		list, err = c.Top(ctx)
 		return err
 	})
@@ -234,10 +237,10 @@ func (h *handle) Top(ctx context.Context) (api.Top, error) {
 
 // CopyIn unpacks a tar stream into a directory of the guest.
 func (h *handle) CopyIn(ctx context.Context, dir string, tar io.Reader) error {
-	return h.fail("copy", h.withAgent(ctx, func(c *agent.Client) error { return c.CopyIn(ctx, dir, tar) }))
+	return h.fail("copy", h.withGuest(ctx, func(c *agent.Client) error { return c.CopyIn(ctx, dir, tar) }))
 }
 
 // CopyOut packs a file or directory of the guest.
 func (h *handle) CopyOut(ctx context.Context, path string, tar io.Writer) error {
-	return h.fail("copy", h.withAgent(ctx, func(c *agent.Client) error { return c.CopyOut(ctx, path, tar) }))
+	return h.fail("copy", h.withGuest(ctx, func(c *agent.Client) error { return c.CopyOut(ctx, path, tar) }))
 }

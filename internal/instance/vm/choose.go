@@ -53,6 +53,12 @@ func unsupported(format string, args ...any) error {
 // PCI; a guest of arm64 has only one board.
 func choose(p *instance.Prepared, host instance.Host) (api.Machine, error) {
 	want, arch := p.Spec.VM, archOf(p, host)
+	firmware := chooseFirmware
+	if image := p.Rootfs.Image; image != nil {
+		if firmware = chooseBoot; want.Firmware == "" {
+			want.Firmware = image.Firmware
+		}
+	}
 	if _, known := emulators[arch]; !known {
 		return api.Machine{}, unsupported("no VM can be made for %s: only for amd64 and arm64", arch)
 	}
@@ -72,7 +78,7 @@ func choose(p *instance.Prepared, host instance.Host) (api.Machine, error) {
 		m.NICModel = want.NICModel
 	}
 	m.Graphics, m.TPM = want.Graphics, want.TPM
-	for _, decide := range []func(*api.Machine, api.VMSpec, instance.Host) error{chooseBoard, chooseFirmware, chooseCPU} {
+	for _, decide := range []func(*api.Machine, api.VMSpec, instance.Host) error{chooseBoard, firmware, chooseCPU} {
 		if err := decide(&m, want, host); err != nil {
 			return m, err
 		}
@@ -122,7 +128,7 @@ func chooseBoard(m *api.Machine, want api.VMSpec, _ instance.Host) error {
 			m.Type = api.MachineVirt
 		case m.DiskBus == api.DiskIDE:
 			m.Type = api.MachinePC
-		case full || !virtual || want.Graphics || want.TPM || want.Firmware == api.FirmwareBIOS:
+		case full || !virtual || want.Graphics || want.TPM || want.Firmware == api.FirmwareBIOS || want.Firmware == api.FirmwareUEFI:
 			m.Type = api.MachineQ35
 		default:
 			m.Type = api.MachineMicroVM

@@ -11,7 +11,9 @@ import (
 // Console connects to the guest's serial line, which is QEMU's own input and output
 // and so the keeper's.
 func (h *handle) Console(ctx context.Context, s instance.Streams) error {
-	a, err := h.driver.cfg.Keeper.Attach(ctx, h.p.ID, keeper.AttachOptions{Console: true, Stdin: s.Stdin != nil, Stdout: s.Stdout != nil})
+	// That of a disk guest is the instance's own input and output.
+	options := keeper.AttachOptions{Console: !h.startsItself(), Stdin: s.Stdin != nil, Stdout: s.Stdout != nil}
+	a, err := h.driver.cfg.Keeper.Attach(ctx, h.p.ID, options)
 	if err != nil {
 		return h.fail("console", err)
 	}

@@ -24,8 +24,10 @@ func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (instance.Han
 	if err != nil {
 		return nil, err
 	}
-	if err := d.ensureInitramfs(p.Kernel, plan.Machine); err != nil {
-		return nil, api.E("create", "", p.Spec.Name, err)
+	if p.Rootfs.Image == nil {
+		if err := d.ensureInitramfs(p.Kernel, plan.Machine); err != nil {
+			return nil, api.E("create", "", p.Spec.Name, err)
+		}
 	}
 	h, err := d.createWarm(ctx, p, plan)
 	if err != nil {
@@ -89,6 +91,9 @@ func (h *handle) process(plan *plan, cgroups []string, memory string) keeper.Pro
 	if !h.p.Process.TTY {
 		stdio.StderrSocket = in("err")
 	}
+	if h.startsItself() { // its serial line, both ways
+		stdio = keeper.Stdio{Kind: keeper.Sockets, OpenStdin: true, StdinSocket: in("out"), StdoutSocket: in("out")}
+	}
 	process := keeper.Process{
 		ID: h.p.ID, Mode: keeper.Direct, Args: []string{h.driver.cfg.Launcher, "machine", in("qemu.json")},
 		Stdio: stdio, Cgroups: cgroups, MemoryCgroup: memory, Alone: true,
@@ -102,6 +107,9 @@ func (h *handle) process(plan *plan, cgroups []string, memory string) keeper.Pro
 // makeDisks makes the writable disk where there is none, and gives it to
 // QEMU's user.
 func (h *handle) makeDisks(ctx context.Context, plan *plan) error {
+	if h.startsItself() {
+		return errors.Join(h.makeGuestDisks(plan), h.makeSeed(ctx, plan))
+	}
 	path := h.p.Rootfs.Disk
 	if path == "" {
 		return nil
@@ -136,6 +144,9 @@ func (h *handle) makeDisk(ctx context.Context, path string, durable bool) error 
 
 // writeFiles writes what the launcher, QEMU and the guest read.
 func (h *handle) writeFiles(ctx context.Context, plan *plan) error {
+	if h.startsItself() {
+		return h.writeGuestFiles(ctx, plan)
+	}
 	if err := plan.markFiles(); err != nil {
 		return err
 	}
@@ -226,7 +237,7 @@ func (h *handle) clean(ctx context.Context) error {
 	errs = append(errs, err)
 	// run.json goes last: as long as it stands, the run can be found and
 	// cleaned again.
-	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", vncFile, "tpm", "tpm.json", "run.json"}
+	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", "seed", vncFile, "tpm", "tpm.json", "run.json"}
 	for i := range h.p.Mounts {
 		names = append([]string{fmt.Sprintf("fs%d", i), fmt.Sprintf("fs%d.json", i)}, names...)
 	}

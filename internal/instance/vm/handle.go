@@ -58,7 +58,11 @@ func (h *handle) fail(op string, err error) error { return api.E(op, "", h.p.Spe
 
 // Start lets the machine go and returns when its entrypoint runs.
 func (h *handle) Start(ctx context.Context) (instance.Status, error) {
-	if err := h.boot(ctx); err != nil {
+	start := h.boot
+	if h.startsItself() {
+		start = func(ctx context.Context) error { return h.fail("start", h.letGo(ctx)) }
+	}
+	if err := start(ctx); err != nil {
 		return instance.Status{}, err
 	}
 	return h.Status(ctx)
@@ -196,6 +200,9 @@ func (h *handle) exitOf(exit keeper.Exit) api.Exit {
 		return api.Exit{Code: 128 + int(sigKill), Time: exit.Time}
 	}
 	e := api.Exit{Code: exit.Code, OOM: exit.OOM, Time: exit.Time}
+	if h.startsItself() && exit.Code == 0 && exit.Signal == 0 && exit.Unknown == "" && !exit.OOM {
+		return e // it powered off
+	}
 	said := lastWords(exit.Stderr)
 	switch {
 	case exit.OOM:
@@ -259,6 +266,9 @@ func (h *handle) Signal(ctx context.Context, signal int) error {
 	if st.Exit != nil {
 		return api.E("signal", api.Conflict, h.p.Spec.Name, errors.New("it has ended"))
 	}
+	if h.startsItself() {
+		return h.fail("signal", h.signalGuest(ctx, signal))
+	}
 	short, cancel := context.WithTimeout(ctx, signalTimeout)
 	defer cancel()
 	err = h.withAgent(short, func(c *agent.Client) error { return c.Signal(short, signal) })
@@ -291,6 +301,9 @@ func (h *handle) Stop(ctx context.Context, signal int, grace time.Duration) erro
 		if err := h.Unpause(ctx); err != nil {
 			return h.fail("stop", err)
 		}
+	}
+	if h.startsItself() {
+		return h.stopGuest(ctx, grace)
 	}
 	err := h.Signal(ctx, signal)
 	if api.IsKind(err, api.Conflict) {

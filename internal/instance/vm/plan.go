@@ -65,33 +65,22 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 		return nil, api.E("", "", p.Spec.Name, err)
 	}
 	limits := p.Spec.Limits
-	memory := limits.Memory
-	if memory == 0 {
-		memory = DefaultMemory
+	cpus, memory, err := size(p, host, chosen)
+	if err != nil {
+		return nil, api.E("", "", p.Spec.Name, err)
 	}
-	cpus := VCPUs(limits)
+	if p.Rootfs.Image != nil {
+		return newDiskPlan(p, host, chosen, cpus, memory)
+	}
 	switch {
 	case len(p.Process.Args) == 0:
 		return fail(api.Invalid, "no command: the image has none, name one")
-	case host.QEMU[chosen.Arch] == "":
-		return fail(api.Unsupported, "no QEMU for %s on this host: install %s", chosen.Arch, emulators[chosen.Arch])
-	case p.HostNet:
-		return fail(api.Unsupported, "a VM cannot share the host's network: choose the default network or none")
-	case memory < MinMemory:
-		return fail(api.Invalid, "a VM needs at least %d MiB of memory, not %d MiB", MinMemory>>20, memory>>20)
-	case host.Memory > 0 && memory > host.Memory:
-		return fail(api.Exhausted, "%d MiB of memory are more than the host's %d MiB", memory>>20, host.Memory>>20)
-	case host.CPUs > 0 && cpus > host.CPUs:
-		return fail(api.Exhausted, "%d CPUs are more than the host's %d", cpus, host.CPUs)
 	case len(p.Rootfs.Layers)+1 > disk.MaxParts:
 		return fail(api.Unsupported, "the image has %d layers; a VM takes at most %d", len(p.Rootfs.Layers), disk.MaxParts-1)
 	case p.Kernel.Vmlinux == "":
 		return fail(api.NotFound, "no guest kernel: make one with berth kernel")
 	case p.Kernel.Arch != "" && p.Kernel.Arch != chosen.Arch:
 		return fail(api.Invalid, "the kernel %s is for %s and the image for %s: name another with --kernel", p.Kernel.Name, p.Kernel.Arch, chosen.Arch)
-	}
-	if err := undelegated(limits, host); err != nil {
-		return nil, api.E("", api.Unsupported, p.Spec.Name, err)
 	}
 	if err := checkLines(p, chosen); err != nil {
 		return nil, api.E("", "", p.Spec.Name, err)
@@ -127,6 +116,30 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	}
 	return &plan{Machine: chosen, Notice: notice(p.Spec.VM, chosen), Guest: *guest, QEMU: qp,
 		Limits: given(resources(limits, memory), host), Shares: shares, TPM: tpm, NoTemplate: noTemplate(p.Spec.VM, m), machine: m}, nil
+}
+
+// size decides the processors and the bytes of memory of a machine, and refuses what
+// the host cannot give it.
+func size(p *instance.Prepared, host instance.Host, chosen api.Machine) (cpus int, memory int64, err error) {
+	if cpus, memory = VCPUs(p.Spec.Limits), p.Spec.Limits.Memory; memory == 0 {
+		memory = DefaultMemory
+	}
+	fail := func(kind api.ErrorKind, format string, args ...any) (int, int64, error) {
+		return 0, 0, api.E("", kind, "", fmt.Errorf(format, args...))
+	}
+	switch {
+	case host.QEMU[chosen.Arch] == "":
+		return fail(api.Unsupported, "no QEMU for %s on this host: install %s", chosen.Arch, emulators[chosen.Arch])
+	case p.HostNet:
+		return fail(api.Unsupported, "a VM cannot share the host's network: choose the default network or none")
+	case memory < MinMemory:
+		return fail(api.Invalid, "a VM needs at least %d MiB of memory, not %d MiB", MinMemory>>20, memory>>20)
+	case host.Memory > 0 && memory > host.Memory:
+		return fail(api.Exhausted, "%d MiB of memory are more than the host's %d MiB", memory>>20, host.Memory>>20)
+	case host.CPUs > 0 && cpus > host.CPUs:
+		return fail(api.Exhausted, "%d CPUs are more than the host's %d", cpus, host.CPUs)
+	}
+	return cpus, memory, api.E("", api.Unsupported, "", undelegated(p.Spec.Limits, host))
 }
 
 // notice is what a user should know who left the virtualization to Berth.

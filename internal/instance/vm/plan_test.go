@@ -100,6 +100,8 @@ func TestChoices(t *testing.T) {
 			"full machine=pc disk=ide", "full machine=microvm", "full disk=virtio", "full nic=virtio", "full firmware=none",
 			"para firmware=bios", "para firmware=bios machine=microvm", "para firmware=uefi", "para firmware=coreboot", "para arch=arm64 firmware=bios",
 			"para graphics", "full graphics", "para graphics machine=microvm", "para tpm", "para tpm machine=microvm", "full tpm", "para tpm firmware=bios", "para graphics arch=arm64",
+			"disk=image", "para disk=image firmware=uefi", "full disk=image", "disk=image machine=microvm", "disk=image firmware=none",
+			"disk=image arch=arm64", "disk=image arch=arm64 firmware=uefi", "disk=image kernel=x",
 			"para cpu=EPYC,+svm", "para cpu=host", "hardware cpu=host", "hardware cpu=EPYC", "para cpu=Zen9", "para arch=arm64 cpu=max",
 		} {
 			p := prepared()
@@ -126,7 +128,13 @@ func wishFor(p *instance.Prepared, wish string) {
 			vm.Machine = api.MachineType(value)
 		case "arch":
 			p.Arch = value
+		case "kernel":
+			vm.Kernel = value
 		case "disk":
+			if value == "image" {
+				p.Rootfs.Image = &instance.DiskImage{Firmware: api.FirmwareBIOS}
+				continue
+			}
 			vm.DiskBus = api.DiskBus(value)
 		case "nic":
 			vm.NICModel = api.NICModel(value)

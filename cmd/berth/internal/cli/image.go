@@ -314,7 +314,7 @@ func writeFile(name string, write func(io.Writer) error) (err error) {
 }
 
 func newImageBootstrapCommand(g *global) *cobra.Command {
-	var quiet bool
+	var quiet, disk bool
 	var platform string
 	cmd := &cobra.Command{
 		Use:   "bootstrap [OPTIONS] NAME",
@@ -323,26 +323,32 @@ func newImageBootstrapCommand(g *global) *cobra.Command {
 host's apt uses. The names debian-init and debian-sysvinit make ones that boot as
 machines (run --init=system), with systemd and sysvinit; base makes a tiny image
 of a static busybox, which has an init too, and of it alone there is one for
-another platform: base:arm64.`),
+another platform: base:arm64.
+
+With --disk it is the disk of a virtual machine, as disk/debian:12 of debian:12:
+with kernel, bootloader for BIOS and UEFI, and berth-agent as a service.
+debian-standard:12 has Debian's standard kernel in place of the cloud one, for
+--virt full.`),
 		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runImageBootstrap(cmd.Context(), g, quiet, args[0], platform)
+			return runImageBootstrap(cmd.Context(), g, quiet, disk, args[0], platform)
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show progress")
+	cmd.Flags().BoolVar(&disk, "disk", false, "make the disk of a virtual machine")
 	cmd.Flags().StringVar(&platform, "platform", "", "platform of base, as in linux/arm64 (default: the host's)")
 	return cmd
 }
 
-func runImageBootstrap(ctx context.Context, g *global, quiet bool, name, platform string) error {
+func runImageBootstrap(ctx context.Context, g *global, quiet, disk bool, name, platform string) error {
 	if err := value("--platform", platform, &platform, parse.Platform); err != nil {
 		return usage(err)
 	}
-	if platform != "" && name != "base" {
+	if platform != "" && (name != "base" || disk) {
 		return usage(fmt.Errorf("--platform: %s is made for the host's platform only; get another with berth pull --platform, or leave the flag out", name))
 	}
-	r := client.OperationRequest{Bootstrap: &client.BootstrapRequest{Name: name}}
-	if name == "base" {
+	r := client.OperationRequest{Bootstrap: &client.BootstrapRequest{Name: name, Disk: disk}}
+	if name == "base" && !disk {
 		r = client.OperationRequest{Base: &client.BaseRequest{Platform: platform}}
 	}
 	result, err := operate(ctx, g, quiet, r)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -300,6 +301,11 @@ func (o *specOptions) readHealth(_ *global, spec *api.Spec) error {
 var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware", "cold-boot", "graphics", "tpm"}
 
 func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
+	seed, err := o.readSeed()
+	if err != nil {
+		return err
+	}
+	spec.VM = seed
 	if !o.vm {
 		for _, flag := range vmFlags {
 			if o.set(flag) {
@@ -309,7 +315,7 @@ func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 		return nil
 	}
 	spec.Kind = api.VM
-	spec.VM = api.VMSpec{Kernel: o.kernel, CPUModel: o.cpuModel, Graphics: o.graphics, TPM: o.tpm, ColdBoot: o.coldBoot}
+	spec.VM.Kernel, spec.VM.CPUModel, spec.VM.Graphics, spec.VM.TPM, spec.VM.ColdBoot = o.kernel, o.cpuModel, o.graphics, o.tpm, o.coldBoot
 	return errors.Join(
 		oneOf("--virt", o.virt, &spec.VM.Virtualization, api.VirtAuto, api.VirtHardware, api.VirtPara, api.VirtFull),
 		oneOf("--machine", o.machine, &spec.VM.Machine, api.MachineMicroVM, api.MachineQ35, api.MachinePC, api.MachineVirt),
@@ -317,6 +323,40 @@ func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 		oneOf("--nic-model", o.nic, &spec.VM.NICModel, api.NICVirtio, api.NICE1000, api.NICE1000E, api.NICRTL8139),
 		oneOf("--firmware", o.firmware, &spec.VM.Firmware, api.FirmwareNone, api.FirmwareBIOS, api.FirmwareUEFI),
 	)
+}
+
+// maxSeedFile bounds a file that a guest is given, in bytes, to what fits a request.
+const maxSeedFile = 512 << 10
+
+// readSeed reads the files that the guest of a disk image is given.
+func (o *specOptions) readSeed() (vm api.VMSpec, err error) {
+	read := func(flag, name string, text *string) {
+		if name == "" || err != nil {
+			return
+		}
+		var content []byte
+		if content, err = os.ReadFile(name); err == nil && len(content) > maxSeedFile {
+			err = fmt.Errorf("%s has more than %d bytes", name, maxSeedFile)
+		}
+		if err != nil {
+			err = fmt.Errorf("%s: %w", flag, err)
+			return
+		}
+		*text += string(content)
+	}
+	if o.cdrom != "" {
+		if vm.CDROM, err = filepath.Abs(o.cdrom); err != nil {
+			return vm, err
+		}
+	}
+	vm.BootCDROM = o.bootCDROM
+	read("--user-data", o.userData, &vm.UserData)
+	read("--network-config", o.networkConfig, &vm.NetworkConfig)
+	for _, name := range o.sshKeys {
+		read("--ssh-key", name, &vm.SSHKeys)
+		vm.SSHKeys += "\n"
+	}
+	return vm, err
 }
 
 // oneOf reads a flag that takes one of few words.

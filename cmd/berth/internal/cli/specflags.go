@@ -51,6 +51,9 @@ type specOptions struct {
 	virt, kernel, cpuModel          string
 	machine, diskBus, nic, firmware string
 	graphics, tpm, coldBoot         bool
+	cdrom, userData, networkConfig  string
+	bootCDROM                       bool
+	sshKeys                         []string
 
 	// How it is made.
 	platform, pull, cidfile string
@@ -91,7 +94,7 @@ func (o *specOptions) addFlags(cmd *cobra.Command) {
 	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, as in 512m")
 	f.StringVar(&o.memorySwap, "memory-swap", "", "limit of memory and swap together; -1 for unlimited swap")
 	f.Int64Var(&o.pidsLimit, "pids-limit", 0, "limit of processes; -1 for none")
-	f.StringVar(&o.disk, "disk", "", "size of a VM's writable layer, as in 10g")
+	f.StringVar(&o.disk, "disk", "", "size of a VM's writable layer, or of its disk, as in 10g")
 	o.rates.define(f)
 	f.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit NAME=SOFT[:HARD]")
 
@@ -137,7 +140,13 @@ func (o *specOptions) addVMFlags(cmd *cobra.Command) {
 	f.StringVar(&o.machine, "machine", "", "board of a VM: microvm, q35, pc; for arm64 virt (default: by its devices)")
 	f.StringVar(&o.diskBus, "disk-bus", "", "how a VM reaches its disks: virtio, ahci, ide (default: by --virt)")
 	f.StringVar(&o.nic, "nic-model", "", "network card of a VM: virtio, e1000, e1000e, rtl8139 (default: by --virt)")
-	f.StringVar(&o.firmware, "firmware", "", "what starts a VM's kernel: none, bios, uefi (default: by its machine)")
+	f.StringVar(&o.firmware, "firmware", "", "what starts a VM's kernel, or what its disk holds: none, bios, uefi (default: by its machine, or its disk image)")
+
+	f.StringVar(&o.cdrom, "cdrom", "", "of a disk image: file of the host that is a disc in its drive, as of an installer")
+	f.BoolVar(&o.bootCDROM, "boot-cdrom", false, "of a disk image: start from the disc first (default: from the disk, if there is a system on it)")
+	f.StringVar(&o.userData, "user-data", "", "of a disk image: file with cloud-init's user-data")
+	f.StringVar(&o.networkConfig, "network-config", "", "of a disk image: file with cloud-init's network-config (default: its own addresses)")
+	f.StringArrayVar(&o.sshKeys, "ssh-key", nil, "of a disk image: file with public keys of the guest's default user")
 
 	f.BoolVar(&o.graphics, "graphics", false, "give a VM a display, which 'berth vga' shows, with keyboard and tablet")
 	f.BoolVar(&o.tpm, "tpm", false, "give a VM a TPM 2.0 that keeps its state")

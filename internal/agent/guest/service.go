@@ -1,0 +1,117 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/agent"
+)
+
+// The agent as a service: the machine has started by itself, from its disk, and has
+// an init. There is no entrypoint; all else is the same.
+//
+//	init ─▶ berth-agent ─▶ seed: host name, addresses, shares ─▶ control port
+
+// servicePath marks, for one boot, that the machine has become what it is to be: a
+// service may start again.
+const servicePath = "/run/berth-agent.told"
+
+// nicPatience bounds the wait for a network card's driver.
+const nicPatience = 30 * time.Second
+
+// Service serves the host until the machine shuts down. It returns an error where
+// this machine is none of Berth's.
+func Service() error {
+	config, err := readSeed()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(servicePath); errors.Is(err, os.ErrNotExist) {
+		awaitInterfaces(config.Interfaces)
+		// A machine that cannot be all that it should be can still be repaired.
+		err := furnish(config)
+		if err == nil {
+			err = os.WriteFile(servicePath, nil, 0o600)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "berth-agent:", err)
+		}
+	}
+	config.Process.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	newMachine(config, nil, nil).serve()
+	return errNoPort
+}
+
+// readSeed reads what the host tells this machine. It mounts the seed out of sight.
+func readSeed() (*agent.Config, error) {
+	device, err := findDisk(agent.SeedSerial, 0)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("/run", "berth-seed-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(dir)
+	if err := mount(device, dir, "vfat", noSetuid|unix.MS_RDONLY, ""); err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	file, err := os.Open(filepath.Join(dir, agent.SeedFile))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return decodeConfig(file)
+}
+
+// awaitInterfaces returns when every network card has its driver, or late.
+func awaitInterfaces(interfaces []agent.Interface) {
+	missing := func() bool {
+		return slices.ContainsFunc(interfaces, func(i agent.Interface) bool {
+			_, err := interfaceByMAC(i.MAC)
+			return err != nil
+		})
+	}
+	for deadline := time.Now().Add(nicPatience); missing() && time.Now().Before(deadline); {
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// isService reports whether another init has started the machine.
+func (m *machine) isService() bool { return m.main == nil }
+
+// answerService answers the calls that are about an entrypoint elsewhere.
+func (m *machine) answerService(c *agent.Call) {
+	if c.Request.Op == agent.OpShutdown {
+		c.Reply(m.shutDown())
+		return
+	}
+	c.Reply(agent.Reply{Kind: api.Unsupported, Error: "the machine has an init of its own, and no entrypoint: berth exec reaches its processes"})
+}
+
+// shutDown has the machine's init shut down, whichever it is.
+func (m *machine) shutDown() agent.Reply {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return replyOf(err)
+	}
+	defer null.Close()
+	cmd := m.command(m.beside(agent.Process{Args: []string{"poweroff"}}))
+	cmd.files = [3]*os.File{null, null, null}
+	p, failed := m.reaper.start(cmd)
+	if failed != nil {
+		return failureReply(failed)
+	}
+	if exit := p.wait(); exit.Code != 0 {
+		return agent.Reply{Kind: api.Internal, Error: fmt.Sprintf("poweroff has ended with status %d", exit.Code)}
+	}
+	return agent.Reply{}
+}
