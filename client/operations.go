@@ -11,6 +11,7 @@ import (
 // OperationRequest starts one operation; exactly one field is set.
 type OperationRequest struct {
 	Pull      *PullRequest      `json:"pull,omitempty"`
+	Push      *PushRequest      `json:"push,omitempty"`
 	Bootstrap *BootstrapRequest `json:"bootstrap,omitempty"`
 	Kernel    *KernelRequest    `json:"kernel,omitempty"`
 	Base      *BaseRequest      `json:"base,omitempty"`
@@ -22,6 +23,12 @@ type OperationRequest struct {
 type PullRequest struct {
 	Image    string `json:"image"`
 	Platform string `json:"platform,omitempty"` // as in linux/arm64; default the host's
+	Insecure bool   `json:"insecure,omitempty"` // plain HTTP, or a certificate nobody vouches for
+}
+
+// PushRequest puts an image into the registry in its name.
+type PushRequest struct {
+	Image    string `json:"image"`
 	Insecure bool   `json:"insecure,omitempty"` // plain HTTP, or a certificate nobody vouches for
 }
 

@@ -18,6 +18,20 @@ type PullOptions struct {
 // that the docker client's configuration on this host has for it.
 func (e *Engine) StartPull(_ context.Context, o PullOptions) (api.Operation, error) {
 	return e.begin("pull", o.Ref, func(ctx context.Context, report func(api.Progress)) (string, error) {
-		return e.images.Pull(ctx, o.Ref, image.PullOptions{Platform: o.Platform, Insecure: o.Insecure, Progress: report})
+		return e.images.Pull(ctx, o.Ref, image.PullOptions{Platform: o.Platform, Access: image.Access{Insecure: o.Insecure}, Progress: report})
+	})
+}
+
+// PushOptions say what to push.
+type PushOptions struct {
+	Ref      string
+	Insecure bool // allow plain HTTP and unknown certificates
+}
+
+// StartPush begins to put an image into the registry in its name, with the credentials
+// that the docker client's configuration on this host has for it.
+func (e *Engine) StartPush(_ context.Context, o PushOptions) (api.Operation, error) {
+	return e.begin("push", o.Ref, func(ctx context.Context, report func(api.Progress)) (string, error) {
+		return e.images.Push(ctx, o.Ref, image.PushOptions{Access: image.Access{Insecure: o.Insecure}, Progress: report})
 	})
 }

@@ -30,16 +30,11 @@ type PullOptions struct {
 	// host's. An image that is pulled for a named platform has no other here: its
 	// name means that one until the next pull.
 	Platform string
-	// Insecure allows plain http and unknown certificates for this registry.
-	Insecure bool
-	// Username and Secret are for the registry of this image. If both are
-	// empty, the docker client's configuration is asked. A Secret alone is an
-	// identity token.
-	Username, Secret string
-	Progress         Progress
+	Access
+	Progress Progress
 }
 
-// pullStreams is how many blobs are downloaded at a time.
+// pullStreams is how many blobs are downloaded, or uploaded, at a time.
 const pullStreams = 4
 
 // Pull gets an image, for one platform, from the registry in its name, and returns the name in the short form. What an interrupted pull has fetched
@@ -62,8 +57,9 @@ func (s *Store) Pull(ctx context.Context, name string, opt PullOptions) (string,
 		}
 		p.match, p.platform = platforms.OnlyStrict(platform), platforms.Format(platform)
 	}
+	p.source = sourceLabels(full)
 	p.guard = newGuard(s.opt.Stall)
-	resolver := s.resolver(opt, p.guard)
+	resolver := s.resolver(opt.Access, p.guard)
 	err = p.pull(ctx, resolver, full)
 	p.guard.close()
 	// An interrupted pull leaves its lease, and so what it has, to its successor.
@@ -80,6 +76,7 @@ type puller struct {
 	fetcher  remotes.Fetcher
 	progress Progress
 	insecure bool
+	source   map[string]string // the labels of a blob that say where it is from
 
 	match    platforms.MatchComparer
 	platform string // that match stands for
@@ -236,7 +233,7 @@ func (p *puller) fetchOnce(ctx context.Context, desc ocispec.Descriptor) (int64,
 			return n, err
 		}
 	}
-	err = w.Commit(ctx, desc.Size, desc.Digest)
+	err = w.Commit(ctx, desc.Size, desc.Digest, content.WithLabels(p.source))
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		if errdefs.IsFailedPrecondition(err) {
 			err = api.E("", api.Corrupt, "", fmt.Errorf("what the registry sent is not %s; the image or the registry is damaged", short(desc.Digest)))
@@ -265,7 +262,7 @@ func (p *puller) download(ctx context.Context, w io.Writer, desc ocispec.Descrip
 			return 0, remoteError(ctx, err)
 		}
 	}
-	in := &downloadReader{in: rc, progress: p.progress, part: short(desc.Digest), at: offset, size: desc.Size}
+	in := &transfer{in: rc, progress: p.progress, part: short(desc.Digest), stage: StageDownloading, at: offset, size: desc.Size}
 	stop := in.watch(p.s.opt.Stall, cancel)
 	defer stop()
 	n, err := io.CopyBuffer(onlyWriter{w}, io.LimitReader(in, desc.Size-offset), make([]byte, 256<<10))
@@ -278,35 +275,39 @@ func (p *puller) download(ctx context.Context, w io.Writer, desc ocispec.Descrip
 	return n, nil
 }
 
-// downloadReader reports progress and notices when nothing comes.
-type downloadReader struct {
+// transfer reads a blob that comes or goes, reports progress and notices when nothing
+// moves.
+type transfer struct {
 	in       io.Reader
 	progress Progress
 	part     string
+	stage    string
 	at, size int64
 	told     int64
 	seen     atomic.Int64
 }
 
-func (r *downloadReader) Read(p []byte) (int, error) {
+// Read implements io.Reader.
+func (r *transfer) Read(p []byte) (int, error) {
 	n, err := r.in.Read(p)
 	r.at += int64(n)
 	r.seen.Add(int64(n))
 	if r.at-r.told >= progressStep/4 || r.at == r.size && r.told != r.at {
 		r.told = r.at
-		r.progress.report(r.part, StageDownloading, r.at, r.size)
+		r.progress.report(r.part, r.stage, r.at, r.size)
 	}
 	return n, err
 }
 
-// leastBytes is what must come within every stall time: a registry that sends
+// leastBytes is what must move within every stall time: a registry that sends or takes
 // byte by byte is as good as dead.
 const leastBytes = 4 << 10
 
-var errStalled = errors.New("the registry has stopped sending; try again, what has come is kept")
+var errStalled = errors.New("the registry has stopped sending or taking data; try again, what is done is kept")
 
-// watch cancels the download when too little comes within every stall time.
-func (r *downloadReader) watch(stall time.Duration, cancel context.CancelCauseFunc) (stop func()) {
+// watch cancels the transfer when too little moves within every stall time. What has
+// moved as a whole is no concern of it any more.
+func (r *transfer) watch(stall time.Duration, cancel context.CancelCauseFunc) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		tick := time.NewTicker(stall)
@@ -318,7 +319,7 @@ func (r *downloadReader) watch(stall time.Duration, cancel context.CancelCauseFu
 				return
 			case <-tick.C:
 				now := r.seen.Load()
-				if now-last < leastBytes {
+				if now-last < leastBytes && now < r.size {
 					cancel(errStalled)
 					return
 				}
@@ -334,11 +335,13 @@ func remoteError(ctx context.Context, err error) error {
 	var known *api.Error
 	var status remoteerrors.ErrUnexpectedStatus
 	var dns *net.DNSError
+	var slow net.Error
+	var dial *net.OpError // which says more itself
 	cause := context.Cause(ctx)
 	switch {
 	case errors.As(err, &known):
 		return known
-	case errors.Is(cause, errStalled):
+	case errors.Is(cause, errStalled), errors.As(err, &slow) && slow.Timeout() && !errors.As(err, &dial):
 		return api.E("", api.Unavailable, "", errStalled)
 	case ctx.Err() != nil:
 		return api.E("", api.Canceled, "", ctx.Err())

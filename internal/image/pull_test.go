@@ -467,7 +467,7 @@ func TestCredentials(t *testing.T) {
 		"file":             {cfg: auth("alice:s3cret")},
 		"helper":           {cfg: map[string]any{"credHelpers": map[string]any{host: "berthtest"}}},
 		"store":            {cfg: map[string]any{"credsStore": "berthtest"}},
-		"given":            {cfg: map[string]any{}, opt: image.PullOptions{Username: "alice", Secret: "s3cret"}},
+		"given":            {cfg: map[string]any{}, opt: image.PullOptions{Access: image.Access{Username: "alice", Secret: "s3cret"}}},
 		"wrong":            {cfg: auth("alice:wrong"), kind: api.Denied},
 		"none":             {cfg: map[string]any{}, kind: api.Denied},
 		"missing helper":   {cfg: map[string]any{"credsStore": "berth-none"}, kind: api.Unavailable},

@@ -25,8 +25,18 @@ import (
 // not its host.
 const hubHost = "registry-1.docker.io"
 
-// resolver returns a client for the registries of one pull.
-func (s *Store) resolver(opt PullOptions, g *guard) remotes.Resolver {
+// Access says how to speak to a registry.
+type Access struct {
+	// Insecure allows plain http and unknown certificates for this registry.
+	Insecure bool
+	// Username and Secret are for the registry of this image. If both are
+	// empty, the docker client's configuration is asked. A Secret alone is an
+	// identity token.
+	Username, Secret string
+}
+
+// resolver returns a client for the registries of one pull or push.
+func (s *Store) resolver(opt Access, g *guard) remotes.Resolver {
 	creds := &credentials{dir: s.opt.DockerConfig}
 	lookup := creds.lookup
 	if opt.Username != "" || opt.Secret != "" {
@@ -37,13 +47,14 @@ func (s *Store) resolver(opt PullOptions, g *guard) remotes.Resolver {
 		Hosts: func(host string) ([]docker.RegistryHost, error) {
 			insecure := opt.Insecure || slices.Contains(s.opt.Insecure, host)
 			client := g.client(insecure)
-			h := docker.RegistryHost{Client: client, Host: host, Scheme: "https", Path: "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve}
+			h := docker.RegistryHost{Client: client, Host: host, Scheme: "https", Path: "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve | docker.HostCapabilityPush}
 			if host == "docker.io" {
 				h.Host = hubHost
 			}
 			if insecure || loopback(host) {
 				h.Scheme = g.scheme(client, h.Host)
 			}
+			client.Transport = boundedTransport{client.Transport.(boundedTransport).RoundTripper, g.stall, false, h.Scheme == "https"}
 			h.Authorizer = &authorizer{
 				Authorizer: docker.NewDockerAuthorizer(docker.WithAuthClient(authClient(client)), docker.WithAuthCreds(onlyFor(h.Host, lookup))),
 				registry:   h.Host, plain: h.Scheme == "http", lookup: onlyFor(h.Host, lookup),
@@ -180,7 +191,7 @@ func (g *guard) client(insecure bool) *http.Client {
 		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 	}
 	g.transports = append(g.transports, t)
-	return &http.Client{Transport: boundedTransport{t, g.stall, false}, CheckRedirect: checkRedirect}
+	return &http.Client{Transport: boundedTransport{t, g.stall, false, false}, CheckRedirect: checkRedirect}
 }
 
 // authClient is client for authorization servers, whose replies are small
@@ -213,11 +224,16 @@ type boundedTransport struct {
 	http.RoundTripper
 	stall  time.Duration
 	always bool
+	secure bool // what is uploaded goes over TLS
 }
 
+// RoundTrip implements http.RoundTripper.
 func (b boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !b.always && req.Context().Value(blobKey{}) != nil {
 		return b.RoundTripper.RoundTrip(req)
+	}
+	if !b.always && req.Context().Value(uploadKey{}) != nil {
+		return b.upload(req)
 	}
 	// A small reply has the stall time for all of it.
 	ctx, cancel := context.WithTimeoutCause(req.Context(), b.stall, errStalled)
@@ -228,6 +244,24 @@ func (b boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &boundedBody{ReadCloser: resp.Body, cancel: cancel, left: maxReply}
 	return resp, nil
+}
+
+// uploadKey marks the context of the requests that upload a blob.
+type uploadKey struct{}
+
+// upload is RoundTrip for a request with a blob, which takes its time.
+func (b boundedTransport) upload(req *http.Request) (*http.Response, error) {
+	if b.secure && req.URL.Scheme != "https" {
+		if req.Body != nil {
+			req.Body.Close() // as http.RoundTripper wants it
+		}
+		return nil, api.E("", api.Denied, "", fmt.Errorf("the registry wants the upload sent to %s over plain http; refused", req.URL.Host))
+	}
+	resp, err := b.RoundTripper.RoundTrip(req)
+	if err == nil {
+		resp.Body = &boundedBody{ReadCloser: resp.Body, cancel: func() {}, left: maxReply}
+	}
+	return resp, err
 }
 
 type boundedBody struct {

@@ -182,6 +182,7 @@ func (p Progress) report(part, stage string, current, total int64) {
 const (
 	StageWaiting     = "waiting"
 	StageDownloading = "downloading"
+	StageUploading   = "uploading"
 	StageReading     = "reading"
 	StageConverting  = "converting"
 	StageDone        = "done"

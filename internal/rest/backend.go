@@ -83,6 +83,7 @@ type Images interface {
 // Operations does work that takes longer than a request should.
 type Operations interface {
 	StartPull(context.Context, engine.PullOptions) (api.Operation, error)
+	StartPush(context.Context, engine.PushOptions) (api.Operation, error)
 	StartBootstrap(ctx context.Context, name string, disk bool) (api.Operation, error)
 	StartKernel(ctx context.Context, flavor, platform string) (api.Operation, error)
 	StartBase(ctx context.Context, platform string) (api.Operation, error)

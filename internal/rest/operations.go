@@ -19,6 +19,7 @@ type operationInput struct {
 // OperationRequest starts an operation; exactly one field is set.
 type OperationRequest struct {
 	Pull      *PullRequest      `json:"pull,omitempty" doc:"fetch an image from its registry"`
+	Push      *PushRequest      `json:"push,omitempty" doc:"put an image into the registry in its name"`
 	Bootstrap *BootstrapRequest `json:"bootstrap,omitempty" doc:"make an image from a distribution's packages"`
 	Kernel    *KernelRequest    `json:"kernel,omitempty" doc:"make a guest kernel from the distribution's packages"`
 	Base      *BaseRequest      `json:"base,omitempty" doc:"make the tiny image base"`
@@ -30,6 +31,12 @@ type OperationRequest struct {
 type PullRequest struct {
 	Image    string `json:"image" minLength:"1" maxLength:"1024"`
 	Platform string `json:"platform,omitempty" maxLength:"64" doc:"as in linux/arm64; default the host's"`
+	Insecure bool   `json:"insecure,omitempty" doc:"accept plain HTTP and certificates nobody vouches for"`
+}
+
+// PushRequest puts an image into the registry in its name.
+type PushRequest struct {
+	Image    string `json:"image" minLength:"1" maxLength:"1024"`
 	Insecure bool   `json:"insecure,omitempty" doc:"accept plain HTTP and certificates nobody vouches for"`
 }
 
@@ -94,16 +101,18 @@ func (s *Server) operationRoutes(a huma.API) {
 // startOperation starts what the one field of the body says.
 func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operation, error) {
 	b, set := in.Body, 0
-	for _, given := range []bool{b.Pull != nil, b.Bootstrap != nil, b.Kernel != nil, b.Base != nil, b.Import != nil, b.Commit != nil} {
+	for _, given := range []bool{b.Pull != nil, b.Push != nil, b.Bootstrap != nil, b.Kernel != nil, b.Base != nil, b.Import != nil, b.Commit != nil} {
 		if given {
 			set++
 		}
 	}
 	switch {
 	case set != 1:
-		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, bootstrap, kernel, base, import, commit"))
+		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, push, bootstrap, kernel, base, import, commit"))
 	case b.Pull != nil:
 		return s.Operations.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure})
+	case b.Push != nil:
+		return s.Operations.StartPush(ctx, engine.PushOptions{Ref: b.Push.Image, Insecure: b.Push.Insecure})
 	case b.Bootstrap != nil:
 		return s.Operations.StartBootstrap(ctx, b.Bootstrap.Name, b.Bootstrap.Disk)
 	case b.Kernel != nil:

@@ -25,7 +25,7 @@ const typeKernel = "kernel"
 
 func newImageCommand(g *global) *cobra.Command {
 	return parent("image", "What instances are made from",
-		newImageListCommand(g, "ls"), newInspectOf(g, "image", "IMAGE"), newPullCommand(g), newImageImportCommand(g),
+		newImageListCommand(g, "ls"), newInspectOf(g, "image", "IMAGE"), newPullCommand(g), newPushCommand(g), newImageImportCommand(g),
 		newImageExportCommand(g), newImageHistoryCommand(g), newImageBootstrapCommand(g), newImageTagCommand(g), newRemoveImageCommand(g, "rm"),
 		newImagePruneCommand(g))
 }

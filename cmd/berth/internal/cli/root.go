@@ -51,6 +51,7 @@ func commands() []command {
 		{groupInstances, "commit", newCommitCommand},
 		{groupImages, "image", newImageCommand},
 		{groupImages, "pull", newPullCommand},
+		{groupImages, "push", newPushCommand},
 		{groupImages, "images", newImagesCommand},
 		{groupImages, "rmi", func(g *global) *cobra.Command { return newRemoveImageCommand(g, "rmi") }},
 		{groupImages, "kernel", newKernelCommand},

@@ -1,0 +1,159 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// PushOptions say how to push an image.
+type PushOptions struct {
+	Access
+	Progress Progress
+}
+
+// Push puts an image, whatever it holds, into the registry in its name, and returns the
+// name in the short form. What the registry has already is not sent again. Of an image
+// for several platforms the one that is used here is pushed.
+func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (string, error) {
+	rec, err := s.lookup(s.context(ctx), name)
+	if err != nil {
+		return "", api.E("push", "", "", err)
+	}
+	ctx, done, err := s.work(ctx)
+	if err != nil {
+		return "", api.E("push", "", Familiar(rec.Name), err)
+	}
+	defer done()
+	g := newGuard(s.opt.Stall)
+	defer g.close()
+	p := &pusher{s: s, progress: opt.Progress}
+	if p.to, err = s.resolver(opt.Access, g).Pusher(ctx, rec.Name); err != nil {
+		return "", api.E("push", "", Familiar(rec.Name), err)
+	}
+	return Familiar(rec.Name), api.E("push", "", Familiar(rec.Name), p.push(ctx, rec.Target))
+}
+
+// pusher is one push.
+type pusher struct {
+	s        *Store
+	to       remotes.Pusher
+	progress Progress
+}
+
+// push sends what target leads to: first what a manifest speaks of, then the manifest,
+// so that the registry never has one that is not whole.
+func (p *pusher) push(ctx context.Context, target ocispec.Descriptor) error {
+	desc, m, err := p.s.manifest(ctx, target)
+	if err != nil {
+		return err
+	}
+	if !p.s.keep(ctx, desc.Digest) {
+		return api.E("", api.NotFound, "", errors.New("its content is not in the store any more"))
+	}
+	all := append([]ocispec.Descriptor{m.Config}, m.Layers...)
+	for _, blob := range all {
+		p.progress.report(short(blob.Digest), StageWaiting, 0, blob.Size)
+	}
+	g, within := errgroup.WithContext(ctx)
+	g.SetLimit(pullStreams)
+	for _, blob := range all {
+		g.Go(func() error { return p.blob(within, blob) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	desc.Size, err = p.s.size(ctx, desc)
+	if err != nil {
+		return err
+	}
+	return p.blob(ctx, desc)
+}
+
+// size returns the size of a blob that is known by its digest.
+func (s *Store) size(ctx context.Context, desc ocispec.Descriptor) (int64, error) {
+	info, err := s.content.Info(ctx, desc.Digest)
+	return info.Size, err
+}
+
+// blob sends one blob, or has the registry take it over from another repository.
+func (p *pusher) blob(ctx context.Context, desc ocispec.Descriptor) error {
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, uploadKey{}, true))
+	defer cancel(nil)
+	info, err := p.s.content.Info(ctx, desc.Digest)
+	if err != nil {
+		return err
+	}
+	desc.Annotations = sources(info.Labels)
+	w, err := p.to.Push(ctx, desc)
+	if errdefs.IsAlreadyExists(err) {
+		p.progress.report(short(desc.Digest), StageExists, desc.Size, desc.Size)
+		return nil
+	}
+	if err != nil {
+		return remoteError(ctx, err)
+	}
+	defer w.Close()
+	ra, err := p.s.content.ReaderAt(ctx, desc)
+	if err != nil {
+		return err
+	}
+	defer ra.Close()
+	in := &upload{transfer: transfer{progress: p.progress, part: short(desc.Digest), stage: StageUploading, size: desc.Size},
+		section: io.NewSectionReader(ra, 0, desc.Size)}
+	in.in = in.section
+	defer in.watch(p.s.opt.Stall, cancel)()
+	if err := content.Copy(ctx, w, in, desc.Size, desc.Digest); err != nil {
+		return remoteError(ctx, err)
+	}
+	p.progress.report(short(desc.Digest), StageDone, desc.Size, desc.Size)
+	return nil
+}
+
+// upload is a transfer that begins anew where the registry asks who sends it only after
+// the first bytes.
+type upload struct {
+	transfer
+	section *io.SectionReader
+}
+
+// Seek implements io.Seeker.
+func (u *upload) Seek(offset int64, whence int) (int64, error) {
+	n, err := u.section.Seek(offset, whence)
+	u.at, u.told = n, min(u.told, n)
+	return n, err
+}
+
+// sourceLabels are the labels that say of a blob in which repository it was found: a
+// registry that has both repositories need not be sent it (distribution-spec, "Mounting
+// a blob from another repository").
+func sourceLabels(full string) map[string]string {
+	named, err := reference.ParseNormalizedNamed(full)
+	if err != nil {
+		return nil
+	}
+	key := labels.LabelDistributionSource + "." + hostname(reference.Domain(named))
+	if err := labels.Validate(key, reference.Path(named)); err != nil {
+		return nil
+	}
+	return map[string]string{key: reference.Path(named)}
+}
+
+// sources returns those of the labels.
+func sources(all map[string]string) map[string]string {
+	found := maps.Clone(all)
+	maps.DeleteFunc(found, func(key, _ string) bool { return !strings.HasPrefix(key, labels.LabelDistributionSource+".") })
+	return found
+}
