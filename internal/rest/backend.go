@@ -19,13 +19,14 @@ type Backend struct {
 	Consoles   Consoles
 	Images     Images
 	Operations Operations
+	Work       Work
 	Volumes    Volumes
 	Host       Host
 }
 
 // Engine returns the Backend of an engine.
 func Engine(e *engine.Engine) Backend {
-	return Backend{Records: e, Lives: e, Insides: e, Consoles: e, Images: e, Operations: e, Volumes: e, Host: e}
+	return Backend{Records: e, Lives: e, Insides: e, Consoles: e, Images: e, Operations: e, Work: e, Volumes: e, Host: e}
 }
 
 // Records keeps the records of instances.
@@ -80,8 +81,8 @@ type Images interface {
 	ExportImage(ctx context.Context, name, format string, w io.Writer) error
 }
 
-// Operations does work that takes longer than a request should.
-type Operations interface {
+// Work starts what takes longer than a request should.
+type Work interface {
 	StartPull(context.Context, engine.PullOptions) (api.Operation, error)
 	StartPush(context.Context, engine.PushOptions) (api.Operation, error)
 	StartBootstrap(ctx context.Context, name string, disk bool) (api.Operation, error)
@@ -89,6 +90,10 @@ type Operations interface {
 	StartBase(ctx context.Context, platform string) (api.Operation, error)
 	StartImport(context.Context, engine.ImportOptions) (api.Operation, error)
 	StartCommit(context.Context, engine.CommitOptions) (api.Operation, error)
+}
+
+// Operations looks after the work that was started.
+type Operations interface {
 	Operation(ctx context.Context, id string) (api.Operation, error)
 	Operations(context.Context) ([]api.Operation, error)
 	CancelOperation(ctx context.Context, id string) error

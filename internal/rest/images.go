@@ -85,7 +85,7 @@ func (s *Server) importImage(in *importInput) http.HandlerFunc {
 			fail(w, err)
 			return
 		}
-		op, err := s.Operations.StartImport(r.Context(), in.options(archive))
+		op, err := s.Work.StartImport(r.Context(), in.options(archive))
 		if err != nil {
 			fail(w, err)
 			return

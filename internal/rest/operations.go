@@ -110,17 +110,17 @@ func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operat
 	case set != 1:
 		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, push, bootstrap, kernel, base, import, commit"))
 	case b.Pull != nil:
-		return s.Operations.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure})
+		return s.Work.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure})
 	case b.Push != nil:
-		return s.Operations.StartPush(ctx, engine.PushOptions{Ref: b.Push.Image, Insecure: b.Push.Insecure})
+		return s.Work.StartPush(ctx, engine.PushOptions{Ref: b.Push.Image, Insecure: b.Push.Insecure})
 	case b.Bootstrap != nil:
-		return s.Operations.StartBootstrap(ctx, b.Bootstrap.Name, b.Bootstrap.Disk)
+		return s.Work.StartBootstrap(ctx, b.Bootstrap.Name, b.Bootstrap.Disk)
 	case b.Kernel != nil:
-		return s.Operations.StartKernel(ctx, b.Kernel.Flavor, b.Kernel.Platform)
+		return s.Work.StartKernel(ctx, b.Kernel.Flavor, b.Kernel.Platform)
 	case b.Base != nil:
-		return s.Operations.StartBase(ctx, b.Base.Platform)
+		return s.Work.StartBase(ctx, b.Base.Platform)
 	case b.Commit != nil:
-		return s.Operations.StartCommit(ctx, engine.CommitOptions{Ref: b.Commit.Instance, Image: b.Commit.Image, Author: b.Commit.Author, Message: b.Commit.Message})
+		return s.Work.StartCommit(ctx, engine.CommitOptions{Ref: b.Commit.Instance, Image: b.Commit.Image, Author: b.Commit.Author, Message: b.Commit.Message})
 	}
-	return s.Operations.StartImport(ctx, engine.ImportOptions{Name: b.Import.Name, Path: b.Import.Path})
+	return s.Work.StartImport(ctx, engine.ImportOptions{Name: b.Import.Name, Path: b.Import.Path})
 }

@@ -33,6 +33,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 type (
 	imagesAPI     = rest.Images
 	operationsAPI = rest.Operations
+	workAPI       = rest.Work
 	volumesAPI    = rest.Volumes
 )
 
@@ -44,6 +45,7 @@ type fake struct {
 	rest.Insides
 	imagesAPI
 	operationsAPI
+	workAPI
 	volumesAPI
 	rest.Host
 
@@ -124,7 +126,7 @@ func serve(t *testing.T, f *fake) (*client.Client, string, *rest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := rest.New(rest.Backend{Records: f, Lives: f, Insides: f, Images: f, Operations: f, Volumes: f, Host: f}, slog.New(slog.DiscardHandler))
+	s := rest.New(rest.Backend{Records: f, Lives: f, Insides: f, Images: f, Operations: f, Work: f, Volumes: f, Host: f}, slog.New(slog.DiscardHandler))
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	c, err := client.New("unix://" + path)
