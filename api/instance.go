@@ -253,6 +253,8 @@ type VMSpec struct {
 	Firmware       Firmware       `json:"firmware,omitempty" enum:"none,bios,uefi"`
 	Graphics       bool           `json:"graphics,omitempty" doc:"a display, which screenshots and VNC show, with keyboard and tablet"`
 	TPM            bool           `json:"tpm,omitempty" doc:"a TPM 2.0, whose state is the instance's"`
+	Watchdog       bool           `json:"watchdog,omitempty" doc:"a watchdog: a guest that feeds it no more has crashed"`
+	OnCrash        CrashPolicy    `json:"on_crash,omitempty" enum:"restart,stop,pause" doc:"what becomes of a guest that crashed; default: as the guest has it, with a watchdog stop"`
 	ColdBoot       bool           `json:"cold_boot,omitempty" doc:"boot the machine, where it could begin as a copy of one that has booted"`
 
 	// What follows is for disk images; the last three are told to the guest, by
@@ -306,6 +308,17 @@ const (
 	FirmwareUEFI Firmware = "uefi"
 )
 
+// CrashPolicy says what becomes of a VM whose guest crashed: its kernel panicked, or fed
+// its watchdog no more.
+type CrashPolicy string
+
+// The crash policies.
+const (
+	CrashRestart CrashPolicy = "restart" // it is started again
+	CrashStop    CrashPolicy = "stop"    // it ends as failed; the restart policy decides
+	CrashPause   CrashPolicy = "pause"   // it is kept as it is, to be looked at
+)
+
 // Machine is what a VM is made of once everything is decided.
 type Machine struct {
 	Virtualization Virtualization `json:"virtualization" enum:"hardware,para,full"`
@@ -319,6 +332,8 @@ type Machine struct {
 	Firmware       Firmware       `json:"firmware" enum:"none,bios,uefi"`
 	Graphics       bool           `json:"graphics,omitempty" doc:"it has a display"`
 	TPM            bool           `json:"tpm,omitempty" doc:"it has a TPM 2.0"`
+	Watchdog       bool           `json:"watchdog,omitempty" doc:"it has a watchdog"`
+	OnCrash        CrashPolicy    `json:"on_crash,omitempty" enum:"restart,stop,pause" doc:"what becomes of it when its guest crashes; none where nobody looks"`
 	Template       string         `json:"template,omitempty" doc:"the saved machine that this one began as a copy of; none where it was booted"`
 	Start          string         `json:"start,omitempty" doc:"one line: whether it is booted or begins as a copy of a template, and why"`
 }
@@ -383,9 +398,10 @@ type Interface struct {
 
 // Exit is how a run of an instance or a command in it ended.
 type Exit struct {
-	Code   int       `json:"code" doc:"the exit code; 128 + N after signal N"`
-	OOM    bool      `json:"oom,omitempty"`
-	Reboot bool      `json:"reboot,omitempty" doc:"the machine asked for its reboot: the instance is started again"`
-	Error  string    `json:"error,omitempty" doc:"one line, when the end was a fault and not the command's own"`
-	Time   time.Time `json:"time"`
+	Code    int       `json:"code" doc:"the exit code; 128 + N after signal N"`
+	OOM     bool      `json:"oom,omitempty"`
+	Reboot  bool      `json:"reboot,omitempty" doc:"the machine asked for its reboot: the instance is started again"`
+	Crashed bool      `json:"crashed,omitempty" doc:"the guest of a VM crashed, and its crash policy ended it"`
+	Error   string    `json:"error,omitempty" doc:"one line, when the end was a fault and not the command's own"`
+	Time    time.Time `json:"time"`
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/des" //nolint:gosec // what VNC has
 	"fmt"
 	"image/png"
@@ -24,6 +25,8 @@ var consoleScenarios = []scenario{
 	{"console of a killed QEMU", localOnly, vms, consoleOfKilled},
 	{"display", localOnly, vms, display},
 	{"TPM", localOnly, vms, trustedModule},
+	{"crash", localOnly, vms, crashes},
+	{"watchdog", localOnly, vms, watchdog},
 }
 
 // serialConsole types to a shell on the guest's serial line, until it ends.
@@ -232,4 +235,47 @@ func (w *world) noProcess(t *testing.T, pid string) error {
 		return fmt.Errorf("process %s goes on", pid)
 	}
 	return nil
+}
+
+// crashes has the kernel of guests panic, one while berthd is dead: each becomes what its
+// policy says.
+func crashes(t *testing.T, w *world, kind api.Kind) {
+	const panics = "echo c >/proc/sysrq-trigger"
+	w.start(t, kind, "kept", "--on-crash", "pause", "base", "sh", "-c", "echo ready; while :; do test -e /panic && "+panics+"; sleep 0.1; done")
+	w.start(t, kind, "ends", "--on-crash", "stop", "base", "sh", "-c", "echo ready; sleep 1; "+panics)
+	w.logged(t, "kept", "ready\n")
+	w.becomes(t, "ends", ".Status.State", "failed")
+	if said := w.field(t, "ends", ".Status.Error"); said != "the guest's kernel panicked; last words: Kernel panic - not syncing: sysrq triggered crash" {
+		t.Errorf("the error of one that panicked: %q", said)
+	}
+	w.Berth(t, "exec", "kept", "touch", "/panic")
+	w.becomes(t, "kept", ".Status.State", "paused")
+	w.Kill(t)
+	w.Start(t)
+	w.becomes(t, "kept", ".Status.State", "paused")
+	if said := w.field(t, "kept", ".Status.Notice"); !strings.Contains(said, "kernel panicked") || !strings.Contains(said, "berth console kept") {
+		t.Errorf("the notice of one that is kept: %q", said)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if r := w.Try(ctx, "console", "--no-stdin", "kept"); !strings.Contains(r.Stdout, "sysrq triggered crash") {
+		t.Errorf("the console of one that is kept: %s", r)
+	}
+	w.Berth(t, "stop", "kept")
+	w.becomes(t, "kept", ".Status.State", "failed")
+}
+
+// watchdog has a guest feed its watchdog no more, after which it is started again.
+func watchdog(t *testing.T, w *world, kind api.Kind) {
+	w.start(t, kind, "fed", "--watchdog", "--on-crash", "restart", "base", "watchdog", "-F", "-T", "2", "-t", "1", "/dev/watchdog")
+	first := w.field(t, "fed", ".Status.PID")
+	w.Berth(t, "exec", "fed", "sh", "-c", "kill -STOP $(pidof watchdog)")
+	w.becomes(t, "fed", ".Status.Restarts", "1")
+	w.becomes(t, "fed", ".Status.State", "running")
+	if now := w.field(t, "fed", ".Status.PID"); now == first {
+		t.Error("it is the same QEMU")
+	}
+	if said := w.Berth(t, "events", "--since", "1m", "--until", "0s", "--filter", "name=fed", "--filter", "action=exit"); !strings.Contains(said, "the guest fed its watchdog no more") {
+		t.Errorf("the event of its end: %s", said)
+	}
 }

@@ -102,6 +102,7 @@ func (e *Engine) readopt(en *entry, r *run, observed instance.Status) {
 	e.publish(en, "adopt", nil)
 	e.background(func(ctx context.Context) { e.supervise(ctx, en, r) })
 	e.watchHealth(en, r)
+	e.watchCrash(en, r)
 }
 
 // findRun asks the driver for the run of an instance that was alive.

@@ -17,7 +17,7 @@ import (
 // kernel, or where a device is emulated the standard one, which has more drivers.
 // That of another architecture than the host's has it as its tag.
 func kernelName(vm api.VMSpec, arch, hostArch string) string {
-	emulated := vm.Virtualization == api.VirtFull || vm.Graphics ||
+	emulated := vm.Virtualization == api.VirtFull || vm.Graphics || vm.Watchdog ||
 		vm.DiskBus != "" && vm.DiskBus != api.DiskVirtio || vm.NICModel != "" && vm.NICModel != api.NICVirtio
 	name := "kernel/debian-cloud"
 	switch {

@@ -327,6 +327,9 @@ func validateVM(s api.Spec) error {
 	default:
 		return fmt.Errorf("virtualization %q is unknown; use auto, hardware, para or full", s.VM.Virtualization)
 	}
+	if s.AutoRemove && s.VM.OnCrash == api.CrashRestart {
+		return errors.New("--rm and --on-crash restart contradict each other; choose one")
+	}
 	sec := s.Security
 	if sec.HostUsers || sec.Unconfined {
 		return errors.New("user namespace and seccomp options are for containers; a VM has a kernel of its own")

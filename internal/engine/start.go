@@ -103,6 +103,7 @@ func (e *Engine) launch(ctx context.Context, en *entry) (err error) {
 	e.publish(en, "start", nil)
 	e.background(func(ctx context.Context) { e.supervise(ctx, en, r) })
 	e.watchHealth(en, r)
+	e.watchCrash(en, r)
 	if l, ok := driver.(instance.Learner); ok {
 		e.background(func(ctx context.Context) { e.learn(ctx, l) })
 	}

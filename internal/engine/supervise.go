@@ -51,7 +51,8 @@ func (e *Engine) finish(ctx context.Context, en *entry, r *run, exit api.Exit) {
 		// A machine that was told to stop may end with a reboot: it stays down.
 		exit.Reboot = exit.Reboot && !st.Stopped
 		rec.Rebooting = exit.Reboot
-		if restart = exit.Reboot || wantsRestart(rec.Spec.Restart, *st); restart {
+		crashed := exit.Crashed && !st.Stopped && rec.Spec.VM.OnCrash == api.CrashRestart
+		if restart = exit.Reboot || crashed || wantsRestart(rec.Spec.Restart, *st); restart {
 			st.State = api.Restarting
 		} else if rec.Spec.AutoRemove {
 			st.State = api.Removing

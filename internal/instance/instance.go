@@ -187,6 +187,14 @@ type Displayer interface {
 	VNCPassword(context.Context) (string, error)
 }
 
+// Watcher looks after a run that can crash without ending.
+type Watcher interface {
+	// Watch carries out the crash policy, until the run has ended or ctx is canceled.
+	// Where that is to keep a crashed run, it calls changed with what is observed,
+	// and again when the run goes on.
+	Watch(ctx context.Context, changed func(Status)) error
+}
+
 // Pauser freezes and thaws a run.
 type Pauser interface {
 	Pause(context.Context) error

@@ -322,6 +322,18 @@ func (b *builder) tpm() {
 	b.add("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", device+",tpmdev=tpm0")
 }
 
+// crashes adds what tells of a guest's crash.
+func (b *builder) crashes() {
+	if b.m.Events == "" {
+		return
+	}
+	b.listen("events", b.m.Events)
+	b.add("-mon", "chardev=events,mode=control", "-device", "pvpanic-pci", "-action", "panic=pause,watchdog=pause")
+	if b.m.Watchdog {
+		b.add("-device", "i6300esb")
+	}
+}
+
 func (b *builder) shares() {
 	for i, s := range b.m.Shares {
 		b.connect(fmt.Sprintf("share%d", i), s.Socket)

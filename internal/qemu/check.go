@@ -28,7 +28,7 @@ var cpuModel = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*(,[+-][a-z0-9][a-z
 
 // checkTexts refuses a comma, which ends an option's value.
 func (m *Machine) checkTexts() error {
-	texts := []string{m.Name, m.QMP, m.TPM, m.Console}
+	texts := []string{m.Name, m.QMP, m.TPM, m.Events, m.Console}
 	for _, d := range m.Disks {
 		texts = append(texts, d.Serial)
 	}
@@ -61,6 +61,10 @@ func (m *Machine) checkBoard() error {
 		return fmt.Errorf("a microvm takes at most %d devices, not %d", maxMMIO, m.devices())
 	case m.Type == MicroVM && m.Graphics:
 		return errors.New("a microvm has no PCI, and so no display")
+	case m.Type == MicroVM && m.Events != "":
+		return errors.New("a microvm has no PCI, and so nothing that tells of a crash")
+	case m.Watchdog && m.Events == "":
+		return errors.New("a watchdog needs somebody who listens")
 	case m.Type == MicroVM && m.TPM != "":
 		return errors.New("a microvm tells its guest of no TPM")
 	case m.Type == MicroVM && m.Full:

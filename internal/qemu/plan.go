@@ -90,6 +90,11 @@ type Machine struct {
 	Graphics bool
 	// TPM is the socket of the swtpm that is the machine's TPM 2.0; "" for none.
 	TPM string
+	// Events is the socket of a monitor to be listened to (Await); "" for none. With
+	// it a guest tells of its kernel's panic (pvpanic), and a crash stops the machine's
+	// processors. Watchdog adds a watchdog to that.
+	Events   string
+	Watchdog bool
 
 	// Template makes this machine a template or a copy of one; nil for neither.
 	Template *Template
@@ -232,6 +237,7 @@ func NewPlan(m Machine) (*Plan, error) {
 	b.nics()
 	b.shares()
 	b.tpm()
+	b.crashes()
 	b.helpers()
 	return b.plan, nil
 }

@@ -198,6 +198,8 @@ const (
 	StatePaused    RunState = "paused"    // by stop
 	StatePrelaunch RunState = "prelaunch" // by -S, before the first cont
 	StateIOError   RunState = "io-error"  // a disk of the host failed or is full
+	StatePanicked  RunState = "guest-panicked"
+	StateWatchdog  RunState = "watchdog"
 	StateIncoming  RunState = "inmigrate" // nothing is loaded yet that it could go on from
 )
 

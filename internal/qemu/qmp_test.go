@@ -127,7 +127,33 @@ func TestMonitorThatHangs(t *testing.T) {
 	}
 }
 
+// TestAwait passes over what it was not asked for, and ends with the machine or its
+// caller's patience.
+func TestAwait(t *testing.T) {
+	const hello, ready = `{"QMP": {}}`, `{"return": {}, "id": 1}`
+	events := func(lines ...string) *Monitor {
+		m, err := newMonitor(t.Context(), fakeQEMU(t, hello, ready+"\n"+strings.Join(lines, "\n")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { m.Close() })
+		return m
+	}
+	if err := events(`{"event": "WATCHDOG"}`, `{"return": {}, "id": 9}`, `{"event": "STOP"}`).Await(t.Context(), EventStop, EventResume); err != nil {
+		t.Error(err)
+	}
+	if err := events(`{"event": 7}`).Await(t.Context(), EventStop); err == nil || !strings.Contains(err.Error(), "no QMP") {
+		t.Errorf("no event: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := events(`{"event": "RESUME"}`).Await(ctx, EventStop); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("no patience: %v", err)
+	}
+}
+
 func FuzzMonitor(f *testing.F) {
+	f.Add("{\"QMP\": {}}\n{\"return\": {}, \"id\": 1}\n{\"return\": {\"status\": \"running\"}, \"id\": 2}\n{\"event\": \"RESUME\"}\n{\"event\": \"STOP\"}\n")
 	f.Add("{\"QMP\": {}}\n{\"return\": {}, \"id\": 1}\n{\"return\": {\"status\": \"running\"}, \"id\": 2}\n")
 	f.Fuzz(func(t *testing.T, sent string) {
 		ours, theirs := net.Pipe()
@@ -142,6 +168,7 @@ func FuzzMonitor(f *testing.F) {
 		}()
 		if m, err := newMonitor(t.Context(), ours); err == nil {
 			_, _ = m.Status(t.Context())
+			_ = m.Await(t.Context(), EventStop)
 			m.Close()
 		}
 	})

@@ -49,8 +49,8 @@ func unsupported(format string, args ...any) error {
 //	network       virtio      virtio      e1000
 //	ports         virtio      virtio      serial lines
 //
-// A disk or card that is asked for otherwise, a display or a TPM takes a board with
-// PCI; a guest of arm64 has only one board.
+// A disk or card that is asked for otherwise, a display, a TPM or a crash policy takes
+// a board with PCI; a guest of arm64 has only one board.
 func choose(p *instance.Prepared, host instance.Host) (api.Machine, error) {
 	want, arch := p.Spec.VM, archOf(p, host)
 	firmware := chooseFirmware
@@ -78,6 +78,12 @@ func choose(p *instance.Prepared, host instance.Host) (api.Machine, error) {
 		m.NICModel = want.NICModel
 	}
 	m.Graphics, m.TPM = want.Graphics, want.TPM
+	if m.Watchdog, m.OnCrash = want.Watchdog, want.OnCrash; m.Watchdog && m.OnCrash == "" {
+		m.OnCrash = api.CrashStop
+	}
+	if !slices.Contains([]api.CrashPolicy{"", api.CrashRestart, api.CrashStop, api.CrashPause}, m.OnCrash) {
+		return m, api.E("", api.Invalid, "", fmt.Errorf("unknown crash policy %q: choose restart, stop or pause", m.OnCrash))
+	}
 	for _, decide := range []func(*api.Machine, api.VMSpec, instance.Host) error{chooseBoard, firmware, chooseCPU} {
 		if err := decide(&m, want, host); err != nil {
 			return m, err
@@ -128,7 +134,7 @@ func chooseBoard(m *api.Machine, want api.VMSpec, _ instance.Host) error {
 			m.Type = api.MachineVirt
 		case m.DiskBus == api.DiskIDE:
 			m.Type = api.MachinePC
-		case full || !virtual || want.Graphics || want.TPM || want.Firmware == api.FirmwareBIOS || want.Firmware == api.FirmwareUEFI:
+		case full || !virtual || want.Graphics || want.TPM || m.OnCrash != "" || want.Firmware == api.FirmwareBIOS || want.Firmware == api.FirmwareUEFI:
 			m.Type = api.MachineQ35
 		default:
 			m.Type = api.MachineMicroVM
@@ -145,6 +151,8 @@ func chooseBoard(m *api.Machine, want api.VMSpec, _ instance.Host) error {
 		return unsupported("full virtualization has no virtio devices: leave --disk-bus and --nic-model out, or choose --virt para")
 	case m.Type == api.MachineMicroVM && want.Graphics:
 		return unsupported("a microvm has no PCI, and so no display: choose --machine q35, or leave --graphics out")
+	case m.Type == api.MachineMicroVM && m.OnCrash != "":
+		return unsupported("a microvm has no PCI, and so neither a watchdog nor what tells of a panic: choose --machine q35, or leave --watchdog and --on-crash out")
 	case m.Type == api.MachineMicroVM && want.TPM:
 		return unsupported("a microvm tells its guest of no TPM: choose --machine q35, or leave --tpm out")
 	case m.Type == api.MachineMicroVM && !virtual:

@@ -178,7 +178,7 @@ func (h *handle) writeFiles(ctx context.Context, plan *plan) error {
 	if err != nil {
 		return err
 	}
-	for _, mark := range []string{"killed", "woken"} {
+	for _, mark := range []string{"killed", "woken", crashFile} {
 		if err := os.Remove(h.inRun(mark)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -237,7 +237,7 @@ func (h *handle) clean(ctx context.Context) error {
 	errs = append(errs, err)
 	// run.json goes last: as long as it stands, the run can be found and
 	// cleaned again.
-	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", "seed", vncFile, "tpm", "tpm.json", "run.json"}
+	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", "seed", vncFile, "tpm", "tpm.json", "events", crashFile, "run.json"}
 	for i := range h.p.Mounts {
 		names = append([]string{fmt.Sprintf("fs%d", i), fmt.Sprintf("fs%d.json", i)}, names...)
 	}
@@ -281,6 +281,9 @@ func initramfsPath(cache, release string, d drivers) string {
 	}
 	if d.show != "" {
 		name += "-" + d.show
+	}
+	if names := d.crash(); len(names) > 0 {
+		name += "-" + strings.Join(names, "-")
 	}
 	return filepath.Join(cache, name)
 }

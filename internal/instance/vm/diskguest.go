@@ -76,6 +76,7 @@ func newDiskPlan(p *instance.Prepared, host instance.Host, chosen api.Machine, c
 	if tpm != nil {
 		m.TPM = tpm.Socket
 	}
+	lookForCrashes(&m, p, chosen)
 	guest, err := guestConfig(p, mounts)
 	if err != nil {
 		return nil, api.E("", api.Invalid, p.Spec.Name, err)

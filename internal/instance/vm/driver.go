@@ -17,6 +17,8 @@
 //	vnc                     the display's password
 //	wake                    of a copy of a template: the socket that it is woken by
 //	woken                   exists where it was
+//	events                  a monitor that tells of crashes
+//	crashed                 exists where Berth ended QEMU because the guest crashed
 //	exit                    the entrypoint's exit code, written by the guest
 //	killed                  exists where Berth itself ended QEMU by force
 package vm

@@ -31,6 +31,8 @@ const (
 	// signalTimeout bounds a signal by way of the agent. A guest that takes
 	// longer is ended from outside where the signal is SIGKILL.
 	signalTimeout = 3 * time.Second
+	// crashCode is the exit code of a guest that crashed and so has none.
+	crashCode = agent.CodeFault
 )
 
 // handle is one run.
@@ -91,6 +93,7 @@ func (h *handle) boot(ctx context.Context) error {
 			stop() // no agent will answer any more
 		}
 	}()
+	go h.watchBoot(watch)
 	_, release, err := h.dialAgent(watch)
 	if err == nil {
 		release()
@@ -193,6 +196,9 @@ func (h *handle) Wait(ctx context.Context) (api.Exit, error) {
 
 // exitOf puts together what the guest said and how QEMU ended.
 func (h *handle) exitOf(exit keeper.Exit) api.Exit {
+	if crashed := h.crashExit(exit.Stderr, exit.Time); crashed != nil {
+		return *crashed
+	}
 	if record := h.exitRecord(); record != nil {
 		return api.Exit{Code: record.Code, OOM: record.OOM, Error: record.Error, Time: exit.Time}
 	}
@@ -222,13 +228,16 @@ func (h *handle) exitOf(exit keeper.Exit) api.Exit {
 	return e
 }
 
+// panicWords are how Linux begins to tell of its panic.
+const panicWords = "Kernel panic"
+
 // lastWords is what QEMU or the guest's console said at the end: a kernel's
 // panic where there is one, else the last line.
 func lastWords(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	words := lines[len(lines)-1]
 	for _, line := range lines {
-		if at := strings.Index(line, "Kernel panic"); at >= 0 {
+		if at := strings.Index(line, panicWords); at >= 0 {
 			words = line[at:]
 			break
 		}
@@ -365,6 +374,8 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 		s.State = api.Created
 	case state == qemu.StatePaused:
 		s.State = api.Paused
+	case state.Crashed():
+		s.State, s.Notice = api.Paused, h.crashNotice(state)
 	case state == qemu.StateIOError:
 		s.State = api.Paused
 		s.Notice = "the guest is stopped because the host could not write its disk: make room, then berth unpause it"

@@ -25,6 +25,8 @@ type drivers struct {
 	disk api.DiskBus
 	nic  api.NICModel
 	show string // the display's, or ""
+
+	watched, watchdog bool // it tells of a panic; it has a watchdog
 }
 
 func driversOf(m api.Machine) drivers {
@@ -32,6 +34,7 @@ func driversOf(m api.Machine) drivers {
 	if m.Graphics {
 		d.show = displayModules[m.Type]
 	}
+	d.watched, d.watchdog = m.OnCrash != "", m.Watchdog
 	return d
 }
 
@@ -49,6 +52,17 @@ var (
 		api.NICVirtio: {"virtio_net"}, api.NICE1000: {"e1000"}, api.NICE1000E: {"e1000e"}, api.NICRTL8139: {"8139cp"},
 	}
 )
+
+// crash are what tells of a crash.
+func (d drivers) crash() (names []string) {
+	if d.watched {
+		names = append(names, "pvpanic_pci")
+	}
+	if d.watchdog {
+		names = append(names, "i6300esb")
+	}
+	return names
+}
 
 // displayModules are what shows text on a board's display. The kernel's own VGA
 // console needs what only a BIOS's boot sector tells it.
@@ -74,6 +88,8 @@ func (d drivers) sets() []moduleSet {
 	if d.show != "" {
 		sets[4].names = append(sets[4].names, d.show)
 	}
+	// They are on PCI, and wanted before anything can crash.
+	sets[0].names = append(sets[0].names, d.crash()...)
 	return sets
 }
 

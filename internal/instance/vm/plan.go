@@ -106,6 +106,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	if tpm != nil {
 		m.TPM = tpm.Socket
 	}
+	lookForCrashes(&m, p, chosen)
 	if chosen.Type == api.MachineMicroVM && p.Spec.VM.Machine == "" && !m.FitsMicroVM() {
 		chosen.Type, chosen.Firmware = api.MachineQ35, api.FirmwareBIOS
 		m.Type, m.Firmware = qemu.Q35, qemu.BIOS

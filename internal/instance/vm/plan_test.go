@@ -99,7 +99,7 @@ func TestChoices(t *testing.T) {
 			"para nic=e1000", "para nic=rtl8139 machine=pc", "para nic=ne2k", "hardware nic=e1000e disk=ahci",
 			"full machine=pc disk=ide", "full machine=microvm", "full disk=virtio", "full nic=virtio", "full firmware=none",
 			"para firmware=bios", "para firmware=bios machine=microvm", "para firmware=uefi", "para firmware=coreboot", "para arch=arm64 firmware=bios",
-			"para graphics", "full graphics", "para graphics machine=microvm", "para tpm", "para tpm machine=microvm", "full tpm", "para tpm firmware=bios", "para graphics arch=arm64",
+			"para graphics", "full graphics", "para graphics machine=microvm", "para tpm", "para tpm machine=microvm", "full tpm", "para watchdog", "para crash=pause", "para crash=pause machine=microvm", "para crash=sleep", "para tpm firmware=bios", "para graphics arch=arm64",
 			"disk=image", "para disk=image firmware=uefi", "full disk=image", "disk=image machine=microvm", "disk=image firmware=none",
 			"disk=image arch=arm64", "disk=image arch=arm64 firmware=uefi", "disk=image kernel=x",
 			"para cpu=EPYC,+svm", "para cpu=host", "hardware cpu=host", "hardware cpu=EPYC", "para cpu=Zen9", "para arch=arm64 cpu=max",
@@ -111,7 +111,8 @@ func TestChoices(t *testing.T) {
 				fmt.Fprintf(&b, "%-36s  %s: %s\n", wish, api.KindOf(err), err)
 				continue
 			}
-			extra := map[bool]string{true: "graphics, "}[m.Graphics] + map[bool]string{true: "TPM, "}[m.TPM]
+			crash := map[bool]string{true: "on crash " + string(m.OnCrash) + ", "}[m.OnCrash != ""] + map[bool]string{true: "watchdog, "}[m.Watchdog]
+			extra := crash + map[bool]string{true: "graphics, "}[m.Graphics] + map[bool]string{true: "TPM, "}[m.TPM]
 			fmt.Fprintf(&b, "%-36s  %s %s %s %s disk %s, nic %s, firmware %s, %scpu %s (%s)\n", wish, m.Virtualization, m.Accelerator, m.Arch,
 				m.Type, m.DiskBus, m.NICModel, m.Firmware, extra, m.CPUModel, m.Reason)
 		}
@@ -146,6 +147,10 @@ func wishFor(p *instance.Prepared, wish string) {
 			vm.Graphics = true
 		case "tpm":
 			vm.TPM = true
+		case "watchdog":
+			vm.Watchdog = true
+		case "crash":
+			vm.OnCrash = api.CrashPolicy(value)
 		default:
 			vm.Virtualization = api.Virtualization(name)
 		}

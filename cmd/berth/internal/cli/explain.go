@@ -59,6 +59,9 @@ func printExplanation(w io.Writer, e api.Explanation) error {
 	if m.Graphics {
 		p("Display", "%s", "berth vga "+e.Name)
 	}
+	if m.OnCrash != "" {
+		p("On crash", "%s%s", m.OnCrash, map[bool]string{true: ", with a watchdog"}[m.Watchdog])
+	}
 	if m.TPM {
 		p("TPM", "2.0")
 	}

@@ -298,7 +298,7 @@ func (o *specOptions) readHealth(_ *global, spec *api.Spec) error {
 }
 
 // vmFlags are the flags that only a VM has.
-var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware", "cold-boot", "graphics", "tpm"}
+var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware", "cold-boot", "graphics", "tpm", "watchdog", "on-crash"}
 
 func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 	seed, err := o.readSeed()
@@ -316,11 +316,13 @@ func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 	}
 	spec.Kind = api.VM
 	spec.VM.Kernel, spec.VM.CPUModel, spec.VM.Graphics, spec.VM.TPM, spec.VM.ColdBoot = o.kernel, o.cpuModel, o.graphics, o.tpm, o.coldBoot
+	spec.VM.Watchdog = o.watchdog
 	return errors.Join(
 		oneOf("--virt", o.virt, &spec.VM.Virtualization, api.VirtAuto, api.VirtHardware, api.VirtPara, api.VirtFull),
 		oneOf("--machine", o.machine, &spec.VM.Machine, api.MachineMicroVM, api.MachineQ35, api.MachinePC, api.MachineVirt),
 		oneOf("--disk-bus", o.diskBus, &spec.VM.DiskBus, api.DiskVirtio, api.DiskAHCI, api.DiskIDE),
 		oneOf("--nic-model", o.nic, &spec.VM.NICModel, api.NICVirtio, api.NICE1000, api.NICE1000E, api.NICRTL8139),
+		oneOf("--on-crash", o.onCrash, &spec.VM.OnCrash, api.CrashRestart, api.CrashStop, api.CrashPause),
 		oneOf("--firmware", o.firmware, &spec.VM.Firmware, api.FirmwareNone, api.FirmwareBIOS, api.FirmwareUEFI),
 	)
 }

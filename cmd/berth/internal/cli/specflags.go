@@ -51,6 +51,8 @@ type specOptions struct {
 	virt, kernel, cpuModel          string
 	machine, diskBus, nic, firmware string
 	graphics, tpm, coldBoot         bool
+	watchdog                        bool
+	onCrash                         string
 	cdrom, userData, networkConfig  string
 	bootCDROM                       bool
 	sshKeys                         []string
@@ -150,12 +152,14 @@ func (o *specOptions) addVMFlags(cmd *cobra.Command) {
 
 	f.BoolVar(&o.graphics, "graphics", false, "give a VM a display, which 'berth vga' shows, with keyboard and tablet")
 	f.BoolVar(&o.tpm, "tpm", false, "give a VM a TPM 2.0 that keeps its state")
+	f.BoolVar(&o.watchdog, "watchdog", false, "give a VM a watchdog: a guest that feeds it no more has crashed")
+	f.StringVar(&o.onCrash, "on-crash", "", "what becomes of a VM whose guest crashed: restart, stop, pause (default: as the guest has it; with --watchdog stop)")
 
 	f.BoolVar(&o.coldBoot, "cold-boot", false, "boot the VM, where it could begin as a copy of one that has booted")
 
 	for flag, words := range map[string][]string{
 		"virt": {"auto", "hardware", "para", "full"}, "machine": {"microvm", "q35", "pc", "virt"}, "disk-bus": {"virtio", "ahci", "ide"},
-		"nic-model": {"virtio", "e1000", "e1000e", "rtl8139"}, "firmware": {"none", "bios", "uefi"},
+		"nic-model": {"virtio", "e1000", "e1000e", "rtl8139"}, "firmware": {"none", "bios", "uefi"}, "on-crash": {"restart", "stop", "pause"},
 	} {
 		// It fails for a flag that does not exist alone.
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
