@@ -32,10 +32,14 @@ func (b *bench) neighbor(n int) []measurement {
 				return nil, err
 			}
 			defer b.daemon.remove(context.WithoutCancel(ctx), "noisy", "victim", "source")
-			timedWhile := func(before string) func(context.Context) (float64, error) {
+			now := "pause" // what the noisy one was told last
+			timedWhile := func(want string) func(context.Context) (float64, error) {
 				return func(ctx context.Context) (float64, error) {
-					if err := b.daemon.command(ctx, before, "noisy"); err != nil {
-						return 0, err
+					if now != want {
+						if err := b.daemon.command(ctx, want, "noisy"); err != nil {
+							return 0, err
+						}
+						now = want
 					}
 					return timed(func() error { return b.daemon.command(ctx, "exec", "victim", "sh", "-c", work.command) })
 				}

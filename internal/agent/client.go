@@ -185,6 +185,13 @@ func (c *Client) LimitPIDs(ctx context.Context, limit int64) error {
 	return err
 }
 
+// UseCPUs has the guest switch on processors that its machine was given, until so many
+// run. It waits for those that the guest has yet to discover.
+func (c *Client) UseCPUs(ctx context.Context, count int) error {
+	_, err := c.ask(ctx, Request{Op: OpUseCPUs, Limit: int64(count)})
+	return err
+}
+
 // SetClock sets the guest's clock, which stands still while it is paused.
 func (c *Client) SetClock(ctx context.Context, now time.Time) error {
 	_, err := c.ask(ctx, Request{Op: OpSetClock, Time: now.UnixNano()})

@@ -20,6 +20,7 @@ const (
 	OpStats     Op = "stats"
 	OpTop       Op = "top"        // a JSON list of Proc on channel 1
 	OpLimitPIDs Op = "limit-pids" // bounds the user's processes to Request.Limit
+	OpUseCPUs   Op = "use-cpus"   // switches on processors that were added, until Request.Limit run
 	OpSetClock  Op = "set-clock"  // sets the clock to Request.Time
 	OpShutdown  Op = "shutdown"   // ends the entrypoint by SIGKILL and powers off
 	OpPing      Op = "ping"       // answered at once

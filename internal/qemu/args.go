@@ -70,7 +70,14 @@ func (b *builder) board() {
 		// elevateprivileges: set*id; spawn: fork and exec; resourcecontrol:
 		// affinity and priorities (qemu(1)).
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
-	b.add("-object", b.memory(), "-m", fmt.Sprintf("size=%dk", m.Memory>>10), "-smp", strconv.Itoa(m.CPUs))
+	memory, cpus := fmt.Sprintf("size=%dk", m.Memory>>10), strconv.Itoa(m.CPUs)
+	if m.MaxMemory > m.Memory {
+		memory += fmt.Sprintf(",maxmem=%dk,slots=%d", m.MaxMemory>>10, memorySlots)
+	}
+	if m.MaxCPUs > m.CPUs {
+		cpus = fmt.Sprintf("cpus=%d,maxcpus=%d", m.CPUs, m.MaxCPUs)
+	}
+	b.add("-object", b.memory(), "-m", memory, "-smp", cpus)
 	b.boardType()
 	b.processor()
 	b.display()

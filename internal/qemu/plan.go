@@ -66,13 +66,19 @@ const maxMMIO = 16
 
 // Machine is a wanted virtual machine. Paths are the host's.
 type Machine struct {
-	QEMU    string // the program
-	Name    string // shown in the process list
-	Type    MachineType
-	KVM     bool
-	CPU     string // model, as QEMU names it, with its features
-	CPUs    int
-	Memory  int64  // bytes
+	QEMU   string // the program
+	Name   string // shown in the process list
+	Type   MachineType
+	KVM    bool
+	CPU    string // model, as QEMU names it, with its features
+	CPUs   int
+	Memory int64 // bytes
+
+	// MaxCPUs and MaxMemory are how far a machine on Q35 can grow while it runs, by
+	// AddCPUs and AddMemory; 0 where it cannot.
+	MaxCPUs   int
+	MaxMemory int64 // bytes
+
 	Kernel  string // "": the firmware starts what a disk holds
 	Initrd  string
 	Cmdline string

@@ -69,6 +69,8 @@ func (m *machine) answer(c *agent.Call) {
 		c.Reply(replyOf(err))
 	case agent.OpLimitPIDs:
 		c.Reply(replyOf(m.group.limitPIDs(r.Limit)))
+	case agent.OpUseCPUs:
+		c.Reply(replyOf(useCPUs(int(r.Limit))))
 	case agent.OpSetClock:
 		now := unix.NsecToTimespec(r.Time)
 		c.Reply(replyOf(unix.ClockSettime(unix.CLOCK_REALTIME, &now)))

@@ -42,7 +42,7 @@ func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (
 	var u undo.Stack
 	defer u.Run(ctx, &err)
 
-	h := &handle{driver: d, p: p, run: runFile{Machine: plan.Machine, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory}}
+	h := &handle{driver: d, p: p, run: runFile{Machine: plan.Machine, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory, MaxCPUs: plan.machine.MaxCPUs, MaxMemory: plan.machine.MaxMemory}}
 	// Everything below is taken back by the one function that also ends a run.
 	u.Add(h.clean)
 	if err := h.makeDisks(ctx, plan); err != nil {

@@ -124,6 +124,10 @@ type runFile struct {
 	Notice  string      `json:"notice,omitempty"`
 	CPUs    int         `json:"cpus"`
 	Memory  int64       `json:"memory"` // of the guest, in bytes
+
+	// What a running machine can grow to; 0 where it cannot.
+	MaxCPUs   int   `json:"max_cpus,omitempty"`
+	MaxMemory int64 `json:"max_memory,omitempty"`
 }
 
 func readRun(dir string) (*runFile, error) {

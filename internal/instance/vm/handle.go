@@ -399,14 +399,14 @@ func (h *handle) Update(ctx context.Context, l api.Limits) error {
 		memory = h.run.Memory
 	}
 	switch {
-	case memory > h.run.Memory:
-		return unsupported("a running VM cannot grow beyond the %d MiB it started with: stop it first", h.run.Memory>>20)
+	case memory > max(h.run.Memory, h.run.MaxMemory):
+		return unsupported("a running VM on %s cannot grow beyond %d MiB of memory: stop it first%s", h.run.Machine.Type, max(h.run.Memory, h.run.MaxMemory)>>20, h.wayToGrow())
 	case memory < MinMemory:
 		return unsupported("a VM needs at least %d MiB of memory, not %d MiB", MinMemory>>20, memory>>20)
 	case memory < h.run.Memory && h.run.Machine.Virtualization == api.VirtFull:
 		return unsupported("a running VM of class full has no balloon that could take memory from it: stop it first")
-	case VCPUs(l) > h.run.CPUs:
-		return unsupported("a running VM cannot get more than the %d CPUs it started with: stop it first", h.run.CPUs)
+	case VCPUs(l) > max(h.run.CPUs, h.run.MaxCPUs):
+		return unsupported("a running VM on %s cannot get more than %d CPUs: stop it first%s", h.run.Machine.Type, max(h.run.CPUs, h.run.MaxCPUs), h.wayToGrow())
 	}
 	host := h.driver.cfg.Host
 	if err := undelegated(l, host); err != nil {
@@ -414,7 +414,10 @@ func (h *handle) Update(ctx context.Context, l api.Limits) error {
 	}
 	group, err := h.group(nil)
 	if err == nil && group != nil {
-		err = group.Update(given(resources(l, h.run.Memory), host))
+		err = group.Update(given(resources(l, max(h.run.Memory, memory)), host))
+	}
+	if err == nil {
+		err = h.grow(ctx, VCPUs(l), memory)
 	}
 	if err != nil {
 		return h.fail("update", err)

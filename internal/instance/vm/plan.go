@@ -111,6 +111,9 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 		chosen.Type, chosen.Firmware = api.MachineQ35, api.FirmwareBIOS
 		m.Type, m.Firmware = qemu.Q35, qemu.BIOS
 	}
+	if m.Type == qemu.Q35 && !m.Full {
+		m.MaxCPUs, m.MaxMemory = max(host.CPUs, cpus), max(host.Memory, memory)/qemu.MemoryBlock*qemu.MemoryBlock
+	}
 	qp, err := qemu.NewPlan(m)
 	if err != nil {
 		return nil, api.E("", api.Invalid, p.Spec.Name, err)
@@ -220,6 +223,11 @@ func cmdline(host instance.Host, chosen api.Machine) string {
 	}
 	if chosen.Graphics {
 		line = "console=tty0 " + line // the last one named is /dev/console
+	}
+	if chosen.Type == api.MachineQ35 && chosen.Virtualization != api.VirtFull {
+		// Memory that is added is used. Room for it above 4 GiB would make Linux set 64 MiB
+		// aside for devices that reach no further, of which there are none.
+		line += " memhp_default_state=online swiotlb=noforce"
 	}
 	if chosen.Accelerator != "kvm" {
 		// An emulated processor does not speculate: there is nothing to
