@@ -208,7 +208,10 @@ func (o *specOptions) readMounts(_ *global, spec *api.Spec) error {
 
 func (o *specOptions) readNetwork(_ *global, spec *api.Spec) error {
 	n := &spec.Network
-	n.Name, n.Address, n.MAC, n.DNS = o.network, o.ip, o.mac, o.dns
+	if len(o.networks) > 1 {
+		return errors.New("--network: there is one network so far, and one interface for each instance: write it once")
+	}
+	n.Name, n.Address, n.MAC, n.DNS = strings.Join(o.networks, ""), o.ip, o.mac, o.dns
 	if n.Name == "bridge" { // docker's name for it
 		n.Name = api.NetworkDefault
 	}

@@ -86,6 +86,7 @@ func TestBadSpecs(t *testing.T) {
 		"--mount x base":                        "--mount: ",
 		"--tmpfs x base":                        "--tmpfs: ",
 		"--add-host web base":                   "--add-host: ",
+		"--network default --network none base": "--network: there is one network so far",
 		"--network none -p 80 base":             "-p: there is nothing to publish",
 		"--userns keep base":                    "--userns: ",
 		"--security-opt apparmor=x base":        "--security-opt: ",

@@ -35,7 +35,8 @@ type specOptions struct {
 
 	// What it sees.
 	volumes, mounts, tmpfs       []string
-	network, ip, mac             string
+	networks                     []string
+	ip, mac                      string
 	publish, dns, addHosts       []string
 	readOnly, privileged         bool
 	capAdd, capDrop, securityOpt []string
@@ -103,7 +104,7 @@ func (o *specOptions) addFlags(cmd *cobra.Command) {
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount [SOURCE:]TARGET[:ro]; a SOURCE with / is a path, else a volume")
 	f.StringArrayVar(&o.mounts, "mount", nil, "mount type=bind|volume|tmpfs,source=SOURCE,target=TARGET[,readonly]")
 	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "mount a tmpfs TARGET[:size=SIZE,mode=MODE]")
-	f.StringVar(&o.network, "network", "", "network: default, none, host")
+	f.StringArrayVar(&o.networks, "network", nil, "network: default, none, host")
 	f.StringVar(&o.ip, "ip", "", "address in the network")
 	f.StringVar(&o.mac, "mac-address", "", "MAC address")
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "lead a port of the host to it: [[IP:]HOST-PORT:]PORT[/udp]")
