@@ -56,7 +56,7 @@ func (c *Client) ImportImage(ctx context.Context, name string, archive io.Reader
 
 // Disk is a VM's disk to import.
 type Disk struct {
-	Format   string       // raw, qcow2, vmdk, vhdx or vdi
+	Format   string       // raw, qcow2, vmdk, vhdx, vdi or ova
 	Firmware api.Firmware // bios or uefi: by which it starts; "" for the architecture's older one
 	Platform string       // as in linux/arm64; "" for the host's
 	Agent    bool         // berth-agent is a service of the guest's

@@ -70,6 +70,9 @@ func diskWithoutAgent(t *testing.T, w *world, _ api.Kind) {
 	w.start(t, api.VM, "bare", "--disk", "16m", "disk/sector")
 	w.logged(t, "bare", "raw it is")
 	refused(t, "exec", w.Try(t.Context(), "exec", "bare", "true"), 125, "bare", "no agent", "docs/disk-images.md")
+	if got := w.Berth(t, "stats", "--no-stream", "--format", "{{.MemUsage}}", "bare"); !strings.HasSuffix(got, "512MiB") {
+		t.Errorf("its memory is %s", got)
+	}
 	refused(t, "a signal", w.Try(t.Context(), "kill", "-s", "HUP", "bare"), 1, "bare", "SIGKILL")
 	w.Stop(t)
 	w.Start(t)

@@ -49,7 +49,7 @@ type ImportOptions struct {
 
 // DiskOptions say what a disk is and how a machine starts from it.
 type DiskOptions struct {
-	Format   string       // raw, qcow2, vmdk, vhdx or vdi
+	Format   string       // raw, qcow2, vmdk, vhdx, vdi or ova
 	Firmware api.Firmware // "" for the architecture's older one
 	Platform string       // "" for the host's
 	Agent    bool         // berth-agent is a service of the guest's

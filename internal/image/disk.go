@@ -132,8 +132,8 @@ func (s *Store) allocated(info content.Info) int64 {
 // DiskOptions say how a disk that is imported is to be named and started.
 type DiskOptions struct {
 	Name     string       // required
-	Format   disk.Format  // of what is imported
-	Firmware api.Firmware // "" for the architecture's older one
+	Format   disk.Format  // of what is imported; OVA too
+	Firmware api.Firmware // "" for what an OVA says, or the architecture's older one
 	Arch     string       // as GOARCH; "" for the host's
 	Agent    bool
 	Created  time.Time // zero means now

@@ -211,3 +211,61 @@ func TestHostileDisks(t *testing.T) {
 		t.Error("a raw disk that begins as qcow2 was read as one")
 	}
 }
+
+// appliance makes an OVA of files by name.
+func appliance(t testing.TB, files ...string) []byte {
+	t.Helper()
+	return rootfs(t, files...)
+}
+
+const efiDescriptor = `<Envelope xmlns:vmw="http://www.vmware.com/schema/ovf"><VirtualSystem><VirtualHardwareSection>
+<vmw:Config vmw:required="false" vmw:key="firmware" vmw:value="efi"/></VirtualHardwareSection></VirtualSystem></Envelope>`
+
+func TestOVA(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs qemu-img")
+	}
+	testenv.Check(t)
+	s, raw := converting(t), rawDisk()
+	vmdk, err := os.ReadFile(inFormat(t, disk.VMDK, raw, "-o", "subformat=streamOptimized"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	take := func(ova []byte) error {
+		_, err := s.ImportDisk(t.Context(), bytes.NewReader(ova), image.DiskOptions{Name: "disk/a", Format: image.OVA})
+		return err
+	}
+	if err := take(appliance(t, "a.ovf", efiDescriptor, "a.mf", "SHA256(a)= 0", "a-disk1.vmdk", string(vmdk))); err != nil {
+		t.Fatal(err)
+	}
+	img, err := s.Resolve(t.Context(), "disk/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(img.Disk.Path); !bytes.Equal(got, raw) || img.Disk.Firmware != api.FirmwareUEFI {
+		t.Errorf("the appliance has become another disk, started by %s", img.Disk.Firmware)
+	}
+	for says, ova := range map[string][]byte{
+		"no disk":            appliance(t, "a.ovf", efiDescriptor),
+		"more than one disk": appliance(t, "a.vmdk", string(vmdk), "b.vmdk", string(vmdk)),
+		"descriptor":         appliance(t, "a.ovf", "<Envelope", "a.vmdk", string(vmdk)),
+		"another file":       appliance(t, "a.vmdk", "# Disk DescriptorFile\nRW 1 FLAT \"/etc/shadow\" 0\n"),
+		"truncated":          []byte("no archive at all"),
+	} {
+		if err := take(ova); err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v does not say %q", err, says)
+		}
+	}
+}
+
+// FuzzOVA: whatever an appliance holds, its reader ends with a disk or an error.
+func FuzzOVA(f *testing.F) {
+	f.Add(appliance(f, "a.ovf", efiDescriptor, "a.vmdk", "KDMV"))
+	f.Add(appliance(f, "a.ovf", `<a><Firmware type="EFI"/></a>`))
+	s := openAt(f, f.TempDir(), image.Options{})
+	f.Fuzz(func(t *testing.T, ova []byte) {
+		if _, err := s.ImportDisk(t.Context(), bytes.NewReader(ova), image.DiskOptions{Name: "disk/fuzz", Format: image.OVA}); err == nil {
+			t.Error("a store that converts no disks has imported one in VMDK")
+		}
+	})
+}

@@ -49,7 +49,16 @@ func (s *Store) importDisk(ctx context.Context, r io.Reader, opt DiskOptions) (s
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "file")
 	counted := &layerReader{in: contextReader{ctx, r}, progress: func(n int64) { opt.Progress.report("disk", StageReading, n, 0) }}
-	if err := s.spool(path, counted); err != nil {
+	if opt.Format == OVA {
+		var firmware api.Firmware
+		firmware, err = s.spoolOVA(path, counted)
+		if opt.Format = disk.VMDK; opt.Firmware == "" {
+			opt.Firmware = firmware
+		}
+	} else {
+		err = s.spool(path, counted)
+	}
+	if err != nil {
 		return "", err
 	}
 	if path, err = s.toRaw(ctx, dir, path, opt); err != nil {

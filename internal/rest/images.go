@@ -28,7 +28,7 @@ type tagInput struct {
 
 type importInput struct {
 	Name     string `query:"name" maxLength:"1024" doc:"default: the names that the archive holds"`
-	Format   string `query:"format" enum:"raw,qcow2,vmdk,vhdx,vdi" doc:"the body is no archive but a VM's disk in this format"`
+	Format   string `query:"format" enum:"raw,qcow2,vmdk,vhdx,vdi,ova" doc:"the body is no archive of images but a VM's disk in this format, or an appliance of one disk"`
 	Firmware string `query:"firmware" enum:"bios,uefi" doc:"of a disk: by which it starts; default: bios, and of arm64 uefi"`
 	Platform string `query:"platform" maxLength:"64" doc:"of a disk, as in linux/arm64; default: the host's"`
 	Agent    bool   `query:"agent" doc:"of a disk: berth-agent is a service of the guest's"`

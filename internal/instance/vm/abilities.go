@@ -194,12 +194,8 @@ func (h *handle) Unpause(ctx context.Context) error {
 
 // Stats measures the guest, and what it costs the host.
 func (h *handle) Stats(ctx context.Context) (api.Stats, error) {
-	var g agent.Stats
-	err := h.withAgent(ctx, func(c *agent.Client) (err error) {
-		g, err = c.Stats(ctx)
-		return err
-	})
-	if err != nil && !h.startsItself() { // which may have no agent, or boot: then the host's figures stand alone
+	g, err := h.guestStats(ctx)
+	if err != nil {
 		return api.Stats{}, h.fail("stats", err)
 	}
 	s := api.Stats{

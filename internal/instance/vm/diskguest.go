@@ -276,6 +276,28 @@ func (h *handle) withGuest(ctx context.Context, call func(*agent.Client) error) 
 	}
 }
 
+// guestStats measures the guest by its agent. A disk guest that has none, or is booting,
+// is measured from outside alone.
+func (h *handle) guestStats(ctx context.Context) (g agent.Stats, err error) {
+	ask := func(ctx context.Context) error {
+		return h.withAgent(ctx, func(c *agent.Client) (err error) {
+			g, err = c.Stats(ctx)
+			return err
+		})
+	}
+	if !h.startsItself() {
+		err = ask(ctx)
+		return g, err
+	}
+	g.MemoryTotal = h.run.Memory
+	if h.p.Rootfs.Image.Agent {
+		short, cancel := context.WithTimeout(ctx, signalTimeout)
+		defer cancel()
+		_ = ask(short)
+	}
+	return g, ctx.Err()
+}
+
 // guestTimeout bounds the wait for the agent of a guest that boots by itself: emulated
 // on a busy host firmware, bootloader, kernel and services take a minute.
 const guestTimeout = 5 * time.Minute

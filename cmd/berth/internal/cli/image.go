@@ -163,9 +163,9 @@ func newImageImportCommand(g *global) *cobra.Command {
 or a plain tar archive of a root filesystem, compressed or not; '-' is standard
 input. A plain archive needs a NAME. Prints the names of what it made.
 
-With --format, or where FILE ends in .qcow2, .raw, .vmdk, .vhdx or .vdi, FILE is the
-disk of a virtual machine, and needs a NAME. The format is never found out from
-what FILE holds.`),
+With --format, or where FILE ends in .qcow2, .raw, .vmdk, .vhdx, .vdi or .ova,
+FILE is the disk of a virtual machine, and needs a NAME. The format is never
+found out from what FILE holds.`),
 		Example: "  berth image import debian.tar debian:custom\n  docker save web | berth image import -\n  berth image import --format qcow2 --firmware uefi cloud.img disk/cloud",
 		Args:    args(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -177,7 +177,7 @@ what FILE holds.`),
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not show progress")
-	f.StringVar(&o.format, "format", "", "format of a VM's disk: raw, qcow2, vmdk, vhdx, vdi (default: by FILE's ending)")
+	f.StringVar(&o.format, "format", "", "format of a VM's disk: raw, qcow2, vmdk, vhdx, vdi, ova (default: by FILE's ending)")
 	f.StringVar(&o.firmware, "firmware", "", "by which a disk starts: bios, uefi (default bios)")
 	f.StringVar(&o.platform, "platform", "", "platform of a disk, as in linux/arm64 (default: the host's)")
 	f.BoolVar(&o.agent, "agent", false, "the disk has berth-agent as a service")
@@ -214,11 +214,14 @@ func runImageImport(ctx context.Context, g *global, o imageImportOptions, source
 // diskFormats are the formats of a VM's disk.
 var diskFormats = []string{"raw", "qcow2", "vmdk", "vhdx", "vdi"}
 
+// importFormats are those and an appliance of one disk.
+var importFormats = append(slices.Clone(diskFormats), "ova")
+
 // disk returns what the flags and the name of a source say of a disk; nil where it
 // is an archive.
 func (o *imageImportOptions) disk(source string) (*client.Disk, error) {
 	format := o.format
-	if ending := strings.TrimPrefix(filepath.Ext(source), "."); format == "" && slices.Contains(diskFormats, ending) {
+	if ending := strings.TrimPrefix(filepath.Ext(source), "."); format == "" && slices.Contains(importFormats, ending) {
 		format = ending
 	}
 	if format == "" {
@@ -229,7 +232,7 @@ func (o *imageImportOptions) disk(source string) (*client.Disk, error) {
 	}
 	d := &client.Disk{Agent: o.agent}
 	err := errors.Join(
-		oneOf("--format", format, &d.Format, diskFormats...),
+		oneOf("--format", format, &d.Format, importFormats...),
 		oneOf("--firmware", o.firmware, &d.Firmware, api.FirmwareBIOS, api.FirmwareUEFI),
 		value("--platform", o.platform, &d.Platform, parse.Platform),
 	)
