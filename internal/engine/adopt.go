@@ -79,7 +79,7 @@ func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 	if observed.State == api.Created {
 		// berthd ended between making the run and starting it: nobody is told
 		// that it runs, so it must not.
-		e.release(ctx, en, r)
+		e.release(ctx, en, r, false)
 		return e.lost(ctx, en, "berthd ended while it was starting; start it again")
 	}
 	if err := e.adoptRootfs(p); err != nil {

@@ -33,7 +33,9 @@ func (e *Engine) supervise(ctx context.Context, en *entry, r *run) {
 // finish takes the run's resources back, records how it ended, and lets the
 // restart policy decide what comes next.
 func (e *Engine) finish(ctx context.Context, en *entry, r *run, exit api.Exit) {
-	e.release(ctx, en, r)
+	spec := en.instance().Spec
+	// A VM's files tell a Stop that waits too how it ended.
+	e.release(ctx, en, r, spec.AutoRemove && !exit.Reboot && spec.Kind == api.Container)
 	restart := false
 	end := func(rec *record) {
 		st := &rec.Status
@@ -87,9 +89,10 @@ func (en *entry) endRun(r *run) {
 	en.notify()
 }
 
-// release takes back what a run held. Each step is tried even when another
-// fails: what is left is found again by the next start or removal.
-func (e *Engine) release(ctx context.Context, en *entry, r *run) {
+// release takes back what a run held; after the last run, it removes the instance's
+// files beside that. Each step is tried even when another fails: what is left is found
+// again by the next start or removal.
+func (e *Engine) release(ctx context.Context, en *entry, r *run, last bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	step := func(what string, do func() error) {
@@ -99,6 +102,9 @@ func (e *Engine) release(ctx context.Context, en *entry, r *run) {
 	}
 	var beside sync.WaitGroup
 	beside.Go(func() { step("detach it from its network", func() error { return e.releaseNetwork(ctx, en.id) }) })
+	if last {
+		beside.Go(func() { _ = os.RemoveAll(e.dir(en.id)) }) // remove tries again, and tells
+	}
 	step("delete its run", func() error { return r.handle.Delete(ctx) })
 	// The run's mounts and files are not in use any more.
 	e.releaseRootfs(r.prepared)
