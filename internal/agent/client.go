@@ -266,6 +266,35 @@ func (c *Client) Layer(ctx context.Context, namesOnly bool, tar io.Writer) error
 	return c.download(ctx, Request{Op: OpLayer, NamesOnly: namesOnly}, tar)
 }
 
+// Freeze returns once the guest's disks are at rest, and nothing writes to them. They
+// are until thaw is called, or the connection ends.
+func (c *Client) Freeze(ctx context.Context) (thaw func() error, err error) {
+	rest, release, over := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := c.call(ctx, Request{Op: OpFreeze}, func(s *stream) error {
+			if _, err := io.ReadFull(channelReader{s, ChannelStdout}, make([]byte, 1)); err != nil {
+				return nil // the reply says why
+			}
+			close(rest)
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+			return s.end(ChannelStdin)
+		})
+		over <- err
+	}()
+	select {
+	case <-rest:
+		return func() error {
+			close(release)
+			return <-over
+		}, nil
+	case err := <-over:
+		return nil, err
+	}
+}
+
 // Streams are the host's ends of an executed command's streams; nil ones are
 // not connected.
 type Streams struct {

@@ -17,6 +17,7 @@ const (
 	OpCopyIn    Op = "copy-in"  // unpacks a tar from channel 0 into Request.Path
 	OpCopyOut   Op = "copy-out" // packs Request.Path as a tar on channel 1
 	OpLayer     Op = "layer"    // the writable layer as an OCI layer's tar on channel 1; with Request.NamesOnly its headers
+	OpFreeze    Op = "freeze"   // holds back what writes to disks until channel 0 ends; a byte on channel 1 says that they are at rest
 	OpStats     Op = "stats"
 	OpTop       Op = "top"        // a JSON list of Proc on channel 1
 	OpLimitPIDs Op = "limit-pids" // bounds the user's processes to Request.Limit

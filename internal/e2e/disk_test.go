@@ -87,6 +87,14 @@ func diskWithoutAgent(t *testing.T, w *world, _ api.Kind) {
 		}
 		return nil
 	})
+	w.Berth(t, "commit", "bare", "disk/made")
+	w.later(t, "image", "rm", "disk/made")
+	w.start(t, api.VM, "copy", "--disk", "16m", "disk/made")
+	w.logged(t, "copy", "raw it is")
+	refused(t, "diff", w.Try(t.Context(), "diff", "bare"), 1, "bare", "no layer")
+	w.Berth(t, "create", "--vm", "--name", "idle", "disk/sector")
+	t.Cleanup(func() { w.remove(t, "idle") })
+	refused(t, "commit of one that never ran", w.Try(t.Context(), "commit", "-q", "idle", "disk/none"), 1, "idle", "never started", "berth image tag")
 	for args, words := range map[string][]string{
 		"disk/sector true":                               {"disk/sector", "the command"},
 		"-e A=b disk/sector":                             {"disk/sector", "-e"},
@@ -172,10 +180,32 @@ func diskGuest(t *testing.T, w *world, _ api.Kind) {
 	w.Start(t)
 	w.Berth(t, "cp", "uefi:/etc/fstab", filepath.Join(testenv.Dir(t), "fstab"))
 	expect(t, "exec", w.TryInput(t.Context(), strings.NewReader("in\n"), "exec", "-i", "uefi", "sh", "-c", "cat; exit 3"), 3, "in\n")
+	commitsDisk(t, w, "uefi")
 	w.Berth(t, "stop", "uefi", "bios")
 	for _, name := range []string{"uefi", "bios"} {
 		if got := w.field(t, name, ".Status.ExitCode") + " " + w.field(t, name, ".Status.State"); got != "0 exited" {
 			t.Errorf("%s has ended with %s", name, got)
 		}
+	}
+}
+
+// commitsDisk makes a disk image of a machine that runs and writes. Its filesystem is at
+// rest in the image, which ext4 says: there is nothing in its journal.
+func commitsDisk(t *testing.T, w *world, name string) {
+	w.Berth(t, "exec", name, "sh", "-c", "echo kept >/root/kept; (while :; do date >/root/date; done) >/dev/null 2>&1 </dev/null & sync")
+	w.Berth(t, "commit", name, "disk/made")
+	w.later(t, "image", "rm", "disk/made")
+	expect(t, "it goes on", w.Try(t.Context(), "exec", name, "sh", "-c", "echo more >/root/more; cat /root/more"), 0, "more\n")
+	raw, root := filepath.Join(testenv.Dir(t), "made.raw"), filepath.Join(testenv.Dir(t), "root")
+	testenv.Shell(t, w.Machine, fmt.Sprintf(`set -e
+		BERTH_HOST=unix://%s %s/berth image export --format raw -o %s disk/made
+		set -- $(partx -g -b -o START,SECTORS %s | sort -nk2 | tail -1)
+		dd if=%s of=%s bs=1M iflag=skip_bytes,count_bytes skip=$(($1 * 512)) count=$(($2 * 512)) conv=sparse status=none`,
+		w.Socket(), w.Machine.Programs(), raw, raw, raw, root))
+	if got := testenv.Shell(t, w.Machine, "debugfs -R 'cat /root/kept' "+root+" 2>/dev/null"); got != "kept" {
+		t.Errorf("the image has %q", got)
+	}
+	if got := testenv.Shell(t, w.Machine, "dumpe2fs -h "+root+" 2>/dev/null"); strings.Contains(got, "needs_recovery") {
+		t.Errorf("the filesystem was not at rest:\n%s", got)
 	}
 }

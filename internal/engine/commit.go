@@ -31,8 +31,15 @@ func (e *Engine) StartCommit(_ context.Context, o CommitOptions) (api.Operation,
 		return api.Operation{}, api.E("commit", "", o.Ref, err)
 	}
 	return e.begin("commit", o.Ref, func(ctx context.Context, report func(api.Progress)) (string, error) {
+		base, err := e.baseOf(ctx, o.Ref)
+		if err != nil {
+			return "", err
+		}
+		if base.Disk != nil {
+			return e.commitDisk(ctx, o, base, report)
+		}
 		var name string
-		err := e.withLayer(ctx, o.Ref, "commit", false, func(rec record, tar io.Reader) (err error) {
+		err = e.withLayer(ctx, o.Ref, "commit", false, func(rec record, tar io.Reader) (err error) {
 			name, err = e.images.Commit(ctx, tar, image.CommitOptions{
 				Base: rec.Digest, Name: o.Image, By: "berth commit of " + rec.Name, Author: o.Author, Message: o.Message,
 				Config: committed(rec.Spec, rec.Config), Progress: report,

@@ -141,8 +141,13 @@ func (s *Store) convertDisk(ctx context.Context, dir string, c qemu.Conversion, 
 			return err
 		}
 	}
-	if err := os.Chown(c.From, int(c.UID), int(c.UID)); err != nil {
-		return err
+	for _, path := range []string{c.From, c.Base} {
+		if path == "" {
+			continue
+		}
+		if err := os.Chown(path, int(c.UID), int(c.UID)); err != nil {
+			return err
+		}
 	}
 	p := c.Plan()
 	if p.Program, err = qemu.Libraries(ctx, c.Program); err != nil {

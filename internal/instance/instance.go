@@ -201,6 +201,12 @@ type Pauser interface {
 	Unpause(context.Context) error
 }
 
+// Freezer holds a run still as a whole, with what it keeps on its disks at rest.
+type Freezer interface {
+	// Freeze returns once nothing moves. thaw lets the run go on.
+	Freeze(context.Context) (thaw func() error, err error)
+}
+
 // Statser measures a run.
 type Statser interface {
 	Stats(context.Context) (api.Stats, error)

@@ -13,13 +13,6 @@ import (
 	"github.com/berthcloud/berth/internal/pack"
 )
 
-// Requests of ioctl(2) that hold back a filesystem's writers, and let them go on:
-// linux/fs.h.
-const (
-	fiFreeze = 0xc0045877
-	fiThaw   = 0xc0045878
-)
-
 // layer writes what was changed in the root filesystem since the machine's first boot.
 func (m *machine) layer(namesOnly bool, w io.Writer) (err error) {
 	disk := int(m.disk.Fd())

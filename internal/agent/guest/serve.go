@@ -56,6 +56,8 @@ func (m *machine) answer(c *agent.Call) {
 		c.Reply(replyOf(copyOut(r.Path, c.Output(agent.ChannelStdout))))
 	case agent.OpLayer:
 		c.Reply(replyOf(m.layer(r.NamesOnly, c.Output(agent.ChannelStdout))))
+	case agent.OpFreeze:
+		c.Reply(replyOf(freeze(c)))
 	case agent.OpStats:
 		stats, err := readStats()
 		reply := replyOf(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/agent"
@@ -19,4 +20,53 @@ func (d *Driver) Layer(ctx context.Context, p *instance.Prepared, run instance.H
 		return api.E("layer", api.Conflict, p.Spec.Name, errors.New("only a running VM can say what it has changed; start it first"))
 	}
 	return h.fail("layer", h.withAgent(ctx, func(c *agent.Client) error { return c.Layer(ctx, namesOnly, tar) }))
+}
+
+// freezeTime bounds how long a guest's disks may take to come to rest.
+const freezeTime = 30 * time.Second
+
+// Freeze stops the machine, after its guest has brought its disks to rest where an agent
+// is there to ask for it. A machine that is paused stays so.
+func (h *handle) Freeze(ctx context.Context) (thaw func() error, err error) {
+	st, err := h.Status(ctx)
+	if err != nil || st.State == api.Paused {
+		return func() error { return nil }, err
+	}
+	thawGuest, release := func() error { return nil }, func() {}
+	if h.p.Rootfs.Image == nil || h.p.Rootfs.Image.Agent {
+		if thawGuest, release, err = h.freezeGuest(ctx); err != nil {
+			return nil, h.fail("freeze", err)
+		}
+	}
+	if err := h.Pause(ctx); err != nil {
+		return nil, errors.Join(err, thawGuest())
+	}
+	return func() error {
+		defer release()
+		// Whatever has become of the caller's request, the machine goes on.
+		err := h.Unpause(context.WithoutCancel(ctx))
+		return errors.Join(err, h.fail("thaw", thawGuest()))
+	}, nil
+}
+
+// freezeGuest has the agent hold the disks, on a connection that stays until release.
+func (h *handle) freezeGuest(ctx context.Context) (thaw func() error, release func(), err error) {
+	greet, end := context.WithTimeout(ctx, monitorTimeout)
+	defer end()
+	client, leave, err := h.dialAgent(greet)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	patience := time.AfterFunc(freezeTime, cancel)
+	defer patience.Stop()
+	release = func() {
+		leave()
+		cancel()
+	}
+	if thaw, err = client.Freeze(ctx); err != nil {
+		release()
+		return nil, nil, err
+	}
+	return thaw, release, nil
 }
