@@ -120,7 +120,7 @@ func confined(t *testing.T, m testenv.Machine, pid string) {
 	said := testenv.Shell(t, m, `cd /proc/`+pid+`
 		grep -E '^(CapPrm|CapEff|CapBnd|NoNewPrivs|Seccomp):' status | tr -d '\t'
 		for kind in mnt pid net ipc uts cgroup; do test $(readlink ns/$kind) != $(readlink /proc/self/ns/$kind) || echo the same $kind; done
-		ls root root/dev root/etc 2>/dev/null | grep -v -E '^(root.*:|dev|kvm|etc|ld.so.cache|initrd|kernel|lib|lib64|usr|)$' | sort`)
+		ls root root/dev root/etc 2>/dev/null | grep -v -E '^(root.*:|dev|kvm|null|fd|etc|ld.so.cache|initrd|kernel|lib|lib64|usr|)$' | sort`)
 	if said != "CapPrm:0000000000000000\nCapEff:0000000000000000\nCapBnd:0000000000000000\nNoNewPrivs:1\nSeccomp:2" {
 		t.Errorf("QEMU is not confined:\n%s", said)
 	}

@@ -16,7 +16,8 @@ import (
 // QEMU over finds
 //
 //   - a root with QEMU's own files, read-only, and what the plan shows beside them;
-//     neither /proc nor /sys, and no device but the plan's,
+//     neither /proc nor /sys, and no device but the plan's and /dev/null, on which
+//     QEMU tries how files are locked,
 //   - no network, and no IPC, host name or cgroups but its own; and no other process,
 //     where its keeper has given it a pid namespace,
 //   - no capability, nor a way to one (bounding set, no_new_privs), and a user that has
@@ -31,7 +32,7 @@ func confine(plan *Plan) error {
 		return err
 	}
 	shown := append(append([]Shown(nil), plan.Program...), plan.Shown...)
-	for _, device := range plan.Devices {
+	for _, device := range append([]string{os.DevNull}, plan.Devices...) {
 		shown = append(shown, Shown{Path: device, Mode: "dev"})
 	}
 	root, err := newRoot()

@@ -1,7 +1,9 @@
 package testenv
 
 import (
+	"bufio"
 	"context"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +17,7 @@ func TestRackHang(t *testing.T) {
 	}
 	Check(t)
 	host := NewRack(t, 1, nil).Hosts[0]
-	monitor(t, host, "stop\n")
+	stand(t, host)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, _, _, err := host.Try(ctx, "true")
@@ -27,21 +29,22 @@ func TestRackHang(t *testing.T) {
 	}
 }
 
-// monitor gives a line to the host's QEMU.
-func monitor(t *testing.T, h *Host, line string) {
+// stand stops the host's processors.
+func stand(t *testing.T, h *Host) {
 	t.Helper()
-	conn, err := h.dialMonitor()
+	monitor, err := h.dialMonitor()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	if _, err := conn.Write([]byte(line)); err != nil {
+	defer monitor.Close()
+	monitor.SetDeadline(time.Now().Add(endTime))
+	if _, err := io.WriteString(monitor, "stop\ninfo status\n"); err != nil {
 		t.Fatal(err)
 	}
-	conn.SetReadDeadline(time.Now().Add(time.Second))
-	for buf := make([]byte, 4096); ; {
-		if n, err := conn.Read(buf); err != nil || strings.HasSuffix(string(buf[:n]), "(qemu) ") {
+	for said := bufio.NewScanner(monitor); said.Scan(); {
+		if strings.Contains(said.Text(), "paused") {
 			return
 		}
 	}
+	t.Fatal("the host's processors do not stop")
 }

@@ -97,6 +97,9 @@ func (h *harness) confined(t *testing.T, p *instance.Prepared, pid int) {
 	for line := range strings.Lines(read(t, "/proc/%d/mountinfo", pid)) {
 		// 36 35 98:0 /of/the/host /here ro,nosuid,nodev … - ext4 …
 		f := strings.Fields(line)
+		if f[4] == os.DevNull {
+			continue // which harms nobody, and every process has
+		}
 		if options := strings.Split(f[5], ","); !allowed[f[4]] || !slices.Contains(options, "ro") || !slices.Contains(options, "nosuid") || !slices.Contains(options, "nodev") {
 			t.Errorf("QEMU has the mount %s", line)
 		}
