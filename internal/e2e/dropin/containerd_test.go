@@ -127,8 +127,7 @@ func namespaces(e *engine) {
 	for kind, file := range map[string]string{"pid": "pid", "ipc": "ipc", "network": "net"} {
 		shared = append(shared, "--with-ns", kind+":/proc/"+pid+"/ns/"+file)
 	}
-	args := append([]string{"run", "--rm"}, shared...)
-	e.want(0, "sleep 1000", append(args, e.image, name+"b", "ps")...)
+	e.once(0, "sleep 1000", shared, "ps")
 	e.want(0, "", "tasks", "rm", "--force", name)
 	e.want(0, "", "containers", "rm", name)
 }

@@ -68,7 +68,8 @@ func Parse(line []byte) (Entry, error) {
 		return Entry{}, errFormat
 	}
 	t, err := time.Parse(time.RFC3339Nano, string(when))
-	if err != nil {
+	// A zone may lead out of the years that RFC 3339 can write.
+	if year := t.UTC().Year(); err != nil || year < 0 || year > 9999 {
 		return Entry{}, errFormat
 	}
 	e := Entry{Time: t, Text: text}
