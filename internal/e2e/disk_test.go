@@ -87,6 +87,7 @@ func diskWithoutAgent(t *testing.T, w *world, _ api.Kind) {
 		}
 		return nil
 	})
+	refused(t, "commit with a message", w.Try(t.Context(), "commit", "-q", "-m", "what", "bare", "disk/made"), 1, "bare", "no history", "leave them out")
 	w.Berth(t, "commit", "bare", "disk/made")
 	w.later(t, "image", "rm", "disk/made")
 	w.start(t, api.VM, "copy", "--disk", "16m", "disk/made")

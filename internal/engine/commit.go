@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image"
@@ -52,17 +51,8 @@ func (e *Engine) StartCommit(_ context.Context, o CommitOptions) (api.Operation,
 
 // committed is how an instance of the image runs: as the one it was made of does.
 func committed(s api.Spec, c api.ImageConfig) api.ImageConfig {
-	if len(s.Entrypoint) > 0 {
-		c.Entrypoint, c.Command = s.Entrypoint, nil
-	}
-	if len(s.Command) > 0 {
-		c.Command = s.Command
-	}
-	c.Env = slices.Clone(c.Env)
-	for _, v := range s.Env {
-		name, _, _ := strings.Cut(v, "=")
-		c.Env = append(slices.DeleteFunc(c.Env, func(have string) bool { return strings.HasPrefix(have, name+"=") }), v)
-	}
+	c.Entrypoint, c.Command = commandLine(s, c)
+	c.Env = setVariables(slices.Clone(c.Env), s.Env)
 	c.User, c.WorkingDir, c.StopSignal = first(s.User, c.User), first(s.WorkingDir, c.WorkingDir), first(s.StopSignal, c.StopSignal)
 	return c
 }

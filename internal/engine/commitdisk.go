@@ -26,6 +26,9 @@ func (e *Engine) baseOf(ctx context.Context, ref string) (image.Image, error) {
 // commitDisk makes a disk image of an instance's disk. A machine that runs stands still,
 // its disk at rest, while what was written is copied.
 func (e *Engine) commitDisk(ctx context.Context, o CommitOptions, base image.Image, report func(api.Progress)) (string, error) {
+	if o.Author != "" || o.Message != "" {
+		return "", api.E("commit", api.Unsupported, o.Ref, errors.New("a disk image has no history to keep an author or a message in; leave them out"))
+	}
 	en, err := e.find(o.Ref)
 	if err != nil {
 		return "", err

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/pack"
 )
 
 // Diff returns what an instance has changed in its root filesystem.
@@ -30,12 +31,6 @@ func (e *Engine) Diff(ctx context.Context, ref string) ([]api.Change, error) {
 	return list, err
 }
 
-// Marks of a layer: OCI image-spec, layer.md, "Whiteouts".
-const (
-	whiteout = ".wh."
-	opaque   = whiteout + whiteout + ".opq"
-)
-
 // maxChanges bounds the list: a guest may name as many files as it likes.
 const maxChanges = 1 << 20
 
@@ -56,10 +51,10 @@ func changes(r io.Reader, has func(name string) (bool, error)) (list []api.Chang
 		name := path.Clean("/" + h.Name)
 		dir, base := path.Split(name)
 		change := api.Change{Kind: api.Added, Path: name}
-		if base == opaque {
+		if base == pack.OpaqueName {
 			continue // its directory is in the list
 		}
-		if hidden, ok := strings.CutPrefix(base, whiteout); ok {
+		if hidden, ok := strings.CutPrefix(base, pack.WhiteoutPrefix); ok {
 			list = append(list, api.Change{Kind: api.Deleted, Path: dir + hidden})
 			continue
 		}

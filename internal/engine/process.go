@@ -18,16 +18,7 @@ const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 // a new entrypoint drops the image's command too. A system container's is the
 // image's init instead.
 func process(s api.Spec, c api.ImageConfig, id string) (instance.Process, error) {
-	entrypoint, command := c.Entrypoint, c.Command
-	if len(s.Entrypoint) > 0 {
-		entrypoint, command = s.Entrypoint, nil
-		if len(entrypoint) == 1 && entrypoint[0] == "" {
-			entrypoint = nil
-		}
-	}
-	if len(s.Command) > 0 {
-		command = s.Command
-	}
+	entrypoint, command := commandLine(s, c)
 	p := instance.Process{
 		Args:       slices.Concat(entrypoint, command),
 		Env:        mergeEnv(s, c, id),
@@ -48,6 +39,21 @@ func process(s api.Spec, c api.ImageConfig, id string) (instance.Process, error)
 	return p, err
 }
 
+// commandLine returns the entrypoint and the command of an instance.
+func commandLine(s api.Spec, c api.ImageConfig) (entrypoint, command []string) {
+	entrypoint, command = c.Entrypoint, c.Command
+	if len(s.Entrypoint) > 0 {
+		entrypoint, command = s.Entrypoint, nil
+		if len(entrypoint) == 1 && entrypoint[0] == "" {
+			entrypoint = nil
+		}
+	}
+	if len(s.Command) > 0 {
+		command = s.Command
+	}
+	return entrypoint, command
+}
+
 // mergeEnv lays the specification's variables over the image's. A TERM is set
 // with a terminal, HOSTNAME always, HOME is the runtime's to find.
 func mergeEnv(s api.Spec, c api.ImageConfig, id string) []string {
@@ -55,7 +61,13 @@ func mergeEnv(s api.Spec, c api.ImageConfig, id string) []string {
 	if s.TTY {
 		env = append(env, "TERM=xterm")
 	}
-	for _, v := range slices.Concat(c.Env, s.Env) {
+	return setVariables(env, slices.Concat(c.Env, s.Env))
+}
+
+// setVariables adds variables NAME=VALUE to an environment, each in the place of one of
+// its name.
+func setVariables(env, variables []string) []string {
+	for _, v := range variables {
 		name, _, _ := strings.Cut(v, "=")
 		i := slices.IndexFunc(env, func(have string) bool { return strings.HasPrefix(have, name+"=") })
 		if i < 0 {

@@ -13,8 +13,8 @@ import (
 
 // Marks of a layer: OCI image-spec, layer.md, "Whiteouts".
 const (
-	whiteoutPrefix = ".wh."
-	opaqueName     = whiteoutPrefix + whiteoutPrefix + ".opq"
+	WhiteoutPrefix = ".wh."                                   // before the name of what is deleted
+	OpaqueName     = WhiteoutPrefix + WhiteoutPrefix + ".opq" // in a directory that hides what is below
 )
 
 // Prefixes of overlayfs's own attributes: those of its option userxattr come second
@@ -27,9 +27,9 @@ func (p *packer) mark(fd int, st *unix.Stat_t, hdr *tar.Header) (done bool, err 
 	kind := st.Mode & unix.S_IFMT
 	if kind == unix.S_IFCHR && st.Rdev == 0 {
 		dir, name := path.Split(hdr.Name)
-		return true, p.w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: dir + whiteoutPrefix + name, Mode: 0o600})
+		return true, p.w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: dir + WhiteoutPrefix + name, Mode: 0o600})
 	}
-	if strings.HasPrefix(path.Base(hdr.Name), whiteoutPrefix) {
+	if strings.HasPrefix(path.Base(hdr.Name), WhiteoutPrefix) {
 		return true, errors.New("a layer cannot hold a file of this name, which is the mark of a deletion; rename it")
 	}
 	if kind != unix.S_IFDIR && st.Nlink > 1 {
@@ -85,7 +85,7 @@ func (p *packer) opaque(fd int, dir string) error {
 			return err
 		}
 		if value == "y" {
-			return p.w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Join(dir, opaqueName), Mode: 0o600})
+			return p.w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Join(dir, OpaqueName), Mode: 0o600})
 		}
 	}
 	return nil

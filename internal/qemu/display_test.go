@@ -2,38 +2,15 @@ package qemu
 
 import (
 	"bytes"
-	"context"
 	"image/png"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestScreenshot looks at the display of a real QEMU, twice, and at one that has none.
 func TestScreenshot(t *testing.T) {
 	for name, devices := range map[string][]string{"VGA": {"-device", "VGA"}, "none": nil} {
-		socket := filepath.Join(t.TempDir(), "qmp")
-		cmd := exec.Command(program(t), append([]string{"-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-S",
-			"-qmp", "unix:" + socket + ",server=on,wait=off"}, devices...)...)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
-		t.Cleanup(func() { cmd.Process.Kill() })
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		defer cancel()
-		var m *Monitor
-		var err error
-		for m, err = Dial(ctx, socket); err != nil && ctx.Err() == nil; m, err = Dial(ctx, socket) {
-			<-time.After(time.Millisecond)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
+		m, ended, ctx := monitored(t, append([]string{"-machine", "q35"}, devices...)...)
 		for range 2 {
 			shot, err := m.Screenshot(ctx)
 			if devices == nil {

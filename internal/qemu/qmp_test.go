@@ -13,21 +13,21 @@ import (
 	"time"
 )
 
-// TestMonitor drives a real QEMU through its states.
-func TestMonitor(t *testing.T) {
+// monitored starts a QEMU that stands, and connects to its monitor for twenty seconds at
+// most. How it ends comes by ended.
+func monitored(t *testing.T, machine ...string) (m *Monitor, ended <-chan error, ctx context.Context) {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "qmp")
-	cmd := exec.Command(program(t), "-nodefaults", "-no-user-config", "-display", "none", "-machine", "none", "-S",
-		"-qmp", "unix:"+socket+",server=on,wait=off")
+	cmd := exec.Command(program(t), append([]string{"-nodefaults", "-no-user-config", "-display", "none", "-S",
+		"-qmp", "unix:" + socket + ",server=on,wait=off"}, machine...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	over := make(chan error, 1)
+	go func() { over <- cmd.Wait() }()
 	t.Cleanup(func() { cmd.Process.Kill() })
-
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	var m *Monitor
+	t.Cleanup(cancel)
 	var err error
 	for m, err = Dial(ctx, socket); err != nil && ctx.Err() == nil; m, err = Dial(ctx, socket) {
 		<-time.After(time.Millisecond)
@@ -35,7 +35,13 @@ func TestMonitor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Close()
+	t.Cleanup(func() { m.Close() })
+	return m, over, ctx
+}
+
+// TestMonitor drives a real QEMU through its states.
+func TestMonitor(t *testing.T) {
+	m, ended, ctx := monitored(t, "-machine", "none")
 	states := func(want RunState) {
 		t.Helper()
 		if got, err := m.Status(ctx); err != nil || got != want {

@@ -6,14 +6,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/image/erofs"
+	"github.com/berthcloud/berth/internal/pack"
 )
 
 // Names of the OCI image-spec's layer.md, "Whiteouts". Names with the doubled
 // prefix are aufs's own; of those only the opaque mark means something.
 const (
-	whiteoutPrefix = ".wh."
+	whiteoutPrefix = pack.WhiteoutPrefix
 	metaPrefix     = whiteoutPrefix + whiteoutPrefix
-	opaqueName     = metaPrefix + ".opq"
+	opaqueName     = pack.OpaqueName
 )
 
 // opaqueXattr makes overlayfs hide what lower layers have in a directory:

@@ -21,13 +21,11 @@ func (d *Driver) Layer(ctx context.Context, p *instance.Prepared, run instance.H
 	if p.Spec.Security.ReadOnly {
 		return h.fail("layer", tar.NewWriter(to).Close())
 	}
-	if run != nil {
-		resume, err := freeze(ctx, run)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, resume()) }()
+	resume, err := freeze(ctx, run)
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, resume()) }()
 	fd, err := unix.Open(p.Rootfs.Upper, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) { // it was never started
 		return h.fail("layer", tar.NewWriter(to).Close())
@@ -44,9 +42,13 @@ func (d *Driver) Layer(ctx context.Context, p *instance.Prepared, run instance.H
 	return h.fail("layer", out.Close())
 }
 
-// freeze freezes a run unless it is frozen already, and returns what undoes that.
+// freeze freezes a run, where there is one that is not frozen already, and returns what
+// undoes that.
 func freeze(ctx context.Context, run instance.Handle) (resume func() error, err error) {
 	nothing := func() error { return nil }
+	if run == nil {
+		return nothing, nil
+	}
 	st, err := run.Status(ctx)
 	if err != nil || st.State != api.Running {
 		return nothing, err

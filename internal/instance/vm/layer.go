@@ -22,7 +22,8 @@ func (d *Driver) Layer(ctx context.Context, p *instance.Prepared, run instance.H
 	return h.fail("layer", h.withAgent(ctx, func(c *agent.Client) error { return c.Layer(ctx, namesOnly, tar) }))
 }
 
-// freezeTime bounds how long a guest's disks may take to come to rest.
+// freezeTime bounds how long a guest's disks may take to come to rest, and its agent to
+// say that they are let go.
 const freezeTime = 30 * time.Second
 
 // Freeze stops the machine, after its guest has brought its disks to rest where an agent
@@ -39,6 +40,7 @@ func (h *handle) Freeze(ctx context.Context) (thaw func() error, err error) {
 		}
 	}
 	if err := h.Pause(ctx); err != nil {
+		defer release()
 		return nil, errors.Join(err, thawGuest())
 	}
 	return func() error {
@@ -58,15 +60,19 @@ func (h *handle) freezeGuest(ctx context.Context) (thaw func() error, release fu
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	patience := time.AfterFunc(freezeTime, cancel)
-	defer patience.Stop()
-	release = func() {
+	drop := func() {
 		leave()
 		cancel()
 	}
-	if thaw, err = client.Freeze(ctx); err != nil {
-		release()
+	defer time.AfterFunc(freezeTime, cancel).Stop()
+	letGo, err := client.Freeze(ctx)
+	if err != nil {
+		drop()
 		return nil, nil, err
 	}
-	return thaw, release, nil
+	inTime := func() error {
+		defer time.AfterFunc(freezeTime, cancel).Stop()
+		return letGo()
+	}
+	return inTime, drop, nil
 }
