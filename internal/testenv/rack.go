@@ -144,6 +144,12 @@ func (h *Host) makeDisk(ctx context.Context) error {
 	return err
 }
 
+// processors is how many a host has. With two, QEMU before 8.1 may run what the kernel
+// has just replaced: one processor translates the breakpoint that text_poke_bp puts there
+// for a moment, keeps it, and traps forever (QEMU commit deba78709ae8). The first VM that
+// KVM makes has the scheduler patched (preempt_notifier_key), where both processors are.
+const processors = "1"
+
 // arguments are QEMU's.
 func (h *Host) arguments() []string {
 	images := h.rack.images
@@ -162,7 +168,7 @@ func (h *Host) arguments() []string {
 	return slices.Concat(
 		[]string{
 			"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", h.Name, "-monitor", "unix:" + h.path("monitor") + ",server=on,wait=off",
-			"-machine", "q35,accel=tcg", "-cpu", "EPYC,+svm", "-smp", "2", "-m", "1536",
+			"-machine", "q35,accel=tcg", "-cpu", "EPYC,+svm", "-smp", processors, "-m", "1536",
 			"-kernel", images.kernel, "-initrd", images.initrd, "-append", kernel,
 			"-serial", "file:" + h.path("console"),
 		},
