@@ -239,6 +239,7 @@ type Security struct {
 	HostUsers  bool     `json:"host_users,omitempty" doc:"no user namespace: root in the container is root on the host"`
 	NewPrivs   bool     `json:"new_privileges,omitempty" doc:"allow setuid programs to gain privileges"`
 	Unconfined bool     `json:"unconfined,omitempty" doc:"no seccomp filter, no masked paths"`
+	Landlock   string   `json:"landlock,omitempty" doc:"a profile of Landlock, as JSON: what a container may do with its files and ports; see docs/landlock.md"`
 }
 
 // VMSpec is what only a VM has. What is left out follows from the

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/oci/landlock"
 )
 
 // virtiofsdPaths are where distributions put a daemon that is not for users
@@ -61,6 +62,9 @@ func gatherHost() (instance.Host, error) {
 	h.AppArmor = reads("/sys/module/apparmor/parameters/enabled", "Y")
 	_, selinux := os.Stat("/sys/fs/selinux/enforce")
 	h.SELinux = selinux == nil
+	if h.Landlock, err = landlock.Version(); err != nil {
+		return h, err
+	}
 	if h.ThermalThrottle, err = filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle"); err != nil {
 		return h, err
 	}

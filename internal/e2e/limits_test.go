@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -19,6 +21,7 @@ var limitScenarios = []scenario{
 	{"update", realOnly, containers, updateLive},
 	{"rates", []place{local, rack}, both, rates},
 	{"isolation", realOnly, containers, isolation},
+	{"landlock", []place{local}, containers, landlocked},
 }
 
 func memoryLimit(t *testing.T, w *world, kind api.Kind) {
@@ -111,6 +114,27 @@ func isolation(t *testing.T, w *world, kind api.Kind) {
 		lines[3] != "Seccomp:2" || len(lines[4]) != 1 || lines[5] != "no mount" || lines[6] != "no sysctl" || strings.TrimSpace(lines[7]) != "0" {
 		t.Errorf("not isolated: %s", r)
 	}
+}
+
+// landlocked lets an instance and its commands write to one directory.
+func landlocked(t *testing.T, w *world, kind api.Kind) {
+	profile := filepath.Join(t.TempDir(), "profile.json")
+	write := func(text string) {
+		if err := os.WriteFile(profile, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`{"handledAccessFS": ["write_file", "make_reg"], "pathBeneath": [{"allowedAccess": ["write_file", "make_reg"], "paths": ["/tmp"]}]}`)
+	const attempt = "echo yes >/tmp/new && cat /tmp/new; echo no >/new || echo denied"
+	w.start(t, kind, "box", "--security-opt", "landlock="+profile, "base", "sh", "-c", attempt+"; sleep 600")
+	if said := w.logged(t, "box", "denied\n"); !strings.HasPrefix(said, "yes\n") {
+		t.Errorf("the instance says %q", said)
+	}
+	expect(t, "exec", w.Try(t.Context(), "exec", "box", "sh", "-c", attempt), 0, "yes\ndenied\n")
+	write(`{"handledAccessFS": ["write"]}`)
+	refused(t, "run", w.Try(t.Context(), run(kind, "--security-opt", "landlock="+profile, "base", "true")...), 125, `"write" is unknown`)
+	refused(t, "run", w.Try(t.Context(), run(kind, "--security-opt", "landlock=/none", "base", "true")...), 125, "/none: no such file")
+	refused(t, "run", w.Try(t.Context(), run(api.VM, "--security-opt", "landlock="+profile, "base", "true")...), 125, "for containers")
 }
 
 // confined looks at a QEMU from outside: it has no rights, and of the host its own

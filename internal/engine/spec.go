@@ -331,8 +331,8 @@ func validateVM(s api.Spec) error {
 		return errors.New("--rm and --on-crash restart contradict each other; choose one")
 	}
 	sec := s.Security
-	if sec.HostUsers || sec.Unconfined {
-		return errors.New("user namespace and seccomp options are for containers; a VM has a kernel of its own")
+	if sec.HostUsers || sec.Unconfined || sec.Landlock != "" {
+		return errors.New("user namespace, seccomp and Landlock options are for containers; a VM has a kernel of its own")
 	}
 	return nil
 }

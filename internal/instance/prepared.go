@@ -149,6 +149,7 @@ type Host struct {
 	UserNamespaces bool
 	AppArmor       bool
 	SELinux        bool
+	Landlock       int // version of its interface, 0 without
 	// ThermalThrottle lists directories of /sys that tell how hot processors run,
 	// and so what runs beside a container.
 	ThermalThrottle []string

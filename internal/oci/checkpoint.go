@@ -14,6 +14,7 @@ import (
 
 	"github.com/berthcloud/berth/internal/oci/bundle"
 	"github.com/berthcloud/berth/internal/oci/criu"
+	"github.com/berthcloud/berth/internal/oci/landlock"
 	"github.com/berthcloud/berth/internal/oci/mount"
 )
 
@@ -62,6 +63,9 @@ func (c *Container) checkpoint(o *CheckpointOptions) error {
 	s, err := c.spec()
 	if err != nil {
 		return err
+	}
+	if _, ok := s.Annotations[landlock.Annotation]; ok {
+		return fmt.Errorf("annotations[%q]: CRIU does not restore a Landlock domain, and what it restored would be free of it; leave the annotation out to checkpoint the container", landlock.Annotation)
 	}
 	if err := makeDirs(&o.CRIU); err != nil {
 		return err

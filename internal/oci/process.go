@@ -8,14 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/oci/capability"
+	"github.com/berthcloud/berth/internal/oci/landlock"
 	"github.com/berthcloud/berth/internal/oci/seccomp"
 	"github.com/berthcloud/berth/internal/oci/stage"
 	"github.com/berthcloud/berth/internal/oci/wire"
 )
 
 // planProcess translates a process of the specification. s gives
-// what belongs to the container: seccomp, personality, memory policy; pid is a process in its
-// user namespace.
+// what belongs to the container: seccomp, Landlock, personality, memory policy; pid is a
+// process in its user namespace.
 func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec, pid int) (stage.Process, error) {
 	w := stage.Process{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd,
@@ -54,6 +55,9 @@ func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec, pid int) (stage.P
 	if w.MemoryPolicy, err = memoryPolicy(s.Linux.MemoryPolicy); err != nil {
 		return w, err
 	}
+	if w.Landlock, err = landlockDomain(s.Annotations); err != nil {
+		return w, fmt.Errorf("annotations[%q]: %w", landlock.Annotation, err)
+	}
 	if p := s.Linux.Seccomp; p != nil {
 		program, err := seccomp.Compile(p)
 		if err != nil {
@@ -62,6 +66,23 @@ func (r *Runtime) planProcess(p *specs.Process, s *specs.Spec, pid int) (stage.P
 		w.Seccomp, w.SeccompFlags = seccomp.Encode(program), seccomp.Flags(p)
 	}
 	return w, nil
+}
+
+// landlockDomain returns what a container's annotation asks for, as this kernel has it.
+func landlockDomain(annotations map[string]string) (*landlock.Domain, error) {
+	text, ok := annotations[landlock.Annotation]
+	if !ok {
+		return nil, nil
+	}
+	p, err := landlock.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	version, err := landlock.Version()
+	if err != nil {
+		return nil, err
+	}
+	return p.Domain(version)
 }
 
 // filterCaps drops capabilities that cannot be had, with a warning: a container

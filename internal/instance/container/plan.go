@@ -16,6 +16,7 @@ import (
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/instance/caps"
 	"github.com/berthcloud/berth/internal/oci"
+	"github.com/berthcloud/berth/internal/oci/landlock"
 )
 
 // Plan returns the container's config.json, indented for people.
@@ -45,6 +46,10 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 	if err := cmp.Or(rootlessCannot(p, host), throttleable(p.Spec.Limits, host)); err != nil {
 		return nil, api.E("plan", api.Unsupported, p.Spec.Name, err)
 	}
+	annotations, err := landlocked(p.Spec.Security.Landlock, host.Landlock)
+	if err != nil {
+		return nil, invalid("landlock: %w", err)
+	}
 	caps, err := capabilities(p)
 	if err != nil {
 		return nil, invalid("%w", err)
@@ -54,10 +59,11 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 		return nil, invalid("%w", err)
 	}
 	s := &specs.Spec{
-		Version:  oci.SpecVersion(),
-		Hostname: p.Hostname,
-		Root:     &specs.Root{Readonly: p.Spec.Security.ReadOnly},
-		Mounts:   mounts(p, host),
+		Version:     oci.SpecVersion(),
+		Hostname:    p.Hostname,
+		Root:        &specs.Root{Readonly: p.Spec.Security.ReadOnly},
+		Mounts:      mounts(p, host),
+		Annotations: annotations,
 		Process: &specs.Process{
 			Terminal:        p.Process.TTY,
 			User:            specs.User{Username: p.Process.User},
@@ -86,7 +92,7 @@ func plan(p *instance.Prepared, host instance.Host) (*specs.Spec, error) {
 		s.Linux.UIDMappings, s.Linux.GIDMappings = mappings(uids), mappings(gids)
 	}
 	if p.Spec.Init == api.InitReap {
-		s.Annotations = map[string]string{oci.InitAnnotation: oci.InitReap}
+		s.Annotations[oci.InitAnnotation] = oci.InitReap
 	}
 	bootable(s, p, host.CgroupV2)
 	return s, confine(s, p, host)
@@ -112,6 +118,22 @@ func mappings(ranges []instance.IDRange) []specs.LinuxIDMapping {
 		next += r.Size
 	}
 	return list
+}
+
+// landlocked returns annotations that hand the runtime a profile of Landlock, if there is
+// one, which this host has to know.
+func landlocked(profile string, version int) (map[string]string, error) {
+	annotations := map[string]string{}
+	if profile == "" {
+		return annotations, nil
+	}
+	p, err := landlock.Parse(profile)
+	if err != nil {
+		return nil, err
+	}
+	annotations[landlock.Annotation] = profile
+	_, err = p.Domain(version)
+	return annotations, err
 }
 
 // confine adds the seccomp filter and hides what tells about the host.

@@ -58,6 +58,10 @@ func TestPlanGolden(t *testing.T) {
 			p.Spec.Security = api.Security{HostUsers: true, NewPrivs: true, Unconfined: true, ReadOnly: true, CapAdd: []string{"net_admin"}, CapDrop: []string{"CAP_MKNOD"}}
 			p.Spec.Init = api.InitReap
 		}},
+		{"landlock", instance.Host{UserNamespaces: true, Landlock: 6}, func(p *instance.Prepared) {
+			p.Spec.Security.Landlock = `{"scoped": ["signal"]}`
+			system(p)
+		}},
 		{"system-v1", host, system},
 		{"system-v2", v2, system},
 		{"removed", host, func(p *instance.Prepared) { p.Spec.AutoRemove = true }},

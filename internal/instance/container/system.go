@@ -33,7 +33,7 @@ func bootable(s *specs.Spec, p *instance.Prepared, v2 bool) {
 	if !isSystem(p) {
 		return
 	}
-	s.Annotations = map[string]string{oci.InitAnnotation: oci.InitSystem}
+	s.Annotations[oci.InitAnnotation] = oci.InitSystem
 	s.Process.NoNewPrivileges = false
 	if !v2 || s.Linux.Resources == nil {
 		return // v1 cannot be delegated safely: Documentation/admin-guide/cgroup-v2.rst, "Delegation"

@@ -22,6 +22,7 @@ type code struct {
 	path    program.Ref   // for a path of the kernel's
 	label   program.Slot  // the open file of the label, see openLabel, or noSlot
 	entered program.Slot  // whether the working directory has been entered
+	domain  program.Slot  // the ruleset of the Landlock domain, see makeDomain
 }
 
 func newCode(s program.Segment, p *Process) *code {

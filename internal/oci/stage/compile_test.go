@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthcloud/berth/internal/oci/landlock"
 	"github.com/berthcloud/berth/internal/oci/mount"
 	"github.com/berthcloud/berth/internal/oci/program"
 )
@@ -41,7 +42,9 @@ func callName(number int) string {
 		"close": unix.SYS_CLOSE, "close_range": unix.SYS_CLOSE_RANGE, "dup3": unix.SYS_DUP3, "execve": unix.SYS_EXECVE, "execveat": unix.SYS_EXECVEAT,
 		"exit_group": unix.SYS_EXIT_GROUP, "fchdir": unix.SYS_FCHDIR, "fchmodat": unix.SYS_FCHMODAT, "fchown": unix.SYS_FCHOWN, "fchownat": unix.SYS_FCHOWNAT,
 		"fsconfig": unix.SYS_FSCONFIG, "fsmount": unix.SYS_FSMOUNT, "fsopen": unix.SYS_FSOPEN, "fstat": unix.SYS_FSTAT, "fstatat": sysFstatat, "fstatfs": unix.SYS_FSTATFS,
-		"getcwd": unix.SYS_GETCWD, "ioctl": unix.SYS_IOCTL, "keyctl": unix.SYS_KEYCTL, "mkdirat": unix.SYS_MKDIRAT, "mknodat": unix.SYS_MKNODAT, "mmap": unix.SYS_MMAP,
+		"getcwd": unix.SYS_GETCWD, "ioctl": unix.SYS_IOCTL, "keyctl": unix.SYS_KEYCTL,
+		"landlock_add_rule": unix.SYS_LANDLOCK_ADD_RULE, "landlock_create_ruleset": unix.SYS_LANDLOCK_CREATE_RULESET, "landlock_restrict_self": unix.SYS_LANDLOCK_RESTRICT_SELF,
+		"mkdirat": unix.SYS_MKDIRAT, "mknodat": unix.SYS_MKNODAT, "mmap": unix.SYS_MMAP,
 		"mount": unix.SYS_MOUNT, "mount_setattr": unix.SYS_MOUNT_SETATTR, "move_mount": unix.SYS_MOVE_MOUNT, "open_tree": unix.SYS_OPEN_TREE, "openat": unix.SYS_OPENAT,
 		"openat2": unix.SYS_OPENAT2, "pivot_root": unix.SYS_PIVOT_ROOT, "prctl": unix.SYS_PRCTL, "prlimit64": unix.SYS_PRLIMIT64, "read": unix.SYS_READ,
 		"recvfrom": unix.SYS_RECVFROM, "recvmsg": unix.SYS_RECVMSG, "rt_sigaction": unix.SYS_RT_SIGACTION, "seccomp": unix.SYS_SECCOMP, "sendmsg": unix.SYS_SENDMSG,
@@ -80,6 +83,7 @@ func example() *Init {
 			Args: []string{"sh", "-c", "true"}, Env: []string{"HOME=/"}, Cwd: "/srv/www", UID: 7, GID: 8, Groups: []uint32{9}, SetGroups: true, Umask: -1,
 			Caps:       specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps, Inheritable: caps, Ambient: caps[:1]},
 			NoNewPrivs: true, Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 4096}}, AppArmor: "berth", Keyring: true,
+			Landlock: &landlock.Domain{Size: 16, FS: 3, Net: 1, Paths: []landlock.Path{{Path: "/srv", Dir: 2, File: 2}}, Ports: []landlock.Port{{Port: 80, Access: 1}}},
 			Terminal: true, Rows: 25, Cols: 80, Seccomp: make([]byte, 16), path: "/bin/sh",
 		},
 	}

@@ -20,6 +20,7 @@ func (c *code) finish(reap bool) {
 	c.applyLabel()
 	c.ownStreams()
 	c.noNewPrivileges()
+	c.enterDomain()
 	// Without no_new_privs, installing a filter takes CAP_SYS_ADMIN, so it must come
 	// before the capabilities go. With it the filter comes last, to have only execve
 	// left to pass.
@@ -49,6 +50,12 @@ func (c *code) execute(reap bool) {
 			call = c.Call("execve", unix.SYS_EXECVE, c.String(p.path).Arg(), c.Strings(p.Args).Arg(), env)
 		}
 		call.Code(126).Catch(unix.ENOENT, absent).Catch(unix.ENOEXEC, strange)
+		if d := p.Landlock; d != nil && d.FS&unix.LANDLOCK_ACCESS_FS_EXECUTE != 0 {
+			denied := c.NewLabel()
+			call.Catch(unix.EACCES, denied)
+			c.Here(denied)
+			c.Fail(126, "permission denied; the Landlock domain has to allow execute for it and its interpreter")
+		}
 		c.Here(absent)
 		c.Fail(127, "no such file or directory, or its interpreter is missing")
 		c.Here(strange)

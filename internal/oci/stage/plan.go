@@ -3,6 +3,7 @@ package stage
 import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berthcloud/berth/internal/oci/landlock"
 	"github.com/berthcloud/berth/internal/oci/mount"
 )
 
@@ -62,7 +63,8 @@ type Process struct {
 	Rlimits     []specs.POSIXRlimit
 	AppArmor    string
 	SELinux     string
-	Personality *uint32 // PER_LINUX32 …
+	Landlock    *landlock.Domain // none without one
+	Personality *uint32          // PER_LINUX32 …
 	Scheduler   *Scheduler
 	IOPriority  *int // class and level as ioprio_set wants them
 	Keyring     bool // join a new session keyring

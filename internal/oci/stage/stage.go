@@ -71,6 +71,7 @@ func (p *Init) kept() (files []int) {
 func (p *Init) CompileStart() *program.Builder {
 	c := newCode(program.Third, &p.Process)
 	c.enterCwd()
+	c.makeDomain()
 	c.Say(program.Ready, "")
 	if p.Attended {
 		c.Await(c.gone)
@@ -103,6 +104,7 @@ func (p *Exec) Compile() *program.Builder {
 	}
 	c.closeOthers()
 	c.enterCwd()
+	c.makeDomain()
 	c.Say(program.Ready, "")
 	c.finish(false)
 	return c.end()

@@ -252,7 +252,16 @@ func (o *specOptions) readSecurity(_ *global, spec *api.Spec) error {
 		return fmt.Errorf("--userns: %q is not known; leave it out for a user namespace of its own, or write host", o.userns)
 	}
 	for _, opt := range o.securityOpt {
-		switch strings.Replace(opt, "=", ":", 1) {
+		option := strings.Replace(opt, "=", ":", 1)
+		if name, ok := strings.CutPrefix(option, "landlock:"); ok {
+			profile, err := readSpecFile(name)
+			if err != nil {
+				return fmt.Errorf("--security-opt landlock: %w", err)
+			}
+			s.Landlock = profile
+			continue
+		}
+		switch option {
 		case "no-new-privileges", "no-new-privileges:true":
 			s.NewPrivs = false
 		case "no-new-privileges:false":
@@ -260,7 +269,7 @@ func (o *specOptions) readSecurity(_ *global, spec *api.Spec) error {
 		case "seccomp:unconfined":
 			s.Unconfined = true
 		default:
-			return fmt.Errorf("--security-opt: %q is not known; write no-new-privileges[:false] or seccomp=unconfined", opt)
+			return fmt.Errorf("--security-opt: %q is not known; write no-new-privileges[:false], seccomp=unconfined or landlock=FILE", opt)
 		}
 	}
 	return nil
@@ -330,8 +339,18 @@ func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 	)
 }
 
-// maxSeedFile bounds a file that a guest is given, in bytes, to what fits a request.
-const maxSeedFile = 512 << 10
+// maxSpecFile bounds a file that goes into a specification, in bytes, to what fits a
+// request.
+const maxSpecFile = 512 << 10
+
+// readSpecFile reads a file that goes into a specification.
+func readSpecFile(name string) (string, error) {
+	content, err := os.ReadFile(name)
+	if err == nil && len(content) > maxSpecFile {
+		err = fmt.Errorf("%s has more than %d bytes", name, maxSpecFile)
+	}
+	return string(content), err
+}
 
 // readSeed reads the files that the guest of a disk image is given.
 func (o *specOptions) readSeed() (vm api.VMSpec, err error) {
@@ -339,15 +358,12 @@ func (o *specOptions) readSeed() (vm api.VMSpec, err error) {
 		if name == "" || err != nil {
 			return
 		}
-		var content []byte
-		if content, err = os.ReadFile(name); err == nil && len(content) > maxSeedFile {
-			err = fmt.Errorf("%s has more than %d bytes", name, maxSeedFile)
-		}
-		if err != nil {
+		var content string
+		if content, err = readSpecFile(name); err != nil {
 			err = fmt.Errorf("%s: %w", flag, err)
 			return
 		}
-		*text += string(content)
+		*text += content
 	}
 	if o.cdrom != "" {
 		if vm.CDROM, err = filepath.Abs(o.cdrom); err != nil {

@@ -114,7 +114,7 @@ func (o *specOptions) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&o.privileged, "privileged", false, "refused; see --cap-add, --security-opt, --userns, --vm")
 	f.StringArrayVar(&o.capAdd, "cap-add", nil, "grant a capability, or ALL")
 	f.StringArrayVar(&o.capDrop, "cap-drop", nil, "take a capability away, or ALL")
-	f.StringArrayVar(&o.securityOpt, "security-opt", nil, "no-new-privileges[:false], seccomp=unconfined")
+	f.StringArrayVar(&o.securityOpt, "security-opt", nil, "no-new-privileges[:false], seccomp=unconfined, landlock=FILE")
 	f.StringVar(&o.userns, "userns", "", "user namespace: host for none of its own")
 
 	f.StringVar(&o.healthCmd, "health-cmd", "", "shell command that checks its health")
