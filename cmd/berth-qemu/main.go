@@ -1,7 +1,8 @@
 // Command berth-qemu opens what a virtual machine may touch, gives up all other
 // rights, and becomes QEMU, or becomes the virtiofsd that serves it a
 // directory or the swtpm that is its TPM. It is started by berth-keeper with the path of a plan (package
-// qemu) and is not meant for users.
+// qemu) and is not meant for users. As the user of a QEMU that runs it raises how large a file that may
+// make.
 package main
 
 import (
@@ -12,14 +13,20 @@ import (
 )
 
 func main() {
-	fmt.Fprintln(os.Stderr, "berth-qemu:", run(os.Args[1:]))
-	os.Exit(1)
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "berth-qemu:", err)
+		os.Exit(1)
+	}
 }
 
-// run returns only an error: this process becomes another program.
+// run returns an error, but for a limit that was raised: else this process becomes
+// another program.
 func run(args []string) error {
+	if len(args) == 4 && args[0] == qemu.FileLimit {
+		return qemu.SetFileLimit(args[1:])
+	}
 	if len(args) != 2 {
-		return fmt.Errorf("usage: berth-qemu machine|share|tpm PLAN")
+		return fmt.Errorf("usage: berth-qemu machine|share|tpm PLAN, or %s PID UID BYTES", qemu.FileLimit)
 	}
 	data, err := os.ReadFile(args[1])
 	if err != nil {

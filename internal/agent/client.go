@@ -192,6 +192,13 @@ func (c *Client) UseCPUs(ctx context.Context, count int) error {
 	return err
 }
 
+// GrowDisk has the guest use its disk, which has size bytes now. That takes the longer
+// the more there is to use, so ctx alone bounds it.
+func (c *Client) GrowDisk(ctx context.Context, size int64) error {
+	_, err := c.call(ctx, Request{Op: OpGrowDisk, Limit: size}, func(*stream) error { return nil })
+	return err
+}
+
 // SetClock sets the guest's clock, which stands still while it is paused.
 func (c *Client) SetClock(ctx context.Context, now time.Time) error {
 	_, err := c.ask(ctx, Request{Op: OpSetClock, Time: now.UnixNano()})

@@ -22,6 +22,7 @@ const (
 	OpTop       Op = "top"        // a JSON list of Proc on channel 1
 	OpLimitPIDs Op = "limit-pids" // bounds the user's processes to Request.Limit
 	OpUseCPUs   Op = "use-cpus"   // switches on processors that were added, until Request.Limit run
+	OpGrowDisk  Op = "grow-disk"  // has the filesystem use a disk of Request.Limit bytes
 	OpSetClock  Op = "set-clock"  // sets the clock to Request.Time
 	OpShutdown  Op = "shutdown"   // ends the entrypoint by SIGKILL and powers off
 	OpPing      Op = "ping"       // answered at once

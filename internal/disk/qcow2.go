@@ -59,3 +59,22 @@ func CreateQcow2(path string, size int64) error {
 	}
 	return err
 }
+
+// Qcow2Size returns how large the disk is, in bytes, by the header of a file that
+// CreateQcow2 has made.
+func Qcow2Size(path string) (int64, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	head := make([]byte, 32)
+	if _, err := file.ReadAt(head, 0); err != nil {
+		return 0, err
+	}
+	size := binary.BigEndian.Uint64(head[24:])
+	if string(head[:4]) != qcow2Magic || size > qcow2MaxSize {
+		return 0, errors.New(path + " is no qcow2 file of a sane size")
+	}
+	return int64(size), nil
+}

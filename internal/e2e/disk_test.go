@@ -80,7 +80,9 @@ func diskWithoutAgent(t *testing.T, w *world, _ api.Kind) {
 	if code := w.field(t, "bare", ".Status.ExitCode"); code != "137" {
 		t.Errorf("ended by force with exit code %s", code)
 	}
+	w.Berth(t, "update", "--disk", "24m", "bare")
 	w.Berth(t, "start", "bare")
+	w.Berth(t, "update", "--disk", "32m", "bare")
 	testenv.Eventually(t, time.Minute, func() error {
 		if out := w.Berth(t, "logs", "bare"); strings.Count(out, "raw it is") < 2 {
 			return fmt.Errorf("the log has: %q", out)
@@ -90,7 +92,7 @@ func diskWithoutAgent(t *testing.T, w *world, _ api.Kind) {
 	refused(t, "commit with a message", w.Try(t.Context(), "commit", "-q", "-m", "what", "bare", "disk/made"), 1, "bare", "no history", "leave them out")
 	w.Berth(t, "commit", "bare", "disk/made")
 	w.later(t, "image", "rm", "disk/made")
-	w.start(t, api.VM, "copy", "--disk", "16m", "disk/made")
+	w.start(t, api.VM, "copy", "--disk", "32m", "disk/made")
 	w.logged(t, "copy", "raw it is")
 	refused(t, "diff", w.Try(t.Context(), "diff", "bare"), 1, "bare", "no layer")
 	w.Berth(t, "create", "--vm", "--name", "idle", "disk/sector")
@@ -176,6 +178,10 @@ func diskGuest(t *testing.T, w *world, _ api.Kind) {
 		if strings.TrimSpace(lines[3]) != "10G" {
 			t.Errorf("the root filesystem of %s has grown to %s of 10 GiB", name, lines[3])
 		}
+	}
+	w.Berth(t, "update", "--disk", "12g", "uefi")
+	if got := w.Berth(t, "exec", "uefi", "sh", "-c", "df --output=size -BG / | tail -1"); strings.TrimSpace(got) != "12G" {
+		t.Errorf("the root filesystem has grown to %s of 12 GiB", got)
 	}
 	w.Stop(t)
 	w.Start(t)

@@ -20,6 +20,7 @@ var limitScenarios = []scenario{
 	{"files", realOnly, both, filesAndMounts},
 	{"update", realOnly, containers, updateLive},
 	{"rates", []place{local, rack}, both, rates},
+	{"disk size", []place{local}, both, diskSize},
 	{"isolation", realOnly, containers, isolation},
 	{"landlock", []place{local}, containers, landlocked},
 }
@@ -97,6 +98,20 @@ func rates(t *testing.T, w *world, kind api.Kind) {
 		refused(t, "a burst", w.Try(t.Context(), "update", "--disk-iops", "400:500", "box"), 1, "box", "no bursts")
 	}
 	w.Berth(t, "update", "--disk-iops", "-1", "--disk-bandwidth", "-1", "--net-bandwidth", "-1", "box")
+}
+
+// diskSize makes the disk of a VM that runs larger; a container has none.
+func diskSize(t *testing.T, w *world, kind api.Kind) {
+	if kind == api.Container {
+		w.start(t, kind, "box", "base", "sleep", "600")
+		refused(t, "a container's disk", w.Try(t.Context(), "update", "--disk", "1g", "box"), 1, "box", "--disk", "VM")
+		return
+	}
+	w.start(t, kind, "box", "--disk", "64m", "base", "sleep", "600")
+	w.Berth(t, "update", "--disk", "300m", "box")
+	w.becomes(t, "box", ".Spec.Limits.Disk", "314572800")
+	expect(t, "write", w.Try(t.Context(), "exec", "box", "sh", "-c", "head -c 200000000 /dev/zero >/x && sync && stat -c %s /x"), 0, "200000000\n")
+	refused(t, "shrink", w.Try(t.Context(), "update", "--disk", "64m", "box"), 1, "box", "300MiB", "shrink", "64MiB")
 }
 
 func isolation(t *testing.T, w *world, kind api.Kind) {

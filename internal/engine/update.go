@@ -3,6 +3,9 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
+
+	"github.com/docker/go-units"
 
 	"github.com/berthcloud/berth/api"
 )
@@ -27,6 +30,7 @@ func (e *Engine) Update(ctx context.Context, ref string, c Changes) (api.Instanc
 	}
 	defer unlock()
 	spec := en.instance().Spec
+	disk := spec.Limits.Disk
 	if c.Restart != nil {
 		spec.Restart = *c.Restart
 	}
@@ -36,11 +40,12 @@ func (e *Engine) Update(ctx context.Context, ref string, c Changes) (api.Instanc
 	if err := e.validate(spec); err != nil {
 		return api.Instance{}, api.E("update", api.Invalid, spec.Name, err)
 	}
+	if spec.Limits.Disk < disk {
+		return api.Instance{}, api.E("update", api.Invalid, spec.Name, fmt.Errorf("its disk of %s cannot shrink to %s: ask for more, or make another instance",
+			units.BytesSize(float64(disk)), units.BytesSize(float64(spec.Limits.Disk))))
+	}
 	if r := en.currentRun(); r != nil && c.Limits != nil {
-		if err := r.handle.Update(ctx, spec.Limits); err != nil {
-			return api.Instance{}, api.E("update", "", spec.Name, err)
-		}
-		if err := e.limitNetwork(ctx, en.id, spec); err != nil {
+		if err := e.updateRun(ctx, en, r, spec); err != nil {
 			return api.Instance{}, api.E("update", "", spec.Name, err)
 		}
 	}
@@ -52,6 +57,29 @@ func (e *Engine) Update(ctx context.Context, ref string, c Changes) (api.Instanc
 	})
 	e.publish(en, "update", nil)
 	return en.instance(), err
+}
+
+// updateRun changes the limits of what runs.
+func (e *Engine) updateRun(ctx context.Context, en *entry, r *run, spec api.Spec) (err error) {
+	if old := en.instance().Spec.Limits.Disk; spec.Limits.Disk > old {
+		size := func(n int64) error {
+			return e.change(ctx, en, func(rec *record) { rec.Spec.Limits.Disk = n })
+		}
+		// What a disk was given is never taken back, so it is recorded before: whatever
+		// is cut off after that, the next run has a disk of that size.
+		if err := size(spec.Limits.Disk); err != nil {
+			return err
+		}
+		defer func() {
+			if api.IsKind(err, api.Unsupported) { // it was not given
+				err = errors.Join(err, size(old))
+			}
+		}()
+	}
+	if err := r.handle.Update(ctx, spec.Limits); err != nil {
+		return err
+	}
+	return e.limitNetwork(ctx, en.id, spec)
 }
 
 // overlayLimits lays the non-zero fields of change over l.

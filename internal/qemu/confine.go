@@ -96,7 +96,16 @@ func limit(plan *Plan) error {
 		}
 	}
 	for resource, most := range limits {
-		if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: uint64(most), Max: uint64(most)}); err != nil {
+		limit := unix.Rlimit{Cur: uint64(most), Max: uint64(most)}
+		if resource == unix.RLIMIT_FSIZE {
+			// It may be raised, by RaiseFileLimit; not by the process itself: see filter.
+			var have unix.Rlimit
+			if err := unix.Getrlimit(resource, &have); err != nil {
+				return fmt.Errorf("getrlimit %d: %w", resource, err)
+			}
+			limit = unix.Rlimit{Cur: min(limit.Cur, have.Max), Max: have.Max}
+		}
+		if err := unix.Setrlimit(resource, &limit); err != nil {
 			return fmt.Errorf("setrlimit %d: %w", resource, err)
 		}
 	}
@@ -134,6 +143,11 @@ func filter() error {
 			// falls back to clone.
 			{Names: []string{"clone"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 0, Value: unix.CLONE_THREAD, ValueTwo: 0, Op: specs.OpMaskedEqual}}},
 			{Names: []string{"clone3"}, Action: specs.ActErrno, ErrnoRet: new(uint(unix.ENOSYS))},
+			// How large a file may be is Berth's to say: the soft limit alone holds it.
+			{Names: []string{"setrlimit"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 0, Value: unix.RLIMIT_FSIZE, Op: specs.OpEqualTo}}},
+			{Names: []string{"prlimit64"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{
+				{Index: 1, Value: unix.RLIMIT_FSIZE, Op: specs.OpEqualTo}, {Index: 2, Value: 0, Op: specs.OpNotEqual},
+			}},
 			{Names: refused(), Action: specs.ActErrno},
 		},
 	})

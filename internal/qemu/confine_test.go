@@ -189,6 +189,7 @@ func attempts(dir string) map[string]attempt {
 		"trace":                       {func() error { return unix.PtraceAttach(1) }, unix.EPERM.Error()},
 		"load a program for BPF":      {func() error { return call(unix.SYS_BPF, 0) }, unix.EPERM.Error()},
 		"set up io_uring":             {func() error { return call(unix.SYS_IO_URING_SETUP, 1) }, unix.EPERM.Error()},
+		"allow itself larger files":   {func() error { return unix.Prlimit(0, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 1 << 40, Max: 1 << 40}, nil) }, unix.EPERM.Error()},
 		"become root":                 {func() error { return unix.Setresuid(0, 0, 0) }, unix.EPERM.Error()},
 		"signal a process of others":  {func() error { return unix.Kill(os.Getppid()+2, 0) }, unix.ESRCH.Error()},
 		"change the time":             {func() error { return unix.Settimeofday(&unix.Timeval{}) }, unix.EPERM.Error()},

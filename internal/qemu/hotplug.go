@@ -37,6 +37,12 @@ func (m *Monitor) AddMemory(ctx context.Context, size int64, shared bool) error 
 	return nil
 }
 
+// GrowDisk makes a disk of a running machine size bytes large, which must not be less
+// than it is. disk is its number among Machine.Disks.
+func (m *Monitor) GrowDisk(ctx context.Context, disk int, size int64) error {
+	return m.Execute(ctx, "block_resize", map[string]any{"node-name": fmt.Sprintf("disk%d", disk), "size": size}, nil)
+}
+
 // AddCPUs gives a running machine processors until it has as many as wanted.
 func (m *Monitor) AddCPUs(ctx context.Context, want int) error {
 	var places []struct {

@@ -73,9 +73,9 @@ func mountRoot(config *agent.Config, layers string) (writable *os.File, err erro
 		lower[config.Layers-1-i] = dir // overlayfs wants the top first
 	}
 	disk := mountPoint{"tmpfs", "/disk", "tmpfs", 0, "mode=0755"}
+	var device string
 	if config.Disk {
-		device, err := findDisk(agent.DiskSerial, 0)
-		if err != nil {
+		if device, err = findDisk(agent.DiskSerial, 0); err != nil {
 			return nil, err
 		}
 		disk = mountPoint{device, "/disk", "ext4", unix.MS_NOATIME, ""}
@@ -85,6 +85,11 @@ func mountRoot(config *agent.Config, layers string) (writable *os.File, err erro
 	}
 	if writable, err = os.Open("/disk"); err != nil {
 		return nil, err
+	}
+	if config.Disk { // which may have become larger since
+		if err := growFilesystem(writable, device); err != nil {
+			return nil, err
+		}
 	}
 	for _, dir := range []string{"/disk/upper", "/disk/work"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {

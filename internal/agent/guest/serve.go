@@ -73,6 +73,8 @@ func (m *machine) answer(c *agent.Call) {
 		c.Reply(replyOf(m.group.limitPIDs(r.Limit)))
 	case agent.OpUseCPUs:
 		c.Reply(replyOf(useCPUs(int(r.Limit))))
+	case agent.OpGrowDisk:
+		c.Reply(replyOf(m.growDisk(r.Limit)))
 	case agent.OpSetClock:
 		now := unix.NsecToTimespec(r.Time)
 		c.Reply(replyOf(unix.ClockSettime(unix.CLOCK_REALTIME, &now)))

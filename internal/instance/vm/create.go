@@ -42,7 +42,10 @@ func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (
 	var u undo.Stack
 	defer u.Run(ctx, &err)
 
-	h := &handle{driver: d, p: p, run: runFile{Machine: plan.Machine, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory, MaxCPUs: plan.machine.MaxCPUs, MaxMemory: plan.machine.MaxMemory}}
+	h := &handle{driver: d, p: p, run: runFile{
+		Machine: plan.Machine, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory, Disk: p.Rootfs.DiskSize,
+		MaxCPUs: plan.machine.MaxCPUs, MaxMemory: plan.machine.MaxMemory,
+	}}
 	// Everything below is taken back by the one function that also ends a run.
 	u.Add(h.clean)
 	if err := h.makeDisks(ctx, plan); err != nil {
@@ -114,9 +117,12 @@ func (h *handle) makeDisks(ctx context.Context, plan *plan) error {
 	if path == "" {
 		return nil
 	}
-	_, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		err = h.makeDisk(ctx, path, !plan.Guest.Transient)
+	case err == nil && info.Size() < h.p.Rootfs.DiskSize: // the guest grows into it
+		err = os.Truncate(path, h.p.Rootfs.DiskSize)
 	}
 	if err != nil {
 		return err

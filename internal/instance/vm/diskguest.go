@@ -41,8 +41,7 @@ func newDiskPlan(p *instance.Prepared, host instance.Host, chosen api.Machine, c
 		QEMU: host.QEMU[chosen.Arch], Name: "berth-" + p.Spec.Name, Type: qemu.MachineType(chosen.Type), CPUs: cpus, Memory: memory,
 		KVM: chosen.Accelerator == "kvm", CPU: chosen.CPUModel, Firmware: qemu.Firmware(chosen.Firmware), Reboots: true,
 		Full: chosen.Virtualization == api.VirtFull, Graphics: chosen.Graphics, QMP: in("qmp"), Console: in("out"), UID: p.Users.First,
-		// The overlay has tables beside what the guest writes.
-		MaxFile: max(p.Rootfs.DiskSize+p.Rootfs.DiskSize/64+1<<20, memory),
+		MaxFile: maxFile(p, p.Rootfs.DiskSize, memory),
 	}
 	if chosen.Firmware == api.FirmwareUEFI {
 		files, known := host.UEFI[chosen.Arch]

@@ -124,6 +124,7 @@ type runFile struct {
 	Notice  string      `json:"notice,omitempty"`
 	CPUs    int         `json:"cpus"`
 	Memory  int64       `json:"memory"` // of the guest, in bytes
+	Disk    int64       `json:"disk"`   // its writable disk, in bytes
 
 	// What a running machine can grow to; 0 where it cannot.
 	MaxCPUs   int   `json:"max_cpus,omitempty"`

@@ -127,6 +127,9 @@ func (h *handle) letGo(ctx context.Context) error {
 	if err := h.guardDisplay(ctx, m); err != nil {
 		return err
 	}
+	if err := h.growOverlay(ctx, m); err != nil {
+		return err
+	}
 	if err := throttle(ctx, m, h.p.Spec.Limits); err != nil {
 		return err
 	}
@@ -408,6 +411,9 @@ func (h *handle) Update(ctx context.Context, l api.Limits) error {
 	case VCPUs(l) > max(h.run.CPUs, h.run.MaxCPUs):
 		return unsupported("a running VM on %s cannot get more than %d CPUs: stop it first%s", h.run.Machine.Type, max(h.run.CPUs, h.run.MaxCPUs), h.wayToGrow())
 	}
+	if err := h.canGrowDisk(l.Disk); err != nil {
+		return api.E("update", "", h.p.Spec.Name, err)
+	}
 	host := h.driver.cfg.Host
 	if err := undelegated(l, host); err != nil {
 		return api.E("update", api.Unsupported, h.p.Spec.Name, err)
@@ -432,6 +438,9 @@ func (h *handle) Update(ctx context.Context, l api.Limits) error {
 	}
 	if l.PIDs != 0 {
 		err = h.withAgent(ctx, func(c *agent.Client) error { return c.LimitPIDs(ctx, l.PIDs) })
+	}
+	if err == nil {
+		err = h.growDisk(ctx, l.Disk)
 	}
 	return h.fail("update", err)
 }

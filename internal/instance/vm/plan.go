@@ -95,7 +95,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	}
 	m := machineOf(p, host, cache, chosen)
 	m.CPUs, m.Memory = cpus, memory
-	m.MaxFile = max(p.Rootfs.DiskSize, memory) // a shared memory is a file too
+	m.MaxFile = maxFile(p, p.Rootfs.DiskSize, memory)
 	for _, s := range shares {
 		m.Shares = append(m.Shares, qemu.Share{Tag: s.Tag, Socket: s.Server.Socket})
 	}
@@ -144,6 +144,15 @@ func size(p *instance.Prepared, host instance.Host, chosen api.Machine) (cpus in
 		return fail(api.Exhausted, "%d CPUs are more than the host's %d", cpus, host.CPUs)
 	}
 	return cpus, memory, api.E("", api.Unsupported, "", undelegated(p.Spec.Limits, host))
+}
+
+// maxFile is how large QEMU may make a file: a disk, or a memory that is shared. An
+// overlay has tables beside what the guest writes.
+func maxFile(p *instance.Prepared, size, memory int64) int64 {
+	if p.Rootfs.Image != nil {
+		size += size/64 + 1<<20
+	}
+	return max(size, memory)
 }
 
 // notice is what a user should know who left the virtualization to Berth.

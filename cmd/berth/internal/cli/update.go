@@ -14,11 +14,11 @@ import (
 
 // updateOptions are the flags of update.
 type updateOptions struct {
-	cpus, cpuset, memory, memorySwap, restart string
-	cpuShares, cpuWeight                      uint64
-	pidsLimit                                 int64
-	rates                                     rateOptions
-	set                                       func(string) bool
+	cpus, cpuset, memory, memorySwap, disk, restart string
+	cpuShares, cpuWeight                            uint64
+	pidsLimit                                       int64
+	rates                                           rateOptions
+	set                                             func(string) bool
 }
 
 func newUpdateCommand(g *global) *cobra.Command {
@@ -42,6 +42,7 @@ func newUpdateCommand(g *global) *cobra.Command {
 	f.StringVar(&o.cpuset, "cpuset-cpus", "", "processors to run on, as in 0-2,4")
 	f.StringVarP(&o.memory, "memory", "m", "", "memory limit, as in 512m; 0 for none")
 	f.StringVar(&o.memorySwap, "memory-swap", "", "limit of memory and swap together; -1 for unlimited swap")
+	f.StringVar(&o.disk, "disk", "", "size of a VM's disk, as in 10g; it can only grow")
 	f.Int64Var(&o.pidsLimit, "pids-limit", 0, "limit of processes; -1 for none")
 	o.rates.define(f)
 	f.StringVar(&o.restart, "restart", "", "when to start it again: no, on-failure[:N], always, unless-stopped")
@@ -60,6 +61,7 @@ func (o *updateOptions) apply(l api.Limits) (api.Limits, error) {
 		value("--cpus", o.cpus, &l.CPUs, cpus),
 		value("--memory", o.memory, &l.Memory, parse.Size),
 		value("--memory-swap", o.memorySwap, &l.MemorySwap, parse.SizeOrUnlimited),
+		value("--disk", o.disk, &l.Disk, parse.Size),
 		o.rates.read(&l),
 	)
 	if err != nil {
@@ -95,7 +97,7 @@ func runUpdate(ctx context.Context, g *global, o updateOptions, refs []string) e
 		restart = &p
 	}
 	limits := false
-	for _, flag := range []string{"cpus", "cpu-shares", "cpu-weight", "cpuset-cpus", "memory", "memory-swap", "pids-limit", "disk-iops", "disk-bandwidth", "net-bandwidth"} {
+	for _, flag := range []string{"cpus", "cpu-shares", "cpu-weight", "cpuset-cpus", "memory", "memory-swap", "pids-limit", "disk", "disk-iops", "disk-bandwidth", "net-bandwidth"} {
 		limits = limits || o.set(flag)
 	}
 	if !limits && restart == nil {
