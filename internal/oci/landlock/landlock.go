@@ -92,7 +92,7 @@ func scopes() map[string]right {
 const ofFiles = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_READ_FILE |
 	unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
 
-// Parse reads a profile. It refuses what it does not know: a misspelt right would not be
+// Parse reads a profile. It refuses what it does not know: a misspelled right would not be
 // taken away.
 func Parse(text string) (*Profile, error) {
 	if len(text) > maxProfile {
