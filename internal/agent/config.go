@@ -67,6 +67,15 @@ type Process struct {
 	Dir  string   `json:"dir,omitempty"`
 }
 
+// IdleArg has the agent's program, as an entrypoint, only wait to be ended.
+const IdleArg = "idle"
+
+// IdleProcess is the entrypoint of a machine that runs to be asked: no image has to have
+// one that waits.
+func IdleProcess() Process {
+	return Process{Args: []string{"/proc/self/exe", IdleArg}, User: "0:0", Dir: "/"}
+}
+
 // Size is the size of a terminal in characters.
 type Size struct {
 	Rows uint16 `json:"rows"`

@@ -1,16 +1,20 @@
 package e2e
 
 import (
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/testenv"
 )
 
 // commitScenarios make images of instances.
 var commitScenarios = []scenario{
 	{"commit", localOnly, both, commits},
-	{"commit at rest", []place{local, user}, containers, commitsAtRest},
+	{"commit at rest", []place{local, user}, both, commitsAtRest},
+	{"commit at rest, killed", localOnly, nil, commitKilled},
 	{"commit refused", localOnly, both, commitRefused},
 }
 
@@ -52,7 +56,7 @@ func commits(t *testing.T, w *world, kind api.Kind) {
 	}
 }
 
-// commitsAtRest makes images of a container that has ended, and of one that never ran.
+// commitsAtRest makes images of an instance that has ended, and of one that never ran.
 func commitsAtRest(t *testing.T, w *world, kind api.Kind) {
 	w.start(t, kind, "box", "base", "sh", "-c", work)
 	w.Berth(t, "wait", "box")
@@ -77,8 +81,39 @@ func commitRefused(t *testing.T, w *world, kind api.Kind) {
 	refused(t, "a bad name", w.Try(t.Context(), "commit", "-q", "box", "UPPER"), 1, "UPPER")
 	refused(t, "no image was made", w.Try(t.Context(), "image", "inspect", "made"), 1, "made")
 	expect(t, "it runs on", w.Try(t.Context(), "exec", "box", "sh", "-c", "rm /.wh.x && echo fine"), 0, "fine\n")
-	if kind == api.VM {
-		w.Berth(t, "stop", "-t", "0", "box")
-		refused(t, "a VM at rest", w.Try(t.Context(), "commit", "-q", "box", "made"), 1, "box", "start it first")
+}
+
+// commitKilled kills berthd while a VM at rest runs to be asked: the next one ends it, and
+// nobody has seen it run.
+func commitKilled(t *testing.T, w *world, _ api.Kind) {
+	w.start(t, api.VM, "box", "base", "sh", "-c", "echo kept >/kept")
+	w.Berth(t, "wait", "box")
+	asked := make(chan testenv.Result, 1)
+	go func() { asked <- w.Try(t.Context(), "diff", "box") }()
+	var machine string
+	testenv.Eventually(t, time.Minute, func() error {
+		pids := w.PIDs(t, "qemu-system-x86_64")
+		if len(pids) == 0 {
+			return errors.New("no machine runs")
+		}
+		machine = pids[0]
+		return nil
+	})
+	if state := w.field(t, "box", ".Status.State"); state != "exited" {
+		t.Errorf("meanwhile it is %s", state)
 	}
+	w.Kill(t)
+	if r := <-asked; r.Exit == 0 {
+		t.Errorf("diff lived longer than berthd: %s", r)
+	}
+	w.Start(t)
+	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, machine) })
+	if state := w.field(t, "box", ".Status.State"); state != "exited" {
+		t.Errorf("it has become %s", state)
+	}
+	if diff := w.Berth(t, "diff", "box"); !strings.Contains(diff, "A /kept") {
+		t.Errorf("diff is then %q", diff)
+	}
+	w.Berth(t, "start", "box")
+	w.Berth(t, "wait", "box")
 }

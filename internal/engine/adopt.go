@@ -54,6 +54,11 @@ func (e *Engine) adoptAll(ctx context.Context) error {
 // adopt brings one record back to life.
 func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 	st := en.snapshot()
+	if !st.State.Alive() {
+		if err := e.endIdle(ctx, en); err != nil {
+			return err
+		}
+	}
 	switch {
 	case st.State == api.Removing:
 		return e.resumeRemoval(ctx, en)

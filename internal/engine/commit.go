@@ -92,25 +92,41 @@ func (e *Engine) withLayer(ctx context.Context, ref, op string, namesOnly bool, 
 	if err != nil {
 		return api.E(op, "", inst.Name, err)
 	}
+	err = e.withRun(ctx, rec, run, img, layerer.LayerAtRest(), func(p *instance.Prepared, h instance.Handle) error {
+		return pipeLayer(ctx, layerer, p, h, namesOnly, func(tar io.Reader) error { return read(rec, tar) })
+	})
+	return api.E(op, "", inst.Name, err)
+}
+
+// withRun hands use the run of an instance: nil for one at rest where that will do, else
+// an idle one.
+func (e *Engine) withRun(ctx context.Context, rec record, r *run, img image.Image, atRest bool, use func(*instance.Prepared, instance.Handle) error) error {
+	switch {
+	case r != nil:
+		return use(r.prepared, r.handle)
+	case !atRest:
+		return e.idle(ctx, rec, img, use)
+	}
 	p, err := e.outline(rec, img)
 	if err != nil {
-		return api.E(op, "", inst.Name, err)
+		return err
 	}
-	var handle instance.Handle
-	if run != nil {
-		p, handle = run.prepared, run.handle
-	}
+	return use(p, nil)
+}
+
+// pipeLayer has read read what the driver writes.
+func pipeLayer(ctx context.Context, l instance.Layerer, p *instance.Prepared, h instance.Handle, namesOnly bool, read func(io.Reader) error) error {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := layerer.Layer(ctx, p, handle, namesOnly, w)
+		err := l.Layer(ctx, p, h, namesOnly, w)
 		w.CloseWithError(err)
 		written <- err
 	}()
-	err = read(rec, r)
+	err := read(r)
 	r.CloseWithError(errEnough)
 	if failed := <-written; failed != nil && !errors.Is(failed, errEnough) {
 		err = failed // the cause of what the reader says
 	}
-	return api.E(op, "", inst.Name, err)
+	return err
 }

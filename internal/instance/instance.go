@@ -140,8 +140,12 @@ type Explainer interface {
 // Layerer is found by type assertion on a Driver: one that can tell what an instance
 // has changed in its root filesystem.
 type Layerer interface {
+	// LayerAtRest reports whether Layer needs no run; else an instance at rest is given
+	// an idle one.
+	LayerAtRest() bool
+
 	// Layer writes the changes as the layer of an OCI image (image-spec, layer.md), or
-	// with namesOnly the layer's headers. h is the instance's run, nil where it has
+	// with namesOnly the layer's headers. h is the instance's run, nil where it needs
 	// none. What would write to the root filesystem is held back meanwhile. The files of
 	// Furnished are left out. The stream of a VM is its guest's word, and not trusted.
 	Layer(ctx context.Context, p *Prepared, h Handle, namesOnly bool, tar io.Writer) error

@@ -17,6 +17,7 @@ type Prepared struct {
 	Spec api.Spec `json:"spec"`
 
 	Arch    string  `json:"arch,omitempty"` // of the image, as GOARCH; "" for the host's
+	Idle    bool    `json:"idle,omitempty"` // nothing of Process is to run: the driver is to be asked about the instance
 	Process Process `json:"process"`        // image and Spec merged
 	Rootfs  Rootfs  `json:"rootfs"`
 

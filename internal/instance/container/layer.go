@@ -13,6 +13,9 @@ import (
 	"github.com/berthcloud/berth/internal/pack"
 )
 
+// LayerAtRest is always so: the host's kernel reads the upper directory.
+func (d *Driver) LayerAtRest() bool { return true }
+
 // Layer writes what the container has changed in its root filesystem: the upper
 // directory of its overlay, whose owners are the container's own ids, which the mount
 // maps. Its processes are frozen meanwhile.

@@ -11,6 +11,9 @@ import (
 	"github.com/berthcloud/berth/internal/instance"
 )
 
+// LayerAtRest is never so: only the guest can read its disk.
+func (d *Driver) LayerAtRest() bool { return false }
+
 // Layer writes what the guest has changed in its root filesystem. Only the guest can
 // say: its disk is its own, and no filesystem for the host's kernel to read. The guest
 // freezes the disk meanwhile.

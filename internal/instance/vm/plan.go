@@ -73,7 +73,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 		return newDiskPlan(p, host, chosen, cpus, memory)
 	}
 	switch {
-	case len(p.Process.Args) == 0:
+	case len(p.Process.Args) == 0 && !p.Idle:
 		return fail(api.Invalid, "no command: the image has none, name one")
 	case len(p.Rootfs.Layers)+1 > disk.MaxParts:
 		return fail(api.Unsupported, "the image has %d layers; a VM takes at most %d", len(p.Rootfs.Layers), disk.MaxParts-1)
@@ -259,6 +259,9 @@ func guestConfig(p *instance.Prepared, mounts []agent.Mount) (*agent.Config, err
 		Process: agent.Process{Args: p.Process.Args, Env: p.Process.Env, User: p.Process.User, Dir: p.Process.WorkingDir},
 		TTY:     p.Process.TTY, OpenStdin: p.Process.OpenStdin, Size: agent.Size(p.Process.InitialSize),
 		Hostname: p.Hostname, Hosts: hostsFile(p), Mounts: mounts, PIDs: p.Spec.Limits.PIDs,
+	}
+	if p.Idle {
+		c.Process = agent.IdleProcess()
 	}
 	names, err := caps.Bounding(caps.Defaults(), p.Spec.Security)
 	if err != nil {

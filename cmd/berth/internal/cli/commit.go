@@ -24,8 +24,8 @@ func newCommitCommand(g *global) *cobra.Command {
 what it has changed in its root filesystem since. Volumes are no part of it. An
 instance of the new image runs the same command with the same environment.
 
-A container may run or not, and is held still meanwhile; a VM must run, and its
-guest holds back what writes to its disk.`),
+The instance may run or not. What runs in it is held still meanwhile; a VM at
+rest is booted without its command, unseen, as only its guest can read its disk.`),
 		Args: args(2, 2),
 		Example: `  berth commit web web:configured
   berth commit -m "with git" -a "Ada Lovelace" box debian-git && berth run --rm --vm debian-git git version`,

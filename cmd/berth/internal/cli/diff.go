@@ -16,7 +16,8 @@ func newDiffCommand(g *global) *cobra.Command {
 		Short: "List what an instance has changed in its root filesystem",
 		Long: exits(`List the files that an instance has added to (A), changed in (C) or deleted from
 (D) the root filesystem of its image: what 'berth commit' would put into a layer.
-A container may run or not, and is held still meanwhile; a VM must run.`),
+The instance may run or not. What runs in it is held still meanwhile; a VM at
+rest is booted without its command, unseen, as only its guest can read its disk.`),
 		Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runDiff(cmd.Context(), g, format, args[0])
