@@ -191,15 +191,17 @@ const (
 	MountBind   MountType = "bind"   // a path of the host
 	MountVolume MountType = "volume" // a named volume
 	MountTmpfs  MountType = "tmpfs"  // memory
+	MountDisk   MountType = "disk"   // a named volume that is a disk; VM only
 )
 
-// Mount is a file tree that an instance sees in place of its image's.
+// Mount is a file tree that an instance sees in place of its image's, or a further
+// disk of a VM.
 type Mount struct {
-	Type     MountType `json:"type" enum:"bind,volume,tmpfs"`
-	Source   string    `json:"source,omitempty" doc:"bind: an absolute path; volume: a name, made on first use"`
-	Target   string    `json:"target" doc:"an absolute path in the instance"`
+	Type     MountType `json:"type" enum:"bind,volume,tmpfs,disk"`
+	Source   string    `json:"source,omitempty" doc:"bind: an absolute path; volume, disk: a name, made on first use"`
+	Target   string    `json:"target,omitempty" doc:"an absolute path in the instance; a disk without one is left to the guest as it is"`
 	ReadOnly bool      `json:"read_only,omitempty"`
-	Size     int64     `json:"size,omitempty" doc:"tmpfs only: bytes; default half of the memory limit or 64 MiB"`
+	Size     int64     `json:"size,omitempty" doc:"tmpfs: bytes, default half of the memory limit or 64 MiB; disk: bytes of one that is made"`
 	Mode     uint32    `json:"mode,omitempty" doc:"tmpfs only: permission bits; default 1777"`
 	NoCopy   bool      `json:"no_copy,omitempty" doc:"volume only: do not fill an empty volume from the image"`
 }

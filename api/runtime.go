@@ -177,6 +177,7 @@ type Volume struct {
 	Created time.Time         `json:"created"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	Path    string            `json:"path" doc:"on the host"`
+	Size    int64             `json:"size,omitempty" doc:"bytes of a volume that is a disk; 0 for a file tree"`
 	Users   []string          `json:"users,omitempty" doc:"instances that mount it"`
 }
 

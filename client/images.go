@@ -80,12 +80,14 @@ func (c *Client) Volume(ctx context.Context, name string) (api.Volume, error) {
 	return get[api.Volume](ctx, c, nil, "volumes", name)
 }
 
-// CreateVolume makes a volume; "" lets the daemon choose the name.
-func (c *Client) CreateVolume(ctx context.Context, name string, labels map[string]string) (api.Volume, error) {
+// CreateVolume makes a volume; "" lets the daemon choose the name. Of a size, in bytes,
+// it is a disk; of none a file tree.
+func (c *Client) CreateVolume(ctx context.Context, name string, size int64, labels map[string]string) (api.Volume, error) {
 	body := struct {
 		Name   string            `json:"name,omitempty"`
+		Size   int64             `json:"size,omitempty"`
 		Labels map[string]string `json:"labels,omitempty"`
-	}{name, labels}
+	}{name, size, labels}
 	return call[api.Volume](ctx, c, request{method: "POST", path: "/v1/volumes", body: body})
 }
 

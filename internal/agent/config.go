@@ -92,12 +92,14 @@ type Interface struct {
 	MTU       int      `json:"mtu,omitempty"`
 }
 
-// Mount is a file tree mounted over the root filesystem's: a virtiofs share,
-// or a tmpfs where Tag is empty.
+// Mount is a file tree mounted over the root filesystem's: a virtiofs share, the ext4
+// of a disk, or a tmpfs where both Tag and Disk are empty. A disk without a target gets
+// its name in /dev/disk/by-id alone.
 type Mount struct {
 	Tag      string `json:"tag,omitempty"`
+	Disk     string `json:"disk,omitempty"` // the disk's serial number
 	Path     string `json:"path,omitempty"` // the share's file to mount in place of the whole share
-	Target   string `json:"target"`
+	Target   string `json:"target,omitempty"`
 	ReadOnly bool   `json:"read_only,omitempty"`
 	Size     int64  `json:"size,omitempty"` // tmpfs: bytes, 0 for half of the memory
 	Mode     uint32 `json:"mode,omitempty"` // tmpfs: permission bits
@@ -160,7 +162,7 @@ func (c *Config) Encode() ([]byte, error) {
 }
 
 // configMagic begins an encoded Config. Its number changes with the fields.
-const configMagic = "berth guest 2\n"
+const configMagic = "berth guest 3\n"
 
 // DecodeConfig reads a configuration from the start of a partition; zeros fill
 // the rest.
@@ -209,6 +211,7 @@ func (f *fields) networkInterface(i *Interface) {
 
 func (f *fields) mount(m *Mount) {
 	f.text(&m.Tag)
+	f.text(&m.Disk)
 	f.text(&m.Path)
 	f.text(&m.Target)
 	f.flag(&m.ReadOnly)

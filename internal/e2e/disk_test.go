@@ -151,7 +151,8 @@ func debianDisk(t *testing.T) string {
 func diskGuest(t *testing.T, w *world, _ api.Kind) {
 	w.Berth(t, "image", "import", "--agent", debianDisk(t), "disk/debian:12")
 	w.later(t, "image", "rm", "disk/debian:12")
-	w.start(t, api.VM, "uefi", "--firmware", "uefi", "--hostname", "ship", "--memory", "384m", "disk/debian:12")
+	w.later(t, "volume", "rm", "extra")
+	w.start(t, api.VM, "uefi", "--firmware", "uefi", "--hostname", "ship", "--memory", "384m", "--mount", "type=disk,source=extra,size=64m,target=/srv/extra", "disk/debian:12")
 	w.Berth(t, "run", "-d", "--name", "bios", "--memory", "384m", "disk/debian:12")
 	t.Cleanup(func() { w.remove(t, "bios") })
 	for name, firmware := range map[string]string{"bios": "BIOS", "uefi": "UEFI"} {
@@ -178,6 +179,9 @@ func diskGuest(t *testing.T, w *world, _ api.Kind) {
 		if strings.TrimSpace(lines[3]) != "10G" {
 			t.Errorf("the root filesystem of %s has grown to %s of 10 GiB", name, lines[3])
 		}
+	}
+	if got := w.Berth(t, "exec", "uefi", "sh", "-c", "findmnt -no FSTYPE /srv/extra; readlink /dev/disk/by-id/virtio-extra"); !strings.HasPrefix(got, "ext4\n../../vd") {
+		t.Errorf("of its further disk it says %q", got)
 	}
 	w.Berth(t, "update", "--disk", "12g", "uefi")
 	if got := w.Berth(t, "exec", "uefi", "sh", "-c", "df --output=size -BG / | tail -1"); strings.TrimSpace(got) != "12G" {

@@ -12,6 +12,7 @@ import (
 // out of it.
 var storageScenarios = []scenario{
 	{"volume for both kinds", localOnly, nil, volumeForBoth},
+	{"further disks", localOnly, vms, furtherDisks},
 	{"bind mount", realOnly, both, bindMount},
 	{"copy", realOnly, both, copyFiles},
 	{"image export and import", localOnly, nil, exportImport},
@@ -26,6 +27,26 @@ func volumeForBoth(t *testing.T, w *world, _ api.Kind) {
 	w.start(t, api.Container, "holder", "-v", "shared:/data", "base", "sleep", "600")
 	refused(t, "volume in use", w.Try(t.Context(), "volume", "rm", "shared"), 1, "shared", "holder")
 	w.remove(t, "holder")
+}
+
+// furtherDisks are volumes too: made, listed, kept while they are in use, removed.
+func furtherDisks(t *testing.T, w *world, kind api.Kind) {
+	w.Berth(t, "volume", "create", "--size", "32m", "raw")
+	w.later(t, "volume", "rm", "raw", "data")
+	mounts := []string{"--mount", "type=disk,source=data,size=64m,target=/data", "--mount", "type=disk,src=raw"}
+	w.start(t, kind, "writer", append(mounts, "base", "sh", "-c", "echo kept >/data/file; echo raw >/dev/disk/by-id/virtio-raw; sync; echo written; sleep 600")...)
+	w.logged(t, "writer", "written")
+	if got := w.Berth(t, "volume", "ls", "--format", "{{.Name}} {{.Size}} {{.Users}}"); !strings.Contains(got, "data 64MiB 1 instances") || !strings.Contains(got, "raw 32MiB 1 instances") {
+		t.Errorf("berth volume ls says %q", got)
+	}
+	refused(t, "remove", w.Try(t.Context(), "volume", "rm", "data"), 1, "data", "writer")
+	refused(t, "two writers", w.Try(t.Context(), append(run(kind, "--rm"), append(mounts, "base", "true")...)...), 125, "data", "writer runs with this disk")
+	refused(t, "a container", w.Try(t.Context(), "run", "--rm", "--mount", "type=disk,src=raw", "base", "true"), 125, "raw", "--vm")
+	w.Stop(t)
+	w.Start(t)
+	w.Berth(t, "stop", "-t", "1", "writer")
+	expect(t, "read", w.Try(t.Context(), append(run(kind, "--rm"), append(mounts, "base", "sh", "-c", "cat /data/file; head -c 4 /dev/disk/by-id/virtio-raw")...)...), 0, "kept\nraw\n")
+	w.remove(t, "writer")
 }
 
 func bindMount(t *testing.T, w *world, kind api.Kind) {

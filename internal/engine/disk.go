@@ -86,7 +86,7 @@ func useless(s api.Spec, agent bool) string {
 		{"--stop-signal", s.StopSignal != ""}, {"--read-only", s.Security.ReadOnly}, {"--pids-limit", s.Limits.PIDs != 0},
 		{"--cap-add", len(s.Security.CapAdd) > 0}, {"--cap-drop", len(s.Security.CapDrop) > 0}, {"--ulimit", len(s.Ulimits) > 0},
 		{"--kernel", s.VM.Kernel != ""},
-		{"-v, --mount and --tmpfs (no agent is in this guest that would mount them)", !agent && len(s.Mounts) > 0},
+		{"-v, --mount and --tmpfs (no agent is in this guest that would mount them)", !agent && slices.ContainsFunc(s.Mounts, func(m api.Mount) bool { return m.Type != api.MountDisk || m.Target != "" })},
 		{"--health-cmd (no agent is in this guest that would run it)", !agent && s.Health != nil && !slices.Equal(s.Health.Test, []string{"NONE"})},
 	} {
 		if wish.set {

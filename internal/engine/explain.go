@@ -53,11 +53,20 @@ func (e *Engine) Explain(ctx context.Context, ref string) (api.Explanation, erro
 	return explanation, nil
 }
 
+// outlineMount is a mount before its source is resolved.
+func outlineMount(m api.Mount) instance.Mount {
+	out := instance.Mount{Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
+	if m.Type == api.MountDisk {
+		out.Name, out.Size = m.Source, m.Size
+	}
+	return out
+}
+
 // outlineMounts are the record's mounts before their sources are resolved.
 func (r *record) outlineMounts() []instance.Mount {
 	var mounts []instance.Mount
 	for _, m := range r.Spec.Mounts {
-		mounts = append(mounts, instance.Mount{Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+		mounts = append(mounts, outlineMount(m))
 	}
 	return mounts
 }

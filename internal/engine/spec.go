@@ -225,8 +225,26 @@ func validateEnv(s api.Spec) error {
 }
 
 func validateMounts(s api.Spec) error {
-	targets := make(map[string]bool)
+	targets, disks := make(map[string]bool), make(map[string]bool)
 	for _, m := range s.Mounts {
+		if m.Type == api.MountDisk {
+			if err := validateDisk(s, m); err != nil {
+				return err
+			}
+			name := m.Source
+			if name == "" {
+				name = fmt.Sprint(len(disks)) // it gets one of its own
+			}
+			if disks[name] {
+				return fmt.Errorf("the disk %s is named twice", name)
+			}
+			if disks[name] = true; len(disks) > maxDisks {
+				return fmt.Errorf("a VM takes at most %d further disks", maxDisks)
+			}
+			if m.Target == "" {
+				continue
+			}
+		}
 		target := path.Clean(m.Target)
 		switch {
 		case !path.IsAbs(m.Target):
@@ -241,8 +259,8 @@ func validateMounts(s api.Spec) error {
 			return fmt.Errorf("volume name %q: use letters, digits, '_', '.' and '-'", m.Source)
 		case m.Type == api.MountTmpfs && m.Source != "":
 			return fmt.Errorf("tmpfs at %s cannot have a source", target)
-		case m.Type != api.MountBind && m.Type != api.MountVolume && m.Type != api.MountTmpfs:
-			return fmt.Errorf("mount type %q is unknown; use bind, volume or tmpfs", m.Type)
+		case m.Type != api.MountBind && m.Type != api.MountVolume && m.Type != api.MountTmpfs && m.Type != api.MountDisk:
+			return fmt.Errorf("mount type %q is unknown; use bind, volume, tmpfs or disk", m.Type)
 		}
 		targets[target] = true
 	}

@@ -32,29 +32,38 @@ func nameVolumes(s api.Spec, c api.ImageConfig, id string) []api.Mount {
 		}
 	}
 	for i, m := range mounts {
-		if m.Type == api.MountVolume && m.Source == "" {
+		if isVolume(m) && m.Source == "" {
 			mounts[i].Source = fmt.Sprintf("%s-%d", id[:32], i)
 		}
 	}
 	return mounts
 }
 
+// isVolume reports whether a mount is of a volume, be it a file tree or a disk.
+func isVolume(m api.Mount) bool { return m.Type == api.MountVolume || m.Type == api.MountDisk }
+
 // unnamed reports whether nameVolumes made up this volume's name.
 func unnamed(id string, m api.Mount) bool {
-	return m.Type == api.MountVolume && strings.HasPrefix(m.Source, id[:32]+"-")
+	return isVolume(m) && strings.HasPrefix(m.Source, id[:32]+"-")
 }
 
 // prepareMounts resolves the sources of an instance's mounts, and makes the
 // volumes that do not exist.
 func (e *Engine) prepareMounts(ctx context.Context, rec record, p *instance.Prepared, layers []storage.Layer) error {
 	for _, m := range slices.Concat(initMounts(rec.Spec), rec.Spec.Mounts) {
-		out := instance.Mount{Type: m.Type, Source: m.Source, Target: path.Clean(m.Target), ReadOnly: m.ReadOnly, Size: m.Size, Mode: m.Mode}
+		out := instance.Mount{Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, Size: m.Size, Mode: m.Mode}
+		if m.Target != "" {
+			out.Target = path.Clean(m.Target)
+		}
 		var err error
 		switch m.Type {
 		case api.MountBind:
 			err = checkBindSource(m.Source)
 		case api.MountVolume:
 			out.Source, err = e.prepareVolume(ctx, rec, m, layers)
+		case api.MountDisk:
+			out.Name = m.Source
+			out.Source, out.Size, err = e.prepareDisk(ctx, rec, m)
 		case api.MountTmpfs:
 			completeTmpfs(&out, rec.Spec.Limits.Memory)
 		}
@@ -146,11 +155,20 @@ func (e *Engine) Volume(ctx context.Context, name string) (api.Volume, error) {
 }
 
 // CreateVolume makes a volume; one that exists is returned as it is.
-func (e *Engine) CreateVolume(ctx context.Context, name string, labels map[string]string) (api.Volume, error) {
+// Of a size, in bytes, it is a disk.
+func (e *Engine) CreateVolume(ctx context.Context, name string, size int64, labels map[string]string) (v api.Volume, err error) {
 	if name == "" {
 		name = newID()
 	}
-	v, isNew, err := e.storage.CreateVolume(ctx, name, labels)
+	var isNew bool
+	switch {
+	case size == 0:
+		v, isNew, err = e.storage.CreateVolume(ctx, name, labels)
+	case size < minDisk || size > maxDisk:
+		err = api.E("create volume", api.Invalid, name, errDiskSize(size))
+	default:
+		v, isNew, err = e.storage.CreateDisk(ctx, name, size, labels)
+	}
 	if isNew {
 		e.announce("volume", "create", name)
 	}
@@ -179,7 +197,7 @@ func (e *Engine) volumeUsers() map[string][]string {
 	for _, en := range e.entries() {
 		inst := en.instance()
 		for _, m := range inst.Spec.Mounts {
-			if m.Type == api.MountVolume {
+			if isVolume(m) {
 				users[m.Source] = append(users[m.Source], inst.Name)
 			}
 		}

@@ -100,9 +100,10 @@ type Interface struct {
 type Mount struct {
 	Type     api.MountType `json:"type"`
 	Source   string        `json:"source,omitempty"` // an absolute, existing path of the host; "" for tmpfs
-	Target   string        `json:"target"`           // in the instance; made where missing
+	Target   string        `json:"target,omitempty"` // in the instance; made where missing; "" of a disk that is not mounted
 	ReadOnly bool          `json:"read_only,omitempty"`
-	Size     int64         `json:"size,omitempty"` // tmpfs: bytes, never 0
+	Name     string        `json:"name,omitempty"` // disk: of the volume
+	Size     int64         `json:"size,omitempty"` // tmpfs and disk: bytes, never 0
 	Mode     uint32        `json:"mode,omitempty"` // tmpfs: permission bits, never 0
 }
 

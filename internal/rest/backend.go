@@ -104,7 +104,7 @@ type Operations interface {
 type Volumes interface {
 	Volumes(context.Context) ([]api.Volume, error)
 	Volume(ctx context.Context, name string) (api.Volume, error)
-	CreateVolume(ctx context.Context, name string, labels map[string]string) (api.Volume, error)
+	CreateVolume(ctx context.Context, name string, size int64, labels map[string]string) (api.Volume, error)
 	RemoveVolume(ctx context.Context, name string, force bool) error
 }
 

@@ -17,6 +17,7 @@ type VolumeInput struct {
 // NewVolume says which volume to make.
 type NewVolume struct {
 	Name   string            `json:"name,omitempty" maxLength:"256" doc:"default: a made-up one"`
+	Size   int64             `json:"size,omitempty" minimum:"0" doc:"bytes of a disk; 0 for a file tree"`
 	Labels map[string]string `json:"labels,omitempty"`
 }
 
@@ -34,7 +35,7 @@ func (s *Server) volumeRoutes(a huma.API) {
 		func(ctx context.Context, _ *struct{}) ([]api.Volume, error) { return orEmpty(s.Volumes.Volumes(ctx)) })
 	handle(a, route{id: "create-volume", method: "POST", path: base, tag: tag, summary: "Make a volume", status: http.StatusCreated},
 		func(ctx context.Context, in *createVolumeInput) (api.Volume, error) {
-			return s.Volumes.CreateVolume(ctx, in.Body.Name, in.Body.Labels)
+			return s.Volumes.CreateVolume(ctx, in.Body.Name, in.Body.Size, in.Body.Labels)
 		})
 	handle(a, route{id: "get-volume", method: "GET", path: one, tag: tag, summary: "Get a volume"},
 		func(ctx context.Context, in *VolumeInput) (api.Volume, error) { return s.Volumes.Volume(ctx, in.Name) })

@@ -254,3 +254,63 @@ func TestVolumes(t *testing.T) {
 		t.Errorf("a second removal: %v", err)
 	}
 }
+
+// TestDisks: a volume with a size is one sparse file, which gets a filesystem as long as
+// nobody has written to it.
+func TestDisks(t *testing.T) {
+	s, err := Open(t.TempDir(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	v, isNew, err := s.CreateDisk(ctx, "data", 64<<20, nil)
+	if err != nil || !isNew || v.Size != 64<<20 {
+		t.Fatalf("%+v, %v, %v", v, isNew, err)
+	}
+	if info, err := os.Stat(v.Path); err != nil || info.Size() != v.Size || info.Mode().Perm() != 0o600 {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	if again, isNew, err := s.CreateDisk(ctx, "data", 64<<20, nil); err != nil || isNew || again.Path != v.Path {
+		t.Errorf("a second creation: %+v, %v, %v", again, isNew, err)
+	}
+	super := make([]byte, 2)
+	read := func() string {
+		t.Helper()
+		file, err := os.Open(v.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		if _, err := file.ReadAt(super, 1024+0x38); err != nil {
+			t.Fatal(err)
+		}
+		return string(super)
+	}
+	if err := s.FormatDisk(ctx, v); err != nil || read() != "\x53\xef" {
+		t.Errorf("%v, the magic number is %q", err, super)
+	}
+	if err := os.WriteFile(v.Path, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.FormatDisk(ctx, v); err != nil || read() != "\x00\x00" {
+		t.Errorf("%v: what was written has become %q", err, super)
+	}
+	if _, _, err := s.CreateVolume(ctx, "tree", nil); err != nil {
+		t.Fatal(err)
+	}
+	for says, create := range map[string]func() error{
+		"--mount type=disk": func() error { _, _, err := s.CreateVolume(ctx, "data", nil); return err },
+		"not 128MiB":        func() error { _, _, err := s.CreateDisk(ctx, "data", 128<<20, nil); return err },
+		"by -v":             func() error { _, _, err := s.CreateDisk(ctx, "tree", 64<<20, nil); return err },
+	} {
+		if err := create(); !api.IsKind(err, api.Conflict) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, which does not say %q", err, says)
+		}
+	}
+	if err := s.RemoveVolume(ctx, "data"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Dir(v.Path)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after the removal: %v", err)
+	}
+}

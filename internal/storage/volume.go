@@ -12,12 +12,17 @@ import (
 	"slices"
 	"time"
 
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/disk"
 )
 
 // Volumes are directories. Files in one carry the instances' own user ids
 // (0 to 65535): whoever mounts it maps them, so that instances with different
-// ids on the host can share it.
+// ids on the host can share it. A volume with a size is a disk: one sparse raw file,
+// in which the host sees no files.
 //
 // A volume exists once volume.json does; it is written last and removed first,
 // so that a directory without it is a remnant.
@@ -26,12 +31,36 @@ var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
 const (
 	volumeData = "_data"
+	volumeDisk = "disk.raw"
 	volumeMeta = "volume.json"
 )
 
 // CreateVolume makes a volume and reports whether it is new: one that exists
 // is returned as it is.
 func (s *Storage) CreateVolume(_ context.Context, name string, labels map[string]string) (_ api.Volume, isNew bool, err error) {
+	v, isNew, err := s.makeVolume(name, 0, labels)
+	if err == nil && v.Size > 0 {
+		return v, false, api.E("create volume", api.Conflict, name, errors.New("it is a disk and no file tree: use it by --mount type=disk, or choose another name"))
+	}
+	return v, isNew, err
+}
+
+// CreateDisk makes a volume that is a disk of size bytes, and reports whether it is
+// new: one that exists with that size is returned as it is.
+func (s *Storage) CreateDisk(_ context.Context, name string, size int64, labels map[string]string) (_ api.Volume, isNew bool, err error) {
+	v, isNew, err := s.makeVolume(name, size, labels)
+	switch {
+	case err != nil:
+	case v.Size == 0:
+		err = api.E("create volume", api.Conflict, name, errors.New("it is a file tree and no disk: mount it by -v, or choose another name"))
+	case v.Size != size:
+		err = api.E("create volume", api.Conflict, name, fmt.Errorf("it has %s already, not %s: leave the size out, or choose another name",
+			units.BytesSize(float64(v.Size)), units.BytesSize(float64(size))))
+	}
+	return v, isNew, err
+}
+
+func (s *Storage) makeVolume(name string, size int64, labels map[string]string) (_ api.Volume, isNew bool, err error) {
 	if !volumeName.MatchString(name) {
 		return api.Volume{}, false, api.E("create volume", api.Invalid, name, errors.New("a volume's name has 1 to 128 letters, digits, '_', '.' and '-', and begins with a letter or digit"))
 	}
@@ -45,7 +74,8 @@ func (s *Storage) CreateVolume(_ context.Context, name string, labels map[string
 	if err := os.RemoveAll(dir); err != nil { // a remnant
 		return api.Volume{}, false, api.E("create volume", "", name, err)
 	}
-	v = api.Volume{Name: name, Created: time.Now().UTC(), Labels: labels, Path: filepath.Join(dir, volumeData)}
+	v = api.Volume{Name: name, Created: time.Now().UTC(), Labels: labels, Size: size}
+	v.Path = volumePath(dir, v)
 	if err := writeVolume(dir, v); err != nil {
 		return api.Volume{}, false, api.E("create volume", api.Exhausted, name, errors.Join(err, os.RemoveAll(dir)))
 	}
@@ -57,7 +87,7 @@ func writeVolume(dir string, v api.Volume) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(v.Path, 0o755); err != nil {
+	if err := makeContent(dir, v); err != nil {
 		return err
 	}
 	tmp := filepath.Join(dir, volumeMeta+".tmp")
@@ -65,6 +95,53 @@ func writeVolume(dir string, v api.Volume) error {
 		return err
 	}
 	return os.Rename(tmp, filepath.Join(dir, volumeMeta))
+}
+
+// volumePath is where a volume in a directory has its content.
+func volumePath(dir string, v api.Volume) string {
+	if v.Size > 0 {
+		return filepath.Join(dir, volumeDisk)
+	}
+	return filepath.Join(dir, volumeData)
+}
+
+// makeContent makes an empty tree, or an empty disk.
+func makeContent(dir string, v api.Volume) error {
+	if v.Size == 0 {
+		return os.MkdirAll(v.Path, 0o755)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(v.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Truncate(v.Size), file.Close())
+}
+
+// FormatDisk makes an ext4 on a disk that nobody has written to yet. What was written
+// is a guest's, and stays as it is.
+func (s *Storage) FormatDisk(ctx context.Context, v api.Volume) error {
+	s.volumes.Lock()
+	defer s.volumes.Unlock()
+	file, err := os.Open(v.Path)
+	if err != nil {
+		return err
+	}
+	_, err = file.Seek(0, unix.SEEK_DATA)
+	file.Close()
+	if !errors.Is(err, unix.ENXIO) { // ENXIO: it is one hole
+		return err
+	}
+	whole := v.Path + ".new"
+	if err := os.Remove(whole); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := disk.CreateExt4(ctx, whole, v.Size, true); err != nil {
+		return err
+	}
+	return os.Rename(whole, v.Path)
 }
 
 func (s *Storage) readVolume(name string) (v api.Volume, err error) {
@@ -82,7 +159,7 @@ func (s *Storage) readVolume(name string) (v api.Volume, err error) {
 		return v, api.E("read volume", api.Corrupt, name, err)
 	}
 	// The root may have been moved since.
-	v.Path = filepath.Join(s.volumesDir(), name, volumeData)
+	v.Path = volumePath(filepath.Join(s.volumesDir(), name), v)
 	return v, nil
 }
 

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -111,11 +112,16 @@ func mountRoot(config *agent.Config, layers string) (writable *os.File, err erro
 // repair, and hands what was written to shares to the host. No process of the
 // user's is left.
 func (m *machine) rest() {
-	shared := slices.ContainsFunc(m.config.Mounts, func(m agent.Mount) bool { return m.Tag != "" })
-	if m.config.Transient && !shared {
+	lasting := slices.ContainsFunc(m.config.Mounts, func(m agent.Mount) bool { return m.Tag != "" || m.Disk != "" })
+	if m.config.Transient && !lasting {
 		return // nobody will read what is not written yet
 	}
 	unix.Sync()
+	for _, other := range m.config.Mounts {
+		if other.Disk != "" && other.Target != "" {
+			_ = unix.Mount("", other.Target, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+		}
+	}
 	// The disk has no path any more, but its descriptor is one.
 	path := "/proc/self/fd/" + strconv.Itoa(int(m.disk.Fd()))
 	_ = unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
@@ -160,6 +166,9 @@ func mountShares(mounts []agent.Mount) error {
 const shareAside = "/run/.berth-share-"
 
 func mountShare(m agent.Mount) error {
+	if m.Disk != "" {
+		return mountDisk(m)
+	}
 	if m.Tag == "" {
 		data := "mode=" + strconv.FormatUint(uint64(m.Mode), 8)
 		if m.Size > 0 {
@@ -188,6 +197,31 @@ func mountShare(m agent.Mount) error {
 		return err
 	}
 	return os.NewSyscallError("umount", unix.Unmount(aside, unix.MNT_DETACH))
+}
+
+// mountDisk mounts the ext4 of a further disk, or gives the disk the name that udev
+// would.
+func mountDisk(m agent.Mount) error {
+	device, err := findDisk(m.Disk, 0)
+	if err != nil {
+		return err
+	}
+	if m.Target != "" {
+		return mountAll([]mountPoint{{device, m.Target, "ext4", unix.MS_NOATIME | readOnly(m), ""}})
+	}
+	const byID = "/dev/disk/by-id"
+	if err := os.MkdirAll(byID, 0o755); err != nil {
+		return err
+	}
+	bus := "virtio-"
+	if strings.HasPrefix(device, "/dev/sd") {
+		bus = "ata-QEMU_HARDDISK_"
+	}
+	err = os.Symlink("../../"+filepath.Base(device), filepath.Join(byID, bus+m.Disk))
+	if errors.Is(err, os.ErrExist) { // udev's
+		return nil
+	}
+	return err
 }
 
 func readOnly(m agent.Mount) uintptr {

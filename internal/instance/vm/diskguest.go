@@ -61,6 +61,11 @@ func newDiskPlan(p *instance.Prepared, host instance.Host, chosen api.Machine, c
 			m.Disks[0].BootIndex, m.Disks[2].BootIndex = 2, 1
 		}
 	}
+	further, err := furtherDisks(p, chosen)
+	if err != nil {
+		return nil, err
+	}
+	m.Disks = append(m.Disks, further...)
 	m.Ports = []qemu.Port{{Number: agent.PortControl, Slot: agent.SerialSlot(agent.PortControl), Name: "control", Socket: in("ctl")}}
 	for _, s := range shares {
 		m.Shares = append(m.Shares, qemu.Share{Tag: s.Tag, Socket: s.Server.Socket})

@@ -32,7 +32,8 @@ func uefiHost() instance.Host {
 
 func TestDiskPlanGolden(t *testing.T) {
 	full := diskGuest()
-	full.Spec.VM.Virtualization, full.Spec.VM.Firmware, full.Mounts = api.VirtFull, api.FirmwareBIOS, nil
+	full.Spec.VM.Virtualization, full.Spec.VM.Firmware = api.VirtFull, api.FirmwareBIOS
+	full.Mounts = []instance.Mount{{Type: api.MountDisk, Name: "data", Source: "/volumes/data/disk.raw", Size: 1 << 30}}
 	disc := diskGuest()
 	disc.Spec.VM.Machine, disc.Spec.VM.CDROM, disc.Spec.VM.BootCDROM, disc.Mounts = api.MachinePC, "/srv/debian.iso", true, nil
 	for name, p := range map[string]*instance.Prepared{"disk": diskGuest(), "disk-full": full, "disk-cdrom": disc} {
@@ -49,6 +50,11 @@ func TestDiskPlanRefuses(t *testing.T) {
 	small.Rootfs.DiskSize = 1 << 30
 	if _, err := New(Config{}).Plan(small, uefiHost()); err == nil || !strings.Contains(err.Error(), "--disk") {
 		t.Errorf("a disk smaller than its image: %v", err)
+	}
+	fixed := diskGuest()
+	fixed.Spec.VM.DiskBus, fixed.Mounts = api.DiskAHCI, []instance.Mount{{Type: api.MountDisk, Name: "data", ReadOnly: true}}
+	if _, err := New(Config{}).Plan(fixed, uefiHost()); err == nil || !strings.Contains(err.Error(), "cannot be read-only; leave readonly out") {
+		t.Errorf("a read-only disk on SATA: %v", err)
 	}
 	if _, err := New(Config{}).Plan(diskGuest(), host()); err == nil || !strings.Contains(err.Error(), "ovmf") {
 		t.Errorf("a host without UEFI: %v", err)

@@ -96,6 +96,11 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	m := machineOf(p, host, cache, chosen)
 	m.CPUs, m.Memory = cpus, memory
 	m.MaxFile = maxFile(p, p.Rootfs.DiskSize, memory)
+	further, err := furtherDisks(p, chosen)
+	if err != nil {
+		return nil, err
+	}
+	m.Disks = append(m.Disks, further...)
 	for _, s := range shares {
 		m.Shares = append(m.Shares, qemu.Share{Tag: s.Tag, Socket: s.Server.Socket})
 	}
@@ -151,6 +156,11 @@ func size(p *instance.Prepared, host instance.Host, chosen api.Machine) (cpus in
 func maxFile(p *instance.Prepared, size, memory int64) int64 {
 	if p.Rootfs.Image != nil {
 		size += size/64 + 1<<20
+	}
+	for _, m := range p.Mounts {
+		if m.Type == api.MountDisk {
+			size = max(size, m.Size)
+		}
 	}
 	return max(size, memory)
 }

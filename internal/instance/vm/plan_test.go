@@ -70,7 +70,12 @@ func TestPlanGolden(t *testing.T) {
 	full.Spec.VM.Virtualization, full.Mounts = api.VirtFull, full.Mounts[1:]
 	arm := prepared()
 	arm.Arch = "arm64"
-	for name, p := range map[string]*instance.Prepared{"plan": prepared(), "full": full, "arm64": arm} {
+	disks := prepared()
+	disks.Mounts = []instance.Mount{
+		{Type: api.MountDisk, Name: "data", Source: "/volumes/data/disk.raw", Target: "/srv/data", Size: 20 << 30},
+		{Type: api.MountDisk, Name: "a-name-that-no-serial-number-holds", Source: "/volumes/long/disk.raw", Size: 1 << 30, ReadOnly: true},
+	}
+	for name, p := range map[string]*instance.Prepared{"plan": prepared(), "full": full, "arm64": arm, "disks": disks} {
 		got, err := New(Config{Cache: "/var/cache"}).Plan(p, host())
 		if err != nil {
 			t.Fatal(err)

@@ -67,6 +67,10 @@ func planShares(p *instance.Prepared, host instance.Host, chosen api.Machine) ([
 	var shares []share
 	var mounts []agent.Mount
 	for i, m := range p.Mounts {
+		if m.Type == api.MountDisk {
+			mounts = append(mounts, agent.Mount{Disk: diskSerial(m.Name), Target: m.Target, ReadOnly: m.ReadOnly})
+			continue
+		}
 		guest := agent.Mount{Target: m.Target, ReadOnly: m.ReadOnly, Size: m.Size, Mode: m.Mode}
 		if m.Type == api.MountTmpfs {
 			mounts = append(mounts, guest)

@@ -102,7 +102,7 @@ func (o *specOptions) addFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&o.ulimits, "ulimit", nil, "resource limit NAME=SOFT[:HARD]")
 
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount [SOURCE:]TARGET[:ro]; a SOURCE with / is a path, else a volume")
-	f.StringArrayVar(&o.mounts, "mount", nil, "mount type=bind|volume|tmpfs,source=SOURCE,target=TARGET[,readonly]")
+	f.StringArrayVar(&o.mounts, "mount", nil, "mount type=bind|volume|tmpfs|disk,source=SOURCE,target=TARGET[,readonly][,size=SIZE]")
 	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "mount a tmpfs TARGET[:size=SIZE,mode=MODE]")
 	f.StringArrayVar(&o.networks, "network", nil, "network: default, none, host")
 	f.StringVar(&o.ip, "ip", "", "address in the network")

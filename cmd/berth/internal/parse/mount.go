@@ -77,7 +77,7 @@ func target(t string) error {
 // Mount reads the value of --mount: comma-separated KEY=VALUE.
 func Mount(s, cwd string) (api.Mount, error) {
 	bad := func(why string) (api.Mount, error) {
-		return api.Mount{}, fmt.Errorf("%q: %s; write type=bind|volume|tmpfs,source=SOURCE,target=TARGET[,readonly]", s, why)
+		return api.Mount{}, fmt.Errorf("%q: %s; write type=bind|volume|tmpfs|disk,source=SOURCE,target=TARGET[,readonly]", s, why)
 	}
 	m := api.Mount{Type: api.MountVolume}
 	for field := range strings.SplitSeq(s, ",") {
@@ -94,7 +94,7 @@ func Mount(s, cwd string) (api.Mount, error) {
 			m.ReadOnly, err = enabled(value, valued)
 		case "volume-nocopy":
 			m.NoCopy, err = enabled(value, valued)
-		case "tmpfs-size":
+		case "tmpfs-size", "size":
 			m.Size, err = Size(value)
 		case "tmpfs-mode":
 			m.Mode, err = mode(value)
@@ -105,10 +105,12 @@ func Mount(s, cwd string) (api.Mount, error) {
 			return bad(err.Error())
 		}
 	}
-	if err := target(m.Target); err != nil {
-		return bad(err.Error())
+	if m.Type != api.MountDisk || m.Target != "" {
+		if err := target(m.Target); err != nil {
+			return bad(err.Error())
+		}
+		m.Target = path.Clean(m.Target)
 	}
-	m.Target = path.Clean(m.Target)
 	switch {
 	case m.Type == api.MountBind && m.Source == "":
 		return bad("a bind mount needs a source")
@@ -116,13 +118,12 @@ func Mount(s, cwd string) (api.Mount, error) {
 		m.Source = absolute(m.Source, cwd)
 	case m.Type == api.MountTmpfs && m.Source != "":
 		return bad("a tmpfs has no source")
-	case m.Type == api.MountVolume && strings.Contains(m.Source, "/"):
+	case (m.Type == api.MountVolume || m.Type == api.MountDisk) && strings.Contains(m.Source, "/"):
 		return bad("a volume's name has no slash; for a path say type=bind")
-	case m.Type != api.MountVolume && m.Type != api.MountTmpfs:
+	case m.Type != api.MountVolume && m.Type != api.MountTmpfs && m.Type != api.MountDisk:
 		return bad("unknown type " + strconv.Quote(string(m.Type)))
-	}
-	if m.Type != api.MountTmpfs && (m.Size != 0 || m.Mode != 0) {
-		return bad("tmpfs-size and tmpfs-mode belong to type=tmpfs")
+	case m.Size != 0 && m.Type != api.MountTmpfs && m.Type != api.MountDisk, m.Mode != 0 && m.Type != api.MountTmpfs:
+		return bad("size belongs to type=disk and type=tmpfs, tmpfs-mode to type=tmpfs")
 	}
 	return m, nil
 }
