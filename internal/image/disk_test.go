@@ -1,7 +1,13 @@
 package image_test
 
 import (
+	"archive/tar"
 	"bytes"
+	"crypto/sha256"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -255,6 +261,138 @@ func TestOVA(t *testing.T) {
 		if err := take(ova); err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v does not say %q", err, says)
 		}
+	}
+}
+
+// TestExportOVA writes an appliance, reads it as strictly as the specification is
+// written, and imports it again.
+func TestExportOVA(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs qemu-img")
+	}
+	testenv.Check(t)
+	s, raw := converting(t), rawDisk()
+	for _, firmware := range []api.Firmware{api.FirmwareBIOS, api.FirmwareUEFI} {
+		opt := image.DiskOptions{Name: "disk/app:1.0", Format: disk.Raw, Firmware: firmware}
+		if _, err := s.ImportDisk(t.Context(), bytes.NewReader(raw), opt); err != nil {
+			t.Fatal(err)
+		}
+		var ova bytes.Buffer
+		if err := s.ExportDisk(t.Context(), "disk/app:1.0", image.OVA, &ova); err != nil {
+			t.Fatal(err)
+		}
+		files := unpackOVA(t, ova.Bytes())
+		checkOVF(t, files[0], files[2], int64(len(raw)))
+		if got := bytes.Contains(files[0].data, []byte(`vmw:value="efi"`)); got != (firmware == api.FirmwareUEFI) {
+			t.Errorf("%s: the descriptor speaks of EFI: %v", firmware, got)
+		}
+		want := fmt.Sprintf("SHA256(app-1.0.ovf)= %x\nSHA256(app-1.0-disk1.vmdk)= %x\n", sha256.Sum256(files[0].data), sha256.Sum256(files[2].data))
+		if string(files[1].data) != want {
+			t.Errorf("the manifest says %s\nwant %s", files[1].data, want)
+		}
+		if _, err := s.ImportDisk(t.Context(), &ova, image.DiskOptions{Name: "disk/again", Format: image.OVA}); err != nil {
+			t.Fatal(err)
+		}
+		img, err := s.Resolve(t.Context(), "disk/again")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := os.ReadFile(img.Disk.Path); !bytes.Equal(got, raw) || img.Disk.Firmware != firmware {
+			t.Errorf("the appliance has become another disk, started by %s", img.Disk.Firmware)
+		}
+	}
+	if _, err := s.ImportDisk(t.Context(), bytes.NewReader(raw), image.DiskOptions{Name: "disk/arm", Format: disk.Raw, Arch: "arm64"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ExportDisk(t.Context(), "disk/arm", image.OVA, io.Discard); !api.IsKind(err, api.Unsupported) || !strings.Contains(err.Error(), "arm64") {
+		t.Errorf("an appliance of arm64: %v", err)
+	}
+}
+
+type ovaFile struct {
+	name string
+	data []byte
+}
+
+// unpackOVA returns the files of an appliance: descriptor, manifest, disk, in that order.
+func unpackOVA(t *testing.T, ova []byte) (files []ovaFile) {
+	t.Helper()
+	if string(ova[257:263]) != "ustar\x00" {
+		t.Errorf("the archive is no ustar but %q", ova[257:265])
+	}
+	in := tar.NewReader(bytes.NewReader(ova))
+	for {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, ovaFile{h.Name, data})
+	}
+	if len(files) != 3 || files[0].name != "app-1.0.ovf" || files[1].name != "app-1.0.mf" || files[2].name != "app-1.0-disk1.vmdk" {
+		t.Fatalf("the appliance has %d files", len(files))
+	}
+	return files
+}
+
+// checkOVF reads a descriptor by its namespaces: what it refers to is there, and what
+// each device says of itself comes in the order of the schema.
+func checkOVF(t *testing.T, descriptor, vmdk ovaFile, capacity int64) {
+	t.Helper()
+	const ovf, rasd = "http://schemas.dmtf.org/ovf/envelope/1 ", "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData "
+	seen, in := map[string]string{}, xml.NewDecoder(bytes.NewReader(descriptor.data))
+	path, last := []string{}, ""
+	for {
+		token, err := in.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch e := token.(type) {
+		case xml.StartElement:
+			if !strings.HasPrefix(e.Name.Space, "http://") {
+				t.Errorf("element %s has the namespace %q", e.Name.Local, e.Name.Space)
+			}
+			path = append(path, e.Name.Local)
+			if e.Name.Local == "Item" {
+				last = ""
+			}
+			if e.Name.Space+" " == rasd {
+				if e.Name.Local <= last {
+					t.Errorf("%s comes after %s", e.Name.Local, last)
+				}
+				last = e.Name.Local
+			}
+			for _, a := range e.Attr {
+				if a.Name.Space != "xmlns" && a.Name.Local != "xmlns" && !strings.HasPrefix(a.Name.Space, "http://") {
+					t.Errorf("attribute %s has the namespace %q", a.Name.Local, a.Name.Space)
+				}
+				if a.Name.Space+" " == ovf {
+					seen[e.Name.Local+" "+a.Name.Local] = a.Value
+				}
+			}
+		case xml.EndElement:
+			path = path[:len(path)-1]
+		}
+	}
+	for what, want := range map[string]string{
+		"File href": vmdk.name, "File size": fmt.Sprint(len(vmdk.data)), "Disk capacity": fmt.Sprint(capacity), "Disk capacityAllocationUnits": "byte",
+		"Disk fileRef": seen["File id"], "Disk format": "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized", "VirtualSystem id": "app-1.0",
+	} {
+		if seen[what] != want {
+			t.Errorf("%s is %q, want %q", what, seen[what], want)
+		}
+	}
+	if len(path) != 0 || !bytes.HasPrefix(vmdk.data, []byte("KDMV")) {
+		t.Error("the descriptor does not end, or the disk is no VMDK")
 	}
 }
 

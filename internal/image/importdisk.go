@@ -205,7 +205,7 @@ func (s *Store) storeDisk(ctx context.Context, name, path string, opt DiskOption
 	return err
 }
 
-// ExportDisk writes the disk of a disk image in a format.
+// ExportDisk writes the disk of a disk image in a format, OVA too.
 func (s *Store) ExportDisk(ctx context.Context, name string, format disk.Format, w io.Writer) error {
 	return api.E("export image", "", name, diskFull(s.exportDisk(ctx, name, format, w)))
 }
@@ -218,7 +218,13 @@ func (s *Store) exportDisk(ctx context.Context, name string, format disk.Format,
 	if img.Disk == nil {
 		return api.E("", api.Invalid, "", errors.New("it is no disk image, and has no format but that of an archive: leave --format out"))
 	}
-	path := img.Disk.Path
+	if format == OVA && img.Arch != "amd64" {
+		return api.E("", api.Unsupported, "", fmt.Errorf("an appliance cannot say that it is for %s, and its readers take it for amd64: choose another format", img.Arch))
+	}
+	path, content := img.Disk.Path, format
+	if format == OVA {
+		content = disk.VMDK
+	}
 	if format != disk.Raw {
 		dir, err := os.MkdirTemp(filepath.Join(s.root, "tmp"), "disk-")
 		if err != nil {
@@ -230,11 +236,14 @@ func (s *Store) exportDisk(ctx context.Context, name string, format disk.Format,
 		if err := disk.Clone(from, path); err != nil {
 			return err
 		}
-		c := qemu.Conversion{From: from, FromFormat: string(disk.Raw), To: to, ToFormat: string(format), MaxFile: img.Disk.Size + img.Disk.Size/16 + 64<<20}
+		c := qemu.Conversion{From: from, FromFormat: string(disk.Raw), To: to, ToFormat: string(content), MaxFile: img.Disk.Size + img.Disk.Size/16 + 64<<20}
 		if err := s.convertDisk(ctx, dir, c, nil); err != nil {
 			return err
 		}
 		path = to
+	}
+	if format == OVA {
+		return writeOVA(ctx, w, applianceName(Familiar(name)), path, *img.Disk)
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -45,7 +45,7 @@ func (in *importInput) options(body io.Reader) engine.ImportOptions {
 
 type exportInput struct {
 	ImageInput
-	Format string `query:"format" enum:"raw,qcow2,vmdk,vhdx,vdi" doc:"the disk of a disk image in this format, in place of an archive"`
+	Format string `query:"format" enum:"raw,qcow2,vmdk,vhdx,vdi,ova" doc:"the disk of a disk image in this format, or as an appliance, in place of an archive"`
 }
 
 // imageRoutes registers what concerns images.

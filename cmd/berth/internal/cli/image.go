@@ -211,17 +211,14 @@ func runImageImport(ctx context.Context, g *global, o imageImportOptions, source
 	return err
 }
 
-// diskFormats are the formats of a VM's disk.
-var diskFormats = []string{"raw", "qcow2", "vmdk", "vhdx", "vdi"}
-
-// importFormats are those and an appliance of one disk.
-var importFormats = append(slices.Clone(diskFormats), "ova")
+// diskFormats are the formats of a VM's disk; ova is an appliance of one disk.
+var diskFormats = []string{"raw", "qcow2", "vmdk", "vhdx", "vdi", "ova"}
 
 // disk returns what the flags and the name of a source say of a disk; nil where it
 // is an archive.
 func (o *imageImportOptions) disk(source string) (*client.Disk, error) {
 	format := o.format
-	if ending := strings.TrimPrefix(filepath.Ext(source), "."); format == "" && slices.Contains(importFormats, ending) {
+	if ending := strings.TrimPrefix(filepath.Ext(source), "."); format == "" && slices.Contains(diskFormats, ending) {
 		format = ending
 	}
 	if format == "" {
@@ -232,7 +229,7 @@ func (o *imageImportOptions) disk(source string) (*client.Disk, error) {
 	}
 	d := &client.Disk{Agent: o.agent}
 	err := errors.Join(
-		oneOf("--format", format, &d.Format, importFormats...),
+		oneOf("--format", format, &d.Format, diskFormats...),
 		oneOf("--firmware", o.firmware, &d.Firmware, api.FirmwareBIOS, api.FirmwareUEFI),
 		value("--platform", o.platform, &d.Platform, parse.Platform),
 	)
@@ -277,7 +274,7 @@ func newImageExportCommand(g *global) *cobra.Command {
 		ValidArgsFunction: completeImages(g),
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "write to a file")
-	cmd.Flags().StringVar(&format, "format", "", "write the disk of a disk image: raw, qcow2, vmdk, vhdx, vdi")
+	cmd.Flags().StringVar(&format, "format", "", "write the disk of a disk image: raw, qcow2, vmdk, vhdx, vdi, ova")
 	return cmd
 }
 
