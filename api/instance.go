@@ -258,6 +258,7 @@ type VMSpec struct {
 	TPM            bool           `json:"tpm,omitempty" doc:"a TPM 2.0, whose state is the instance's"`
 	Watchdog       bool           `json:"watchdog,omitempty" doc:"a watchdog: a guest that feeds it no more has crashed"`
 	OnCrash        CrashPolicy    `json:"on_crash,omitempty" enum:"restart,stop,pause" doc:"what becomes of a guest that crashed; default: as the guest has it, with a watchdog stop"`
+	GuestOS        GuestOS        `json:"guest_os,omitempty" enum:"linux,windows" doc:"what a disk image holds, which decides devices and clock; default linux"`
 	ColdBoot       bool           `json:"cold_boot,omitempty" doc:"boot the machine, where it could begin as a copy of one that has booted"`
 
 	// What follows is for disk images; the last three are told to the guest, by
@@ -268,6 +269,15 @@ type VMSpec struct {
 	NetworkConfig string `json:"network_config,omitempty" doc:"of a disk image: cloud-init's network-config; default: the instance's own addresses"`
 	SSHKeys       string `json:"ssh_keys,omitempty" doc:"of a disk image: public keys of the guest's default user, one a line"`
 }
+
+// GuestOS is the family of systems that a VM is made for.
+type GuestOS string
+
+// The families.
+const (
+	GuestLinux   GuestOS = "linux"
+	GuestWindows GuestOS = "windows"
+)
 
 // MachineType is the board of a VM.
 type MachineType string
@@ -335,6 +345,7 @@ type Machine struct {
 	Firmware       Firmware       `json:"firmware" enum:"none,bios,uefi"`
 	Graphics       bool           `json:"graphics,omitempty" doc:"it has a display"`
 	TPM            bool           `json:"tpm,omitempty" doc:"it has a TPM 2.0"`
+	GuestOS        GuestOS        `json:"guest_os,omitempty" enum:"linux,windows" doc:"the system it is made for; none where that is Linux"`
 	Watchdog       bool           `json:"watchdog,omitempty" doc:"it has a watchdog"`
 	OnCrash        CrashPolicy    `json:"on_crash,omitempty" enum:"restart,stop,pause" doc:"what becomes of it when its guest crashes; none where nobody looks"`
 	Template       string         `json:"template,omitempty" doc:"the saved machine that this one began as a copy of; none where it was booted"`

@@ -77,6 +77,10 @@ func gatherHost() (instance.Host, error) {
 	if path, err := exec.LookPath("swtpm"); err == nil {
 		h.Swtpm = path
 	}
+	const zone = "/etc/localtime" // localtime(5); without it the zone is UTC
+	if _, err := os.Stat(zone); err == nil {
+		h.Zone = zone
+	}
 	h.UEFI = map[string]instance.UEFI{}
 	for arch, files := range uefiFiles {
 		if _, err := os.Stat(files.Code); err == nil {

@@ -94,6 +94,8 @@ func diskWithoutAgent(t *testing.T, w *world, _ api.Kind) {
 	w.later(t, "image", "rm", "disk/made")
 	w.start(t, api.VM, "copy", "--disk", "32m", "disk/made")
 	w.logged(t, "copy", "raw it is")
+	w.start(t, api.VM, "other", "--guest-os", "windows", "--disk", "32m", "disk/made") // QEMU takes what is planned for it
+	w.logged(t, "other", "raw it is")
 	refused(t, "diff", w.Try(t.Context(), "diff", "bare"), 1, "bare", "no layer")
 	w.Berth(t, "create", "--vm", "--name", "idle", "disk/sector")
 	t.Cleanup(func() { w.remove(t, "idle") })
@@ -105,6 +107,7 @@ func diskWithoutAgent(t *testing.T, w *world, _ api.Kind) {
 		"--vm --machine microvm disk/sector":             {"microvm", "--machine q35"},
 		"--vm --firmware none disk/sector":               {"--firmware bios or uefi"},
 		"--vm --kernel debian-cloud disk/sector":         {"--kernel"},
+		"--vm --guest-os windows base":                   {"layers", "--guest-os"},
 		"--user-data /dev/null --ssh-key /dev/null base": {"base", "disk images"},
 	} {
 		refused(t, args, w.Try(t.Context(), append([]string{"run", "--rm"}, strings.Fields(args)...)...), 125, words...)

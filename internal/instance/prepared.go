@@ -160,6 +160,7 @@ type Host struct {
 	CPUModels map[string][]string // those that each emulator knows; nil where unknown
 	Virtiofsd string              // path, "" where there is none
 	Swtpm     string              // path, "" where there is none
+	Zone      string              // path of the local time zone's file, "" for UTC
 	UEFI      map[string]UEFI     // firmwares, by architecture
 	KVM       bool                // proved by a probe guest
 	KVMReason string              // one line: why KVM is, or is not, used

@@ -79,6 +79,7 @@ func (b *builder) board() {
 	}
 	b.add("-object", b.memory(), "-m", memory, "-smp", cpus)
 	b.boardType()
+	b.clock()
 	b.processor()
 	b.display()
 }
@@ -147,6 +148,17 @@ func (b *builder) boardType() {
 		// Of microvm's two firmwares, SeaBIOS hangs now and then; qboot does not.
 		b.add("-bios", "qboot.rom")
 	}
+}
+
+// clock sets the board's clock otherwise than to UTC.
+func (b *builder) clock() {
+	if !b.m.LocalTime {
+		return
+	}
+	if b.m.Zone != "" {
+		b.show("/etc/localtime", b.m.Zone, "") // where the C library looks
+	}
+	b.add("-rtc", "base=localtime,driftfix=slew")
 }
 
 func (b *builder) processor() {

@@ -94,6 +94,11 @@ type Machine struct {
 	// Graphics adds a display, which Screenshot and VNC clients see, with a keyboard
 	// and a tablet on USB.
 	Graphics bool
+	// LocalTime has the board's clock show the host's local time, and make up for ticks
+	// that came too late, as systems want that were made for PCs. Zone is the file of
+	// the host's time zone; "" for UTC.
+	LocalTime bool
+	Zone      string
 	// TPM is the socket of the swtpm that is the machine's TPM 2.0; "" for none.
 	TPM string
 	// Events is the socket of a monitor to be listened to (Await); "" for none. With

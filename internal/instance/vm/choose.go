@@ -62,8 +62,11 @@ func choose(p *instance.Prepared, host instance.Host) (api.Machine, error) {
 	if _, known := emulators[arch]; !known {
 		return api.Machine{}, unsupported("no VM can be made for %s: only for amd64 and arm64", arch)
 	}
+	want, err := chooseGuest(want, arch, p.Rootfs.Image != nil, host)
+	if err != nil {
+		return api.Machine{}, err
+	}
 	m := api.Machine{Arch: arch}
-	var err error
 	if m.Virtualization, m.Reason, err = class(want.Virtualization, arch, host); err != nil {
 		return m, err
 	}
@@ -210,6 +213,10 @@ func chooseCPU(m *api.Machine, want api.VMSpec, host instance.Host) error {
 	m.Accelerator, m.CPUModel = "tcg", emulatedCPU[m.Arch]
 	if m.Virtualization == api.VirtHardware {
 		m.Accelerator, m.CPUModel = "kvm", hostCPU
+	}
+	if want.GuestOS == api.GuestWindows {
+		m.GuestOS = want.GuestOS
+		defer func() { m.CPUModel = enlighten(m.CPUModel, m.Accelerator) }()
 	}
 	if want.CPUModel == "" {
 		return nil

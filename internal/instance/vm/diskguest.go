@@ -43,6 +43,9 @@ func newDiskPlan(p *instance.Prepared, host instance.Host, chosen api.Machine, c
 		Full: chosen.Virtualization == api.VirtFull, Graphics: chosen.Graphics, QMP: in("qmp"), Console: in("out"), UID: p.Users.First,
 		MaxFile: maxFile(p, p.Rootfs.DiskSize, memory),
 	}
+	if chosen.GuestOS == api.GuestWindows {
+		m.LocalTime, m.Zone = true, host.Zone
+	}
 	if chosen.Firmware == api.FirmwareUEFI {
 		files, known := host.UEFI[chosen.Arch]
 		if !known {

@@ -36,8 +36,21 @@ func TestDiskPlanGolden(t *testing.T) {
 	full.Mounts = []instance.Mount{{Type: api.MountDisk, Name: "data", Source: "/volumes/data/disk.raw", Size: 1 << 30}}
 	disc := diskGuest()
 	disc.Spec.VM.Machine, disc.Spec.VM.CDROM, disc.Spec.VM.BootCDROM, disc.Mounts = api.MachinePC, "/srv/debian.iso", true, nil
-	for name, p := range map[string]*instance.Prepared{"disk": diskGuest(), "disk-full": full, "disk-cdrom": disc} {
-		got, err := New(Config{Cache: "/var/cache"}).Plan(p, uefiHost())
+	windows := diskGuest()
+	windows.Spec.VM = api.VMSpec{GuestOS: api.GuestWindows, CDROM: "/srv/virtio-win.iso"}
+	windows.Mounts, windows.Rootfs.Image.Agent = nil, false
+	h := uefiHost()
+	h.Zone, h.Swtpm, h.KVM, h.KVMReason = "/etc/localtime", "/usr/bin/swtpm", true, "a probe guest ran in KVM"
+	emulating := uefiHost()
+	emulating.Zone, emulating.Swtpm = h.Zone, h.Swtpm
+	for name, c := range map[string]struct {
+		p    *instance.Prepared
+		host instance.Host
+	}{
+		"disk": {diskGuest(), uefiHost()}, "disk-full": {full, uefiHost()}, "disk-cdrom": {disc, uefiHost()},
+		"windows": {windows, h}, "windows-emulated": {windows, emulating},
+	} {
+		got, err := New(Config{Cache: "/var/cache"}).Plan(c.p, c.host)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -107,6 +107,8 @@ func TestChoices(t *testing.T) {
 			"para graphics", "full graphics", "para graphics machine=microvm", "para tpm", "para tpm machine=microvm", "full tpm", "para watchdog", "para crash=pause", "para crash=pause machine=microvm", "para crash=sleep", "para tpm firmware=bios", "para graphics arch=arm64",
 			"disk=image", "para disk=image firmware=uefi", "full disk=image", "disk=image machine=microvm", "disk=image firmware=none",
 			"disk=image arch=arm64", "disk=image arch=arm64 firmware=uefi", "disk=image kernel=x",
+			"disk=image os=windows", "hardware disk=image os=windows", "hardware disk=image os=windows cpu=EPYC,hv-relaxed=on", "disk=image os=windows diskbus=virtio nic=virtio",
+			"full disk=image os=windows", "os=windows", "disk=image os=windows arch=arm64", "disk=image os=windows machine=microvm", "disk=image os=windows kernel=x", "disk=image os=beos", "os=linux",
 			"para cpu=EPYC,+svm", "para cpu=host", "hardware cpu=host", "hardware cpu=EPYC", "para cpu=Zen9", "para arch=arm64 cpu=max",
 		} {
 			p := prepared()
@@ -142,6 +144,10 @@ func wishFor(p *instance.Prepared, wish string) {
 				continue
 			}
 			vm.DiskBus = api.DiskBus(value)
+		case "diskbus":
+			vm.DiskBus = api.DiskBus(value)
+		case "os":
+			vm.GuestOS = api.GuestOS(value)
 		case "nic":
 			vm.NICModel = api.NICModel(value)
 		case "firmware":

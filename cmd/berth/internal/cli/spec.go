@@ -310,7 +310,7 @@ func (o *specOptions) readHealth(_ *global, spec *api.Spec) error {
 }
 
 // vmFlags are the flags that only a VM has.
-var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware", "cold-boot", "graphics", "tpm", "watchdog", "on-crash"}
+var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware", "cold-boot", "graphics", "tpm", "watchdog", "on-crash", "guest-os"}
 
 func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 	seed, err := o.readSeed()
@@ -334,6 +334,7 @@ func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 		oneOf("--machine", o.machine, &spec.VM.Machine, api.MachineMicroVM, api.MachineQ35, api.MachinePC, api.MachineVirt),
 		oneOf("--disk-bus", o.diskBus, &spec.VM.DiskBus, api.DiskVirtio, api.DiskAHCI, api.DiskIDE),
 		oneOf("--nic-model", o.nic, &spec.VM.NICModel, api.NICVirtio, api.NICE1000, api.NICE1000E, api.NICRTL8139),
+		oneOf("--guest-os", o.guestOS, &spec.VM.GuestOS, api.GuestLinux, api.GuestWindows),
 		oneOf("--on-crash", o.onCrash, &spec.VM.OnCrash, api.CrashRestart, api.CrashStop, api.CrashPause),
 		oneOf("--firmware", o.firmware, &spec.VM.Firmware, api.FirmwareNone, api.FirmwareBIOS, api.FirmwareUEFI),
 	)

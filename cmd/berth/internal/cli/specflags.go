@@ -53,7 +53,7 @@ type specOptions struct {
 	machine, diskBus, nic, firmware string
 	graphics, tpm, coldBoot         bool
 	watchdog                        bool
-	onCrash                         string
+	onCrash, guestOS                string
 	cdrom, userData, networkConfig  string
 	bootCDROM                       bool
 	sshKeys                         []string
@@ -152,6 +152,7 @@ func (o *specOptions) addVMFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&o.sshKeys, "ssh-key", nil, "of a disk image: file with public keys of the guest's default user")
 
 	f.BoolVar(&o.graphics, "graphics", false, "give a VM a display, which 'berth vga' shows, with keyboard and tablet")
+	f.StringVar(&o.guestOS, "guest-os", "", "what a disk image holds, which decides devices and clock: linux, windows (default linux)")
 	f.BoolVar(&o.tpm, "tpm", false, "give a VM a TPM 2.0 that keeps its state")
 	f.BoolVar(&o.watchdog, "watchdog", false, "give a VM a watchdog: a guest that feeds it no more has crashed")
 	f.StringVar(&o.onCrash, "on-crash", "", "what becomes of a VM whose guest crashed: restart, stop, pause (default: as the guest has it; with --watchdog stop)")
