@@ -29,6 +29,7 @@ const (
 //
 //	created ──start──▶ running ◀──▶ paused
 //	                     │
+//	                     ├─ suspend ─▶ suspended ──resume, start──▶ running
 //	                     ├─ stop, kill, own exit ─▶ exited ──start──▶ running
 //	                     ├─ own exit, restart policy ─▶ restarting ─▶ running
 //	                     └─ fault of the host, QEMU, the keeper ─▶ failed ──start──▶ running
@@ -41,6 +42,7 @@ const (
 	Running    State = "running"    // its entrypoint runs
 	Paused     State = "paused"     // frozen in memory
 	Stopping   State = "stopping"   // asked to end, not ended yet
+	Suspended  State = "suspended"  // saved on disk, and goes on from there
 	Restarting State = "restarting" // ended; its restart policy will start it again
 	Exited     State = "exited"     // its entrypoint ended; the exit code is known
 	Failed     State = "failed"     // ended by a fault; Status.Error says which

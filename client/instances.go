@@ -101,6 +101,18 @@ func (c *Client) Pause(ctx context.Context, ref string) error { return c.act(ctx
 // Unpause thaws a paused instance.
 func (c *Client) Unpause(ctx context.Context, ref string) error { return c.act(ctx, ref, "unpause") }
 
+// Suspend saves a VM to disk and takes its memory back.
+func (c *Client) Suspend(ctx context.Context, ref string) error { return c.act(ctx, ref, "suspend") }
+
+// Resume lets a suspended VM go on from where it was saved.
+func (c *Client) Resume(ctx context.Context, ref string) (api.Instance, error) {
+	path, err := at("instances", ref, "resume")
+	if err != nil {
+		return api.Instance{}, err
+	}
+	return call[api.Instance](ctx, c, request{method: "POST", path: path})
+}
+
 // Rename gives an instance another name.
 func (c *Client) Rename(ctx context.Context, ref, name string) error {
 	return c.act(ctx, ref, "rename", "name", name)

@@ -16,6 +16,7 @@ import (
 // upgrade of berthd the runs are still there; after a reboot of the host none
 // is.
 //
+//	saved                       suspended; what is left of its run is ended
 //	same boot, run found        supervise it; its end may already be recorded
 //	same boot, run not found    failed, with the reason
 //	rebooted                    exited; started again if the policy says so
@@ -62,6 +63,8 @@ func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 	switch {
 	case st.State == api.Removing:
 		return e.resumeRemoval(ctx, en)
+	case e.saved(en.id):
+		return e.adoptSuspended(ctx, en)
 	case rebooted:
 		return e.afterReboot(ctx, en)
 	case st.State == api.Restarting:

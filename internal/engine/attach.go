@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -29,27 +30,98 @@ type attachment struct {
 // as soon as nothing can be missed: a caller starts the instance after that.
 //
 // Of an instance that is removed when it ends, Attach returns after the
-// removal.
+// removal. One that is suspended is waited for.
 func (e *Engine) Attach(ctx context.Context, ref string, s instance.Streams, ready func()) (api.Exit, error) {
 	en, err := e.find(ref)
 	if err != nil {
 		return api.Exit{}, err
 	}
 	ready = sync.OnceFunc(ready)
-	r, connected, err := e.awaitRun(ctx, en, ready)
-	if err != nil {
-		return api.Exit{}, api.E("attach", "", en.name(), err)
+	var in *relay
+	if s.Stdin != nil && en.instance().Spec.Kind == api.VM {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		in = newRelay(ctx, s.Stdin)
 	}
-	a, ok := r.handle.(instance.Attacher)
-	if !ok {
-		close(connected)
-		return api.Exit{}, cannot("attach", en.instance())
+	for {
+		r, connected, err := e.awaitRun(ctx, en, ready)
+		if err != nil {
+			return api.Exit{}, api.E("attach", "", en.name(), err)
+		}
+		a, ok := r.handle.(instance.Attacher)
+		if !ok {
+			close(connected)
+			return api.Exit{}, cannot("attach", en.instance())
+		}
+		if in != nil {
+			s.Stdin = in.until(r.ended)
+		}
+		err = a.Attach(ctx, s, sync.OnceFunc(func() { close(connected); ready() }))
+		if err != nil {
+			return api.Exit{}, api.E("attach", "", en.name(), err)
+		}
+		exit, err := e.awaitExit(ctx, en, r)
+		if err != nil || !r.suspended {
+			return exit, err
+		}
 	}
-	err = a.Attach(ctx, s, sync.OnceFunc(func() { close(connected); ready() }))
-	if err != nil {
-		return api.Exit{}, api.E("attach", "", en.name(), err)
+}
+
+// relay hands a client's input to one run after another.
+type relay struct {
+	pieces chan []byte
+	err    error // why it has ended, once pieces is closed
+}
+
+// newRelay reads from r until it ends, or ctx does.
+func newRelay(ctx context.Context, r io.Reader) *relay {
+	in := &relay{pieces: make(chan []byte)}
+	go func() {
+		defer close(in.pieces)
+		for {
+			piece := make([]byte, 32<<10)
+			n, err := r.Read(piece)
+			if n > 0 {
+				select {
+				case in.pieces <- piece[:n]:
+				case <-ctx.Done():
+					err = ctx.Err()
+				}
+			}
+			if err != nil {
+				in.err = err
+				return
+			}
+		}
+	}()
+	return in
+}
+
+// until returns what reads from the relay as long as a run does not end.
+func (in *relay) until(ended <-chan struct{}) io.Reader { return &relayed{relay: in, ended: ended} }
+
+// relayed is one run's part of the input.
+type relayed struct {
+	*relay
+	ended <-chan struct{}
+	left  []byte
+}
+
+func (in *relayed) Read(p []byte) (int, error) {
+	for len(in.left) == 0 {
+		var open bool
+		select {
+		case in.left, open = <-in.pieces:
+			if !open {
+				return 0, in.err
+			}
+		case <-in.ended:
+			return 0, io.ErrClosedPipe
+		}
 	}
-	return e.awaitExit(ctx, en, r)
+	n := copy(p, in.left)
+	in.left = in.left[n:]
+	return n, nil
 }
 
 // awaitRun returns the run to attach to, and a channel to close once attached.

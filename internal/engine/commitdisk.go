@@ -59,6 +59,9 @@ func (e *Engine) copyDisk(ctx context.Context, en *entry, base image.Image, to s
 			}
 		}
 	}
+	if rec.Status.State == api.Suspended {
+		return errSuspended("", rec.Name)
+	}
 	err = disk.Clone(to, e.rootfs(rec, base).Disk)
 	if errors.Is(err, os.ErrNotExist) {
 		err = api.E("", api.Conflict, "", errors.New("it was never started and is as its image is; give that a further name with 'berth image tag'"))

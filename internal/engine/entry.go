@@ -42,6 +42,8 @@ type run struct {
 	prepared *instance.Prepared
 	ended    chan struct{} // closed once exit is set and the run is cleaned up
 	exit     api.Exit
+
+	suspended bool // it is saved and another run will go on; set before ended is closed
 }
 
 func newEntry(r record) *entry {

@@ -22,6 +22,9 @@ const idleGrace = 10 * time.Second
 // mounts, for as long as use needs it. Its record says nothing of that: to users it is at
 // rest, and an engine that finds the run after a crash ends it. The caller holds entry.op.
 func (e *Engine) idle(ctx context.Context, rec record, img image.Image, use func(*instance.Prepared, instance.Handle) error) (err error) {
+	if e.saved(rec.ID) {
+		return errSuspended("", rec.Name)
+	}
 	driver, err := e.driver(rec.Spec.Kind)
 	if err != nil {
 		return err

@@ -29,7 +29,7 @@ func (e *Engine) List(_ context.Context, o ListOptions) ([]api.Instance, error) 
 	list := []api.Instance{}
 	for _, en := range e.entries() {
 		inst := en.instance()
-		visible := o.All || byStatus || inst.Status.State.Alive() || inst.Status.State == api.Restarting
+		visible := o.All || byStatus || inst.Status.State.Alive() || inst.Status.State == api.Restarting || inst.Status.State == api.Suspended
 		if visible && matchInstance(o.Filters, inst) {
 			list = append(list, inst)
 		}

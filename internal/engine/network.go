@@ -37,7 +37,7 @@ func (e *Engine) prepareNetwork(ctx context.Context, en *entry, p *instance.Prep
 	if err != nil {
 		return err
 	}
-	u.Add(func(ctx context.Context) error { return e.network.Detach(ctx, p.ID) })
+	u.Add(func(ctx context.Context) error { return e.releaseNetwork(ctx, p.ID) })
 	plug := instance.Interface{Network: ep.Network, Name: "eth0", HostName: ep.HostName, Bridge: ep.Bridge, MAC: ep.MAC, MTU: ep.MTU}
 	for _, a := range ep.Address {
 		plug.Address = append(plug.Address, a.String())
@@ -68,8 +68,12 @@ func showNetwork(st *api.Status, p *instance.Prepared) {
 	}
 }
 
-// releaseNetwork detaches an instance. It is no error if it is not attached.
+// releaseNetwork detaches an instance, unless it is suspended. It is no error if it is
+// not attached.
 func (e *Engine) releaseNetwork(ctx context.Context, id string) error {
+	if e.saved(id) {
+		return nil
+	}
 	return e.network.Detach(ctx, id)
 }
 
@@ -81,11 +85,11 @@ func (e *Engine) renameNetwork(ctx context.Context, en *entry, name string) erro
 	return e.network.Rename(ctx, en.id, name)
 }
 
-// applyNetwork tells the network which instances are alive.
+// applyNetwork tells the network which instances are alive or suspended.
 func (e *Engine) applyNetwork(ctx context.Context) error {
 	var ids []string
 	for _, en := range e.entries() {
-		if r := en.currentRun(); r != nil && len(r.prepared.Interfaces) > 0 {
+		if r := en.currentRun(); r != nil && len(r.prepared.Interfaces) > 0 || e.saved(en.id) {
 			ids = append(ids, en.id)
 		}
 	}

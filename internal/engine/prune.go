@@ -21,7 +21,7 @@ func (e *Engine) Prune(ctx context.Context, o PruneOptions) (api.Pruned, error) 
 	var p api.Pruned
 	for _, en := range e.entries() {
 		st := en.snapshot().State
-		if st.Alive() || st == api.Restarting {
+		if st.Alive() || st == api.Restarting || st == api.Suspended {
 			continue
 		}
 		name := en.name()

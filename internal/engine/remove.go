@@ -34,6 +34,8 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 		if err := e.stop(ctx, en, StopOptions{Signal: "KILL", Timeout: &none}); err != nil {
 			return err
 		}
+	} else if en.snapshot().State == api.Suspended && !o.Force {
+		return errSuspended("remove", en.name())
 	}
 	return e.remove(ctx, en, o)
 }
@@ -53,13 +55,15 @@ func (e *Engine) remove(ctx context.Context, en *entry, o RemoveOptions) error {
 	if err := e.removeUnnamedVolumes(ctx, inst, o.Volumes); err != nil {
 		return err
 	}
-	if err := errors.Join(os.RemoveAll(e.runDir(en.id)), os.RemoveAll(e.dir(en.id))); err != nil {
+	err := errors.Join(os.RemoveAll(e.runDir(en.id)), os.RemoveAll(e.dir(en.id)), e.releaseNetwork(ctx, en.id)) // it may have been suspended
+	if err != nil {
 		return api.E("remove", "", inst.Name, err)
 	}
 	e.publish(en, "remove", nil)
 	if err := e.forget(ctx, en); err != nil {
 		return err
 	}
+	en.failPending(notFound(inst.Name))
 	e.images.Release(en.id)
 	return nil
 }

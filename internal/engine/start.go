@@ -151,7 +151,12 @@ func (e *Engine) recordFailedStart(ctx context.Context, en *entry, before api.St
 	}
 	err := e.change(ctx, en, func(r *record) {
 		r.Status.State, r.Status.Error, r.Status.ExitCode = before.State, cause.Error(), &code
-		r.Status.PID, r.Status.Interfaces, r.Status.Ports = 0, nil, nil
+		r.Status.PID = 0
+		if before.State == api.Suspended && e.saved(en.id) {
+			r.Status.ExitCode = before.ExitCode
+			return
+		}
+		r.Status.Interfaces, r.Status.Ports = nil, nil
 		if before.State != api.Created {
 			r.Status.State = api.Failed
 		}

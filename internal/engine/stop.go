@@ -44,6 +44,9 @@ func (e *Engine) stop(ctx context.Context, en *entry, o StopOptions) error {
 			}
 			return err
 		}
+		if inst.Status.State == api.Suspended {
+			return errSuspended("stop", inst.Name)
+		}
 		return nil
 	}
 	signal, grace := r.prepared.Process.StopSignal, inst.Spec.StopTimeout.Or(defaultStopTimeout)
@@ -124,7 +127,7 @@ func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
 
 // Kill sends a signal to the entrypoint. An empty signal is SIGKILL. It does
 // not wait for an effect. SIGKILL and the stop signal count as a user's wish
-// to end the instance.
+// to end the instance; of one that is suspended SIGKILL gives up what it had in memory.
 func (e *Engine) Kill(ctx context.Context, ref, signal string) error {
 	en, err := e.find(ref)
 	if err != nil {
@@ -133,6 +136,16 @@ func (e *Engine) Kill(ctx context.Context, ref, signal string) error {
 	n, err := parseSignal(first(signal, "KILL"))
 	if err != nil {
 		return err
+	}
+	if n == int(syscall.SIGKILL) && en.snapshot().State == api.Suspended {
+		unlock, err := en.lock(ctx)
+		if err != nil {
+			return api.E("kill", "", ref, err)
+		}
+		defer unlock()
+		if e.saved(en.id) && en.currentRun() == nil {
+			return e.discard(ctx, en)
+		}
 	}
 	h, err := en.handle("kill")
 	if err != nil {

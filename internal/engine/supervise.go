@@ -33,12 +33,16 @@ func (e *Engine) supervise(ctx context.Context, en *entry, r *run) {
 // finish takes the run's resources back, records how it ended, and lets the
 // restart policy decide what comes next.
 func (e *Engine) finish(ctx context.Context, en *entry, r *run, exit api.Exit) {
-	spec := en.instance().Spec
+	spec, saved := en.instance().Spec, e.saved(en.id)
 	// A VM's files tell a Stop that waits too how it ended.
 	e.release(ctx, en, r, spec.AutoRemove && !exit.Reboot && spec.Kind == api.Container)
 	restart := false
 	end := func(rec *record) {
 		st := &rec.Status
+		if saved {
+			suspended(rec)
+			return
+		}
 		if exit.Time.Sub(st.Started) > restartSettled {
 			rec.FailedRuns = 0
 		}
@@ -67,8 +71,12 @@ func (e *Engine) finish(ctx context.Context, en *entry, r *run, exit api.Exit) {
 	} else if err := e.change(ctx, en, end); err != nil {
 		e.log.Error("record the end of a run", "instance", en.name(), "error", err)
 	}
-	r.exit = exit
+	r.exit, r.suspended = exit, saved
 	en.endRun(r)
+	if saved {
+		e.publish(en, "suspend", nil)
+		return
+	}
 	e.publish(en, "exit", exitDetail(exit))
 	switch {
 	case restart:

@@ -30,6 +30,9 @@ func (e *Engine) Update(ctx context.Context, ref string, c Changes) (api.Instanc
 	}
 	defer unlock()
 	spec := en.instance().Spec
+	if c.Limits != nil && en.snapshot().State == api.Suspended {
+		return api.Instance{}, errSuspended("update", spec.Name)
+	}
 	disk := spec.Limits.Disk
 	if c.Restart != nil {
 		spec.Restart = *c.Restart
@@ -144,7 +147,8 @@ func (e *Engine) Wait(ctx context.Context, ref, condition string) (api.Exit, err
 	switch condition {
 	case WaitNotRunning:
 		cond = func() bool {
-			return en.removed || en.run == nil && !en.rec.Status.State.Alive() && en.rec.Status.State != api.Restarting
+			st := en.rec.Status.State
+			return en.removed || en.run == nil && !st.Alive() && st != api.Restarting && st != api.Suspended
 		}
 	case WaitNextExit:
 		finished := en.snapshot().Finished

@@ -63,13 +63,13 @@ func (e *Engine) prepareDisk(ctx context.Context, rec record, m api.Mount) (path
 	return v.Path, v.Size, err
 }
 
-// diskUser returns the name of another instance that runs with a disk, which one of the
+// diskUser returns the name of another instance that runs, or will go on, with a disk, which one of the
 // two would write; "" where there is none. Two that start at one moment are told apart
 // by QEMU, which locks what it writes.
 func (e *Engine) diskUser(id string, m api.Mount) string {
 	for _, en := range e.entries() {
 		inst := en.instance()
-		if inst.ID == id || !inst.Status.State.Alive() {
+		if inst.ID == id || !inst.Status.State.Alive() && inst.Status.State != api.Suspended {
 			continue
 		}
 		for _, other := range inst.Spec.Mounts {

@@ -205,6 +205,22 @@ type Pauser interface {
 	Unpause(context.Context) error
 }
 
+// Saver writes a run to disk, so that another one can go on from there.
+type Saver interface {
+	// Save writes all that the run has in memory to the new directory dir, which appears
+	// when it is whole: in Prepared.SavedDir it is where the next Create goes on. The run
+	// stands still meanwhile, and goes on afterwards unless it is to end. Where Save
+	// fails, nothing is left of dir and the run goes on. Kind Unsupported: it cannot be
+	// saved, and was not touched.
+	Save(ctx context.Context, dir string, o SaveOptions) error
+}
+
+// SaveOptions say what Save does beside saving the memory.
+type SaveOptions struct {
+	Disks bool // the disks are saved too, as they are at that moment
+	End   bool // the run ends once it is saved
+}
+
 // Freezer holds a run still as a whole, with what it keeps on its disks at rest.
 type Freezer interface {
 	// Freeze returns once nothing moves. thaw lets the run go on.

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	"github.com/berthcloud/berth/api"
@@ -37,6 +38,13 @@ type Prepared struct {
 	LogPath string `json:"log_path"`
 	Cgroup  string `json:"cgroup"` // path below the hierarchy's root that the run owns, as in /berth/ID
 }
+
+// SavedDir is where a run of the instance is saved that is to go on: a Create that finds
+// it makes one that does, and the Start of that one removes it.
+func (p *Prepared) SavedDir() string { return filepath.Join(p.Dir, SavedName) }
+
+// SavedName is the name of SavedDir in Prepared.Dir.
+const SavedName = "suspended"
 
 // Process is the entrypoint of a run.
 type Process struct {

@@ -110,6 +110,8 @@ func (b *builder) display() {
 func (b *builder) memory() string {
 	rest := fmt.Sprintf("id=ram,size=%d", b.m.Memory)
 	switch {
+	case b.m.Template != nil && b.m.Template.RAM == "":
+		// All of it is in the state that is loaded.
 	case b.m.Template != nil && b.m.Template.Copy:
 		// QEMU opens it by name, for writing too; and a sealed file in memory has no
 		// name but that of a descriptor.
@@ -175,11 +177,11 @@ func (b *builder) processor() {
 }
 
 func (b *builder) boot() {
-	if b.m.Kernel == "" {
-		return
-	}
-	if b.m.Template != nil && b.m.Template.Copy {
+	copied := b.m.Template != nil && b.m.Template.Copy
+	if copied || b.m.Incoming {
 		b.add("-incoming", "defer") // it has booted
+	}
+	if copied || b.m.Kernel == "" {
 		return
 	}
 	b.add("-kernel", b.show("/kernel", b.m.Kernel, ""))

@@ -109,6 +109,9 @@ type Machine struct {
 
 	// Template makes this machine a template or a copy of one; nil for neither.
 	Template *Template
+	// Incoming starts the machine without anything in it: Monitor.LoadAll fills it with
+	// what SaveAll saved of one that was laid out alike.
+	Incoming bool
 
 	Disks  []Disk
 	Ports  []Port
@@ -127,7 +130,9 @@ type Machine struct {
 // Template makes a machine one that others begin as copies of, without a boot of their
 // own, or such a copy.
 type Template struct {
-	RAM string // a file of Memory bytes, which QEMU's user may read and write
+	// RAM is a file of Memory bytes, which QEMU's user may read and write; "" where an
+	// Incoming copy brings all of its memory along.
+	RAM string
 	// Copy is for the copies: Monitor.Load begins them, and what they write to
 	// their memory stays their own. The template's own memory is the file, which
 	// Monitor.Save leaves whole.

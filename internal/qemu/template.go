@@ -19,9 +19,14 @@ func (m *Monitor) Save(ctx context.Context, state *os.File) error {
 	if err := m.Stop(ctx); err != nil {
 		return err
 	}
-	if err := m.ignoreShared(ctx); err != nil {
+	if err := m.ignoreShared(ctx, true); err != nil {
 		return err
 	}
+	return m.migrate(ctx, state)
+}
+
+// migrate has QEMU write the machine's state to a file or pipe.
+func (m *Monitor) migrate(ctx context.Context, state *os.File) error {
 	if err := m.executeWith(ctx, "getfd", map[string]string{"fdname": stateName}, nil, state); err != nil {
 		return err
 	}
@@ -29,11 +34,8 @@ func (m *Monitor) Save(ctx context.Context, state *os.File) error {
 		return err
 	}
 	return m.poll(ctx, func() (bool, error) {
-		var status struct {
-			Status string `json:"status"`
-			Error  string `json:"error-desc"`
-		}
-		if err := m.Execute(ctx, "query-migrate", nil, &status); err != nil {
+		status, err := m.migration(ctx)
+		if err != nil {
 			return false, err
 		}
 		if status.Status == "failed" {
@@ -43,12 +45,28 @@ func (m *Monitor) Save(ctx context.Context, state *os.File) error {
 	})
 }
 
+// migration is what QEMU says of the last migration.
+type migration struct {
+	Status string `json:"status"` // "" before the first
+	Error  string `json:"error-desc"`
+}
+
+func (m *Monitor) migration(ctx context.Context) (status migration, err error) {
+	err = m.Execute(ctx, "query-migrate", nil, &status)
+	return status, err
+}
+
 // Load makes a machine that has just been started a copy of what Save saved. It
 // stands still after it, until Cont. A QEMU that cannot read the state ends.
 func (m *Monitor) Load(ctx context.Context, state *os.File) error {
-	if err := m.ignoreShared(ctx); err != nil {
+	if err := m.ignoreShared(ctx, true); err != nil {
 		return err
 	}
+	return m.incoming(ctx, state)
+}
+
+// incoming has QEMU read a machine's state.
+func (m *Monitor) incoming(ctx context.Context, state *os.File) error {
 	if err := m.executeWith(ctx, "getfd", map[string]string{"fdname": stateName}, nil, state); err != nil {
 		return err
 	}
@@ -61,13 +79,13 @@ func (m *Monitor) Load(ctx context.Context, state *os.File) error {
 	})
 }
 
-// ignoreShared leaves memory that is a file out of a saved state.
-func (m *Monitor) ignoreShared(ctx context.Context) error {
+// ignoreShared leaves memory that is a file out of a saved state, or not.
+func (m *Monitor) ignoreShared(ctx context.Context, yes bool) error {
 	type capability struct {
 		Capability string `json:"capability"`
 		State      bool   `json:"state"`
 	}
-	return m.Execute(ctx, "migrate-set-capabilities", map[string][]capability{"capabilities": {{"x-ignore-shared", true}}}, nil)
+	return m.Execute(ctx, "migrate-set-capabilities", map[string][]capability{"capabilities": {{"x-ignore-shared", yes}}}, nil)
 }
 
 // poll asks until the answer is yes: QEMU reports the end of a migration by an event

@@ -49,6 +49,8 @@ type Lives interface {
 	Kill(ctx context.Context, ref, signal string) error
 	Pause(ctx context.Context, ref string) error
 	Unpause(ctx context.Context, ref string) error
+	Suspend(ctx context.Context, ref string) error
+	Resume(ctx context.Context, ref string) (api.Instance, error)
 	Wait(ctx context.Context, ref, condition string) (api.Exit, error)
 }
 

@@ -190,6 +190,10 @@ func (s *Server) instanceRoutes(a huma.API) {
 		func(ctx context.Context, in *RefInput) (struct{}, error) { return none(s.Lives.Pause(ctx, in.Ref)) })
 	handle(a, route{id: "unpause-instance", method: "POST", path: one + "/unpause", tag: tag, summary: "Let a paused instance go on"},
 		func(ctx context.Context, in *RefInput) (struct{}, error) { return none(s.Lives.Unpause(ctx, in.Ref)) })
+	handle(a, route{id: "suspend-instance", method: "POST", path: one + "/suspend", tag: tag, summary: "Save a VM to disk and take its memory back"},
+		func(ctx context.Context, in *RefInput) (struct{}, error) { return none(s.Lives.Suspend(ctx, in.Ref)) })
+	handle(a, route{id: "resume-instance", method: "POST", path: one + "/resume", tag: tag, summary: "Let a suspended VM go on from where it was saved"},
+		func(ctx context.Context, in *RefInput) (api.Instance, error) { return s.Lives.Resume(ctx, in.Ref) })
 	handle(a, route{id: "wait-instance", method: "GET", path: one + "/wait", tag: tag, summary: "Wait for an instance to end or to be removed"},
 		func(ctx context.Context, in *waitInput) (api.Exit, error) {
 			ctx, cancel := s.untilClosing(ctx)

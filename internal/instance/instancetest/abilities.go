@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/berthcloud/berth/api"
@@ -58,6 +60,87 @@ func testPause(t *testing.T, h Harness) {
 		t.Fatal(err)
 	}
 	wantState(t, run, api.Running)
+}
+
+// counting says a number that only its memory knows, whenever it is told to go on.
+const counting = `n=0; trap 'exit 3' USR1; trap 'n=$((n+1)); echo count $n' USR2; echo ready; while :; do sleep 0.05; done`
+
+// said returns what a counting run says next.
+func said(t *testing.T, run instance.Handle, out *buffer, want string) {
+	t.Helper()
+	if err := run.Signal(t.Context(), int(syscall.SIGUSR2)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it says "+want, func() bool { return strings.HasSuffix(out.String(), want+"\n") })
+}
+
+// testSuspend saves a run, has it end, and has others go on from there, twice.
+func testSuspend(t *testing.T, h Harness) {
+	p, run := create(t, h, shell(counting))
+	ability[instance.Saver](t, run)
+	for lap, want := range []string{"count 1", "count 2", "count 3"} {
+		var out buffer
+		done := attach(t, run, instance.Streams{Stdout: &out})
+		start(t, run)
+		wantState(t, run, api.Running)
+		if lap == 0 {
+			eventually(t, "it listens", func() bool { return out.String() == "ready\n" })
+		}
+		said(t, run, &out, want)
+		if lap == 2 {
+			break
+		}
+		if err := run.(instance.Saver).Save(t.Context(), p.SavedDir(), instance.SaveOptions{End: true}); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, run)
+		if err := <-done; err != nil {
+			t.Errorf("attach: %v", err)
+		}
+		remove(t, run)
+		var err error
+		if run, err = h.Driver(t).Create(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		defer remove(t, run)
+		wantState(t, run, api.Created)
+	}
+	if err := run.Signal(t.Context(), int(syscall.SIGUSR1)); err != nil {
+		t.Fatal(err)
+	}
+	if exit := wait(t, run); exit.Code != 3 || exit.Error != "" {
+		t.Errorf("exit = %+v; want code 3", exit)
+	}
+	if _, err := os.Stat(p.SavedDir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was saved is left: %v", err)
+	}
+}
+
+// testSaveAndGoOn saves a run that goes on, twice, and in between to where nothing can
+// be written.
+func testSaveAndGoOn(t *testing.T, h Harness) {
+	_, run := create(t, h, shell(counting))
+	s := ability[instance.Saver](t, run)
+	var out buffer
+	attach(t, run, instance.Streams{Stdout: &out})
+	start(t, run)
+	eventually(t, "it listens", func() bool { return out.String() == "ready\n" })
+	dir := t.TempDir()
+	for _, c := range []struct {
+		dir, want string
+		fails     bool
+	}{{dir + "/one", "count 1", false}, {dir + "/none/such", "count 2", true}, {dir + "/two", "count 3", false}} {
+		err := s.Save(t.Context(), c.dir, instance.SaveOptions{})
+		if (err != nil) != c.fails {
+			t.Fatalf("%s: %v", c.dir, err)
+		}
+		wantState(t, run, api.Running)
+		said(t, run, &out, c.want)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("%v, %v; want one and two", entries, err)
+	}
 }
 
 func testCopy(t *testing.T, h Harness) {

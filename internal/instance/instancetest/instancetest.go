@@ -94,6 +94,8 @@ func Run(t *testing.T, h Harness) {
 		{"Update", testUpdate},
 		{"Exec", testExec},
 		{"Pause", testPause},
+		{"Suspend", testSuspend},
+		{"SaveAndGoOn", testSaveAndGoOn},
 		{"Copy", testCopy},
 		{"StatsAndTop", testStatsAndTop},
 	}

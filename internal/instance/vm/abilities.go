@@ -182,13 +182,7 @@ func (h *handle) Unpause(ctx context.Context) error {
 	if err := m.Cont(ctx); err != nil {
 		return h.fail("unpause", err)
 	}
-	if h.startsItself() && !h.p.Rootfs.Image.Agent {
-		return nil
-	}
-	short, cancel := context.WithTimeout(ctx, clockTimeout)
-	defer cancel()
-	// The machine goes on in any case; a wrong clock is no reason to say it does not.
-	_ = h.withAgent(short, func(c *agent.Client) error { return c.SetClock(short, time.Now()) })
+	h.tellTime(ctx)
 	return nil
 }
 

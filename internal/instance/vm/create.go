@@ -20,6 +20,13 @@ import (
 
 // Create makes the machine and leaves its processor stopped.
 func (d *Driver) Create(ctx context.Context, p *instance.Prepared) (instance.Handle, error) {
+	if _, err := os.Stat(p.SavedDir()); err == nil {
+		h, err := d.createSaved(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		return h, nil
+	}
 	plan, err := newPlan(p, d.cfg.Host, d.cfg.Cache)
 	if err != nil {
 		return nil, err
@@ -45,10 +52,16 @@ func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (
 	h := &handle{driver: d, p: p, run: runFile{
 		Machine: plan.Machine, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory, Disk: p.Rootfs.DiskSize,
 		MaxCPUs: plan.machine.MaxCPUs, MaxMemory: plan.machine.MaxMemory,
+		Layout: &plan.machine, Resumed: plan.saved,
 	}}
 	// Everything below is taken back by the one function that also ends a run.
 	u.Add(h.clean)
-	if err := h.makeDisks(ctx, plan); err != nil {
+	if plan.saved {
+		err = h.takeFiles()
+	} else {
+		err = h.makeDisks(ctx, plan)
+	}
+	if err != nil {
 		return fail(err)
 	}
 	if err := h.writeFiles(ctx, plan); err != nil {
@@ -75,8 +88,12 @@ func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (
 	if _, err := d.cfg.Keeper.Start(ctx, h.process(plan, dirs, memory)); err != nil {
 		return fail(err)
 	}
+	load := h.load
+	if plan.saved {
+		load = h.loadSaved
+	}
 	if plan.state != "" {
-		if err := h.load(ctx, plan.state); err != nil {
+		if err := load(ctx, plan.state); err != nil {
 			return fail(err)
 		}
 	}
@@ -150,7 +167,7 @@ func (h *handle) makeDisk(ctx context.Context, path string, durable bool) error 
 
 // writeFiles writes what the launcher, QEMU and the guest read.
 func (h *handle) writeFiles(ctx context.Context, plan *plan) error {
-	if h.startsItself() {
+	if h.startsItself() || plan.saved { // a saved machine brings along what its guest reads
 		return h.writeGuestFiles(ctx, plan)
 	}
 	if err := plan.markFiles(); err != nil {
@@ -243,7 +260,7 @@ func (h *handle) clean(ctx context.Context) error {
 	errs = append(errs, err)
 	// run.json goes last: as long as it stands, the run can be found and
 	// cleaned again.
-	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", "seed", vncFile, "tpm", "tpm.json", "events", crashFile, "run.json"}
+	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", "seed", vncFile, "tpm", "tpm.json", "events", crashFile, savingMark, "run.json"}
 	for i := range h.p.Mounts {
 		names = append([]string{fmt.Sprintf("fs%d", i), fmt.Sprintf("fs%d.json", i)}, names...)
 	}

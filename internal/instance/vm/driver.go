@@ -16,11 +16,12 @@
 //	qmp, ctl, in, out, err  sockets
 //	vnc                     the display's password
 //	wake                    of a copy of a template: the socket that it is woken by
-//	woken                   exists where it was
+//	woken                   exists where it was, or where it goes on from a saved machine
 //	events                  a monitor that tells of crashes
 //	crashed                 exists where Berth ended QEMU because the guest crashed
 //	exit                    the entrypoint's exit code, written by the guest
 //	killed                  exists where Berth itself ended QEMU by force
+//	saving                  names the saved machine that is being written
 package vm
 
 import (
@@ -112,10 +113,15 @@ func (d *Driver) Adopt(ctx context.Context, p *instance.Prepared) (instance.Hand
 	if err != nil {
 		return nil, api.E("adopt", api.Corrupt, p.Spec.Name, err)
 	}
-	if _, err := d.cfg.Keeper.Status(ctx, p.ID); err != nil {
+	h := &handle{driver: d, p: p, run: *run}
+	if st, err := d.cfg.Keeper.Status(ctx, p.ID); err != nil {
 		return nil, api.E("adopt", "", p.Spec.Name, err)
+	} else if st.Exit == nil {
+		if err := h.recover(ctx); err != nil {
+			d.cfg.Log.Warn("a machine that was being saved or resumed does not go on", "instance", p.Spec.Name, "error", err)
+		}
 	}
-	return &handle{driver: d, p: p, run: *run}, nil
+	return h, nil
 }
 
 // runFile is what Create decided, for Adopt.
@@ -129,6 +135,9 @@ type runFile struct {
 	// What a running machine can grow to; 0 where it cannot.
 	MaxCPUs   int   `json:"max_cpus,omitempty"`
 	MaxMemory int64 `json:"max_memory,omitempty"`
+
+	Layout  *qemu.Machine `json:"layout"`            // as it was started; for one that goes on from it
+	Resumed bool          `json:"resumed,omitempty"` // it goes on from a saved machine
 }
 
 func readRun(dir string) (*runFile, error) {

@@ -61,7 +61,10 @@ func (h *handle) fail(op string, err error) error { return api.E(op, "", h.p.Spe
 // Start lets the machine go and returns when its entrypoint runs.
 func (h *handle) Start(ctx context.Context) (instance.Status, error) {
 	start := h.boot
-	if h.startsItself() {
+	switch {
+	case h.run.Resumed:
+		start = func(ctx context.Context) error { return h.fail("start", h.resume(ctx)) }
+	case h.startsItself():
 		start = func(ctx context.Context) error { return h.fail("start", h.letGo(ctx)) }
 	}
 	if err := start(ctx); err != nil {
@@ -386,10 +389,11 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 	return s, nil
 }
 
-// sleeps reports whether the machine is a copy of a template that was not started yet.
+// sleeps reports whether the machine is a copy of a template, or of a saved machine,
+// that was not started yet.
 func (h *handle) sleeps() bool {
 	_, err := os.Stat(h.inRun("woken"))
-	return h.run.Machine.Template != "" && err != nil
+	return (h.run.Machine.Template != "" || h.run.Resumed) && err != nil
 }
 
 // Update changes the limits live.

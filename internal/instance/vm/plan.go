@@ -43,7 +43,8 @@ type plan struct {
 	NoTemplate string `json:"no_template,omitempty"`
 
 	machine qemu.Machine
-	state   string // of a copy of a template: the file that it begins from
+	state   string // of a copy of a template, and of a saved machine: the file that it begins from
+	saved   bool   // it goes on from a saved machine
 }
 
 // Plan says what Create would do.

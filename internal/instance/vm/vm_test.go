@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -243,6 +244,7 @@ func newHarness(t *testing.T) *harness {
 func (h *harness) driver() *vm.Driver {
 	return vm.New(vm.Config{
 		Keeper: h.keeper, Launcher: h.bin + "/berth-qemu", Agents: map[string]string{"amd64": h.bin + "/berth-agent"}, Cache: h.cache, Host: h.host,
+		Log: slog.New(slog.DiscardHandler),
 	})
 }
 

@@ -32,6 +32,8 @@ func commands() []command {
 		{groupInstances, "restart", newRestartCommand},
 		{groupInstances, "pause", newPauseCommand},
 		{groupInstances, "unpause", newUnpauseCommand},
+		{groupInstances, "suspend", newSuspendCommand},
+		{groupInstances, "resume", newResumeCommand},
 		{groupInstances, "rm", newRemoveCommand},
 		{groupInstances, "rename", newRenameCommand},
 		{groupInstances, "update", newUpdateCommand},

@@ -1,0 +1,168 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/testenv"
+)
+
+// suspendScenarios save machines to disk, with all that is in their memory.
+var suspendScenarios = []scenario{
+	{"suspend", localOnly, vms, suspend},
+	{"suspend attached", localOnly, vms, suspendAttached},
+	{"suspend refused", localOnly, both, suspendRefused},
+	{"berthd killed while it suspends", localOnly, vms, killedSuspending},
+}
+
+// telling counts on when it is told to, and ends when it is told to.
+const telling = `n=0; while read -r word; do n=$((n+1)); echo "$word $n"; [ "$word" = end ] && exit 7; done`
+
+func suspend(t *testing.T, w *world, kind api.Kind) {
+	w.start(t, kind, "machine", "-p", "8092:80", "base", "sh", "-c", "echo secret >/dev/shm/note; "+counting)
+	w.logged(t, "machine", "3\n")
+	pid, address := w.field(t, "machine", ".Status.PID"), w.field(t, "machine", "(index .Status.Interfaces 0).Address")
+	w.Berth(t, "suspend", "machine")
+	testenv.Shell(t, w.Machine, "! kill -0 "+pid+" 2>/dev/null")
+	w.becomes(t, "machine", ".Status.State", "suspended")
+	if said := w.Berth(t, "ps", "--format", "{{.Names}} {{.Status}}"); said != "machine Suspended" {
+		t.Errorf("ps says %q", said)
+	}
+	// Its address is its own, also to the next berthd.
+	w.Kill(t)
+	w.Start(t)
+	w.becomes(t, "machine", ".Status.State", "suspended")
+	w.start(t, api.Container, "other", "base", "sleep", "600")
+	if other := w.field(t, "other", "(index .Status.Interfaces 0).Address"); other == address {
+		t.Errorf("%s has been given to another", address)
+	}
+	refused(t, "stop", w.Try(t.Context(), "stop", "machine"), 1, "machine", "berth resume machine", "berth kill machine")
+	refused(t, "rm", w.Try(t.Context(), "rm", "machine"), 1, "machine", "berth resume machine")
+	refused(t, "update", w.Try(t.Context(), "update", "--cpus", "2", "machine"), 1, "machine", "suspended")
+	refused(t, "exec", w.Try(t.Context(), "exec", "machine", "true"), 125, "machine", "suspended")
+
+	w.Berth(t, "resume", "machine")
+	w.becomes(t, "machine", ".Status.State", "running")
+	last := lastNumber(w.Berth(t, "logs", "machine"))
+	testenv.Eventually(t, time.Minute, func() error {
+		if n := lastNumber(w.Berth(t, "logs", "machine")); n <= last+3 {
+			return fmt.Errorf("it counts no further than %d", n)
+		}
+		return nil
+	})
+	complete(t, "machine", w.Berth(t, "logs", "machine"))
+	expect(t, "its files", w.Try(t.Context(), "exec", "machine", "cat", "/dev/shm/note"), 0, "secret\n")
+	if now := w.field(t, "machine", "(index .Status.Interfaces 0).Address"); now != address {
+		t.Errorf("it was at %s and is at %s", address, now)
+	}
+	w.Berth(t, "exec", "other", "ping", "-c", "1", "-W", "5", "machine")
+	guest := w.Berth(t, "exec", "machine", "date", "+%s")
+	host := testenv.Shell(t, w.Machine, "date +%s")
+	var inside, outside int64
+	fmt.Sscan(guest, &inside)
+	fmt.Sscan(host, &outside)
+	if inside < outside-2 || inside > outside {
+		t.Errorf("its clock says %d at %d", inside, outside)
+	}
+	refused(t, "resume", w.Try(t.Context(), "resume", "machine"), 1, "machine", "running")
+
+	const bootID = "/proc/sys/kernel/random/boot_id"
+	boot := w.Berth(t, "exec", "machine", "cat", bootID)
+	w.Berth(t, "suspend", "machine")
+	w.Berth(t, "kill", "machine")
+	w.becomes(t, "machine", ".Status.State", "exited")
+	w.Berth(t, "start", "machine")
+	if w.Berth(t, "exec", "machine", "cat", bootID) == boot {
+		t.Error("what was given up goes on")
+	}
+	w.Berth(t, "suspend", "machine")
+	w.Berth(t, "rm", "-f", "machine")
+}
+
+// suspendAttached talks to a machine that is suspended in between, and gets its exit code.
+func suspendAttached(t *testing.T, w *world, kind api.Kind) {
+	defer w.remove(t, "machine")
+	in, user := io.Pipe()
+	ended := make(chan testenv.Result, 1)
+	go func() {
+		ended <- w.TryInput(t.Context(), in, run(kind, "-i", "--name", "machine", "base", "sh", "-c", telling)...)
+	}()
+	fmt.Fprintln(user, "one")
+	testenv.Eventually(t, time.Minute, func() error {
+		if r := w.Try(t.Context(), "logs", "machine"); r.Stdout != "one 1\n" {
+			return fmt.Errorf("it has said %s", r)
+		}
+		return nil
+	})
+	w.Berth(t, "suspend", "machine")
+	fmt.Fprintln(user, "two")
+	w.Berth(t, "start", "machine")
+	w.logged(t, "machine", "two 2\n")
+	fmt.Fprintln(user, "end")
+	user.Close()
+	expect(t, "the attached client", <-ended, 7, "one 1\ntwo 2\nend 3\n")
+	if code := w.field(t, "machine", ".Status.ExitCode"); code != "7" {
+		t.Errorf("it ended with %s", code)
+	}
+}
+
+func suspendRefused(t *testing.T, w *world, kind api.Kind) {
+	if kind == api.Container {
+		w.start(t, kind, "box", "base", "sleep", "600")
+		refused(t, "a container", w.Try(t.Context(), "suspend", "box"), 1, "box", "berth pause", "--vm")
+		return
+	}
+	dir := testenv.Shell(t, w.Machine, "mktemp -d")
+	defer testenv.Shell(t, w.Machine, "rm -r "+dir)
+	w.start(t, kind, "sharing", "-v", dir+":/mnt", "base", "sleep", "600")
+	refused(t, "a share", w.Try(t.Context(), "suspend", "sharing"), 1, "sharing", "virtiofs", "-v")
+	w.start(t, kind, "passing", "--rm", "base", "sleep", "600")
+	refused(t, "--rm", w.Try(t.Context(), "suspend", "passing"), 1, "passing", "--rm")
+	for _, name := range []string{"sharing", "passing"} {
+		expect(t, name, w.Try(t.Context(), "exec", name, "echo", "here"), 0, "here\n")
+	}
+}
+
+// killedSuspending ends berthd at several moments of a suspension: the machine then
+// runs, or is suspended and goes on.
+func killedSuspending(t *testing.T, w *world, kind api.Kind) {
+	w.start(t, kind, "machine", "base", "sh", "-c", counting)
+	w.logged(t, "machine", "3\n")
+	states := map[string]int{}
+	for i := range 7 {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			w.Try(t.Context(), "suspend", "machine")
+		}()
+		time.Sleep(time.Duration(130*i) * time.Millisecond) //nolint:forbidigo // the moment of the blow, not a wait
+		w.Kill(t)
+		<-done
+		w.Start(t)
+		state := w.field(t, "machine", ".Status.State")
+		states[state]++
+		switch state {
+		case "running":
+		case "suspended":
+			w.Berth(t, "resume", "machine")
+		default:
+			t.Fatalf("after %d ms it is %s", 130*i, state)
+		}
+		last := lastNumber(w.Berth(t, "logs", "machine"))
+		testenv.Eventually(t, time.Minute, func() error {
+			if n := lastNumber(w.Berth(t, "logs", "machine")); n <= last {
+				return fmt.Errorf("it counts no further than %d", n)
+			}
+			return nil
+		})
+	}
+	complete(t, "machine", w.Berth(t, "logs", "machine"))
+	t.Log(states, "template:", w.field(t, "machine", ".Status.Machine.Template"))
+	if out := testenv.Shell(t, w.Machine, "ls "+w.Dir+"/root"+"/instances/*/"); strings.Contains(out, ".new") || strings.Contains(out, "suspended") {
+		t.Errorf("left behind:\n%s", out)
+	}
+}
