@@ -145,6 +145,46 @@ func TestCancelReachesTheGuest(t *testing.T) {
 	}
 }
 
+// TestBoundStream shows that a host waits neither for a guest that sends for ever, nor
+// for one that sends next to nothing, and that the conversation goes on.
+func TestBoundStream(t *testing.T) {
+	for name, guest := range map[string]struct {
+		bound Bound
+		send  func(io.Writer)
+		want  string
+	}{
+		"endless": {Bound{Bytes: 4 << 20, Stall: time.Hour}, func(w io.Writer) {
+			for _, err := w.Write(make([]byte, 4096)); err == nil; _, err = w.Write(make([]byte, 4096)) {
+			}
+		}, "more than 4 MiB"},
+		"silent": {Bound{Bytes: 1 << 40, Stall: 10 * time.Millisecond}, func(io.Writer) {}, "too slowly (0 bytes in 10ms)"},
+		"dripping": {Bound{Bytes: 1 << 40, Stall: 50 * time.Millisecond}, func(w io.Writer) {
+			for _, err := w.Write([]byte("x")); err == nil; _, err = w.Write([]byte("x")) {
+				<-time.After(time.Millisecond)
+			}
+		}, "too slowly"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := connected(t, func(c *Call) {
+				if c.Request.Op == OpLayer {
+					guest.send(c.Output(ChannelStdout))
+					for !c.Canceled() {
+						<-time.After(time.Millisecond)
+					}
+				}
+				c.Reply(Reply{})
+			})
+			err := c.Layer(t.Context(), false, guest.bound, io.Discard)
+			if err == nil || !strings.Contains(err.Error(), guest.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v, want %q", err, guest.want)
+			}
+			if err := c.Signal(t.Context(), 15); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestErrorsKeepTheirKind(t *testing.T) {
 	c := connected(t, func(c *Call) {
 		c.Reply(Reply{Kind: api.ErrorKind(c.Request.Path), Error: "two\nlines"})

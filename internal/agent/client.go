@@ -255,22 +255,21 @@ func (c *Client) CopyIn(ctx context.Context, dir string, tar io.Reader) error {
 
 // CopyOut packs a file or directory of the guest as a tar stream.
 func (c *Client) CopyOut(ctx context.Context, path string, tar io.Writer) error {
-	return c.download(ctx, Request{Op: OpCopyOut, Path: path}, tar)
-}
-
-// download makes a call whose answer is a stream.
-func (c *Client) download(ctx context.Context, r Request, to io.Writer) error {
-	_, err := c.call(ctx, r, func(s *stream) error {
-		_, err := io.Copy(to, channelReader{s, ChannelStdout})
+	_, err := c.call(ctx, Request{Op: OpCopyOut, Path: path}, func(s *stream) error {
+		_, err := io.Copy(tar, channelReader{s, ChannelStdout})
 		return err
 	})
 	return err
 }
 
 // Layer writes what the guest has changed in its root filesystem as the tar of an OCI
-// layer, or with namesOnly its headers. The guest's writes wait meanwhile.
-func (c *Client) Layer(ctx context.Context, namesOnly bool, tar io.Writer) error {
-	return c.download(ctx, Request{Op: OpLayer, NamesOnly: namesOnly}, tar)
+// layer, or with namesOnly its headers, within a bound. The guest's writes wait meanwhile.
+func (c *Client) Layer(ctx context.Context, namesOnly bool, bound Bound, tar io.Writer) error {
+	_, err := c.call(ctx, Request{Op: OpLayer, NamesOnly: namesOnly}, func(s *stream) error {
+		_, err := io.Copy(tar, &boundReader{stream: s, from: channelReader{s, ChannelStdout}, bound: bound})
+		return err
+	})
+	return err
 }
 
 // Freeze returns once the guest's disks are at rest, and nothing writes to them. They

@@ -16,13 +16,26 @@ func (d *Driver) LayerAtRest() bool { return false }
 
 // Layer writes what the guest has changed in its root filesystem. Only the guest can
 // say: its disk is its own, and no filesystem for the host's kernel to read. The guest
-// freezes the disk meanwhile.
+// freezes the disk meanwhile. A hostile one is not let hold the instance for ever.
 func (d *Driver) Layer(ctx context.Context, p *instance.Prepared, run instance.Handle, namesOnly bool, tar io.Writer) error {
 	h, ok := run.(*handle)
 	if !ok {
 		return api.E("layer", api.Conflict, p.Spec.Name, errors.New("only a running VM can say what it has changed; start it first"))
 	}
-	return h.fail("layer", h.withAgent(ctx, func(c *agent.Client) error { return c.Layer(ctx, namesOnly, tar) }))
+	return h.fail("layer", h.withAgent(ctx, func(c *agent.Client) error { return c.Layer(ctx, namesOnly, h.layerBound(), tar) }))
+}
+
+// layerStall is how long a guest may keep the host waiting for what it has changed.
+const layerStall = time.Minute
+
+// layerBound is the most that a guest can have changed: what its disk holds, or its
+// memory where it has none, and as much again for what a tar says of each file.
+func (h *handle) layerBound() agent.Bound {
+	room := h.run.Memory
+	if h.p.Rootfs.Disk != "" {
+		room = h.p.Rootfs.DiskSize
+	}
+	return agent.Bound{Bytes: 2 * room, Stall: layerStall}
 }
 
 // freezeTime bounds how long a guest's disks may take to come to rest, and its agent to
