@@ -366,13 +366,12 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 		return s, nil
 	}
 	s.PID, s.State = st.PID, api.Running
-	m, err := h.monitor(ctx)
+	state, err := h.runState(ctx)
 	if err != nil {
-		s.Notice = err.Error()
-		return s, nil
+		if st, serr := h.driver.cfg.Keeper.Status(ctx, h.p.ID); serr == nil && st.Exit != nil {
+			return h.Status(ctx) // it has ended meanwhile, which is no notice
+		}
 	}
-	defer m.Close()
-	state, err := m.Status(ctx)
 	switch {
 	case err != nil:
 		s.Notice = err.Error()
@@ -387,6 +386,16 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 		s.Notice = "the guest is stopped because the host could not write its disk: make room, then berth unpause it"
 	}
 	return s, nil
+}
+
+// runState is where QEMU says that the machine stands.
+func (h *handle) runState(ctx context.Context) (qemu.RunState, error) {
+	m, err := h.monitor(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer m.Close()
+	return m.Status(ctx)
 }
 
 // sleeps reports whether the machine is a copy of a template, or of a saved machine,
