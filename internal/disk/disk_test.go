@@ -45,7 +45,7 @@ func TestJoinDescriptor(t *testing.T) {
 		{Name: "config", Path: "/dev/fdset/2", Size: 700},
 		{Name: "layer-1", Path: "/dev/fdset/3", Size: 4096},
 		{Name: "layer-2", Path: "/dev/fdset/4", Size: 1 << 20},
-	}, "/dev/fdset/0", "/dev/fdset/1")
+	}, 64<<20, "/dev/fdset/0", "/dev/fdset/1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,8 +59,9 @@ func TestJoinRefuses(t *testing.T) {
 		"empty":     {{Path: "/a"}},
 		"quote":     {{Path: "/a\" 0\nRW 9 FLAT \"/etc/shadow", Size: 1}},
 		"long name": {{Name: strings.Repeat("x", 37), Path: "/a", Size: 1}},
+		"too large": {{Name: "x", Path: "/a", Size: 1 << 20}},
 	} {
-		if _, err := Join(parts, "/h", "/t"); err == nil {
+		if _, err := Join(parts, 1<<20, "/h", "/t"); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -81,13 +82,14 @@ func TestJoinReads(t *testing.T) {
 		}
 		parts = append(parts, part)
 	}
+	const size = 64 << 20
 	head, tail := filepath.Join(dir, "head"), filepath.Join(dir, "tail")
-	j, err := Join(parts, head, tail)
+	j, err := Join(parts, size, head, tail)
 	if err != nil {
 		t.Fatal(err)
 	}
 	desc := filepath.Join(dir, "disk.vmdk")
-	for path, data := range map[string][]byte{head: j.Head, tail: j.Tail, desc: []byte(j.Descriptor)} {
+	for path, data := range map[string][]byte{head: j.Head, tail: append(make([]byte, j.Hole), j.Tail...), desc: []byte(j.Descriptor)} {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -100,8 +102,8 @@ func TestJoinReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if int64(len(data)) != j.Sectors*Sector {
-		t.Fatalf("the disk has %d bytes, want %d", len(data), j.Sectors*Sector)
+	if len(data) != size {
+		t.Fatalf("the disk has %d bytes, want %d", len(data), size)
 	}
 	for i, part := range parts {
 		entry := data[2*Sector+i*gptEntry:]

@@ -37,20 +37,20 @@ type Part struct {
 
 // Joined is a disk made of files: a GPT whose partitions are the parts, in order.
 //
-//	head (MBR, GPT) | part 1 | zeros | part 2 | zeros | … | tail (backup GPT)
+//	head (MBR, GPT) | part 1 | zeros | part 2 | zeros | … | hole | tail (backup GPT)
 //
 // Only head, tail and descriptor have to be written; the parts' data is not copied.
 type Joined struct {
 	Head       []byte
 	Tail       []byte
+	Hole       int64  // bytes that the tail's file has before Tail
 	Descriptor string // VMDK descriptor that strings the extents together
-	Sectors    int64
 }
 
-// Join lays the parts out on one disk. headPath and tailPath are what the
-// descriptor calls the two generated files. It is a pure function: the same
-// parts give the same bytes.
-func Join(parts []Part, headPath, tailPath string) (*Joined, error) {
+// Join lays the parts out on one disk of a size in bytes, a multiple of Sector. headPath
+// and tailPath are what the descriptor calls the two generated files. It is a pure
+// function: the same parts give the same bytes.
+func Join(parts []Part, size int64, headPath, tailPath string) (*Joined, error) {
 	if len(parts) == 0 || len(parts) > MaxParts {
 		return nil, fmt.Errorf("a joined disk has 1 to %d partitions, not %d", MaxParts, len(parts))
 	}
@@ -80,11 +80,15 @@ func Join(parts []Part, headPath, tailPath string) (*Joined, error) {
 		}
 		at += whole
 	}
-	if err := flatExtent(&extents, tailSectors, tailPath, 0); err != nil {
+	sectors := size / Sector
+	if at+tailSectors > sectors {
+		return nil, fmt.Errorf("the partitions take %d bytes, and the disk has %d", (at+tailSectors)*Sector, size)
+	}
+	if err := flatExtent(&extents, sectors-at, tailPath, 0); err != nil {
 		return nil, err
 	}
-	j := &Joined{Sectors: at + tailSectors, Descriptor: vmdkHead + extents.String() + vmdkTail}
-	j.Head, j.Tail = gptEnds(table, j.Sectors)
+	j := &Joined{Hole: (sectors - at - tailSectors) * Sector, Descriptor: vmdkHead + extents.String() + vmdkTail}
+	j.Head, j.Tail = gptEnds(table, sectors)
 	return j, nil
 }
 

@@ -270,7 +270,7 @@ func (b *builder) disks() {
 // blocks adds the nodes that read a disk's files, the topmost named disk%d.
 func (b *builder) blocks(i int, d Disk) {
 	if d.Format == Null {
-		b.add("-blockdev", fmt.Sprintf("driver=null-co,read-zeroes=on,size=%d,node-name=disk%d%s", nullSize, i, map[bool]string{true: ",read-only=on"}[d.ReadOnly]))
+		b.add("-blockdev", fmt.Sprintf("driver=null-co,read-zeroes=on,size=%d,node-name=disk%d%s", d.Size, i, map[bool]string{true: ",read-only=on"}[d.ReadOnly]))
 		return
 	}
 	mode, access := "rw", writable
@@ -296,9 +296,6 @@ func (b *builder) blocks(i int, d Disk) {
 			"-blockdev", fmt.Sprintf("driver=qcow2,node-name=%s,file=over%d,backing=%s,%s", top, i, format, writable))
 	}
 }
-
-// nullSize is how large a disk without a file seems to be, in bytes.
-const nullSize = 1 << 20
 
 // writable are the options of a node that takes writes.
 const writable = "discard=unmap,detect-zeroes=unmap"

@@ -165,6 +165,9 @@ type Disk struct {
 	// read-only disk: an IDE or SATA disk is always writable, and so is the disk of
 	// an image. It names no backing file: that is this disk.
 	Overlay string
+	// Size is how large a disk without a file seems to be, in bytes: a guest that has
+	// seen it does not look again when it goes on as a copy, with a file of that size.
+	Size int64
 }
 
 // ExtentName is what the descriptor of the disk with the given number calls

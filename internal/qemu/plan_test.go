@@ -96,7 +96,7 @@ func TestPlanGolden(t *testing.T) {
 	template, copied := machine(MicroVM), machine(MicroVM)
 	template.Template, copied.Template = &Template{RAM: "/cache/new/ram"}, &Template{RAM: "/proc/1/fd/9", Copy: true}
 	for i, d := range template.Disks {
-		template.Disks[i] = Disk{Bus: d.Bus, Format: Null, ReadOnly: d.ReadOnly, Serial: d.Serial}
+		template.Disks[i] = Disk{Bus: d.Bus, Format: Null, ReadOnly: d.ReadOnly, Serial: d.Serial, Size: 1 << 30}
 	}
 	template.NICs[0].Tap, template.Ports[1].File = "", ""
 	for name, m := range map[string]Machine{

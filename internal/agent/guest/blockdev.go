@@ -5,13 +5,49 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/internal/agent"
 )
 
 var errNoDisk = errors.New("the host gave this machine no such disk")
+
+// disks are the devices of a machine made of layers.
+type disks struct {
+	layers   string
+	writable string // "" where it was not there yet
+}
+
+// findDisks returns the machine's disks. A template's have no content yet.
+func findDisks(content bool) (d disks, err error) {
+	partitions := 0
+	if content {
+		partitions = 1
+	}
+	if d.layers, err = findDisk(agent.LayersSerial, partitions); err != nil {
+		return d, err
+	}
+	d.writable, err = tryDisk(agent.DiskSerial)
+	if errors.Is(err, errNoDisk) {
+		err = nil // a machine may have none
+	}
+	return d, err
+}
+
+// rescan has the kernel look at the partitions of a disk that had none when it was
+// found.
+func rescan(device string) error {
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("open "+device, err)
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("read the partitions of "+device, unix.IoctlSetInt(fd, unix.BLKRRPART, 0))
+}
 
 // findDisk returns the device of the disk that the host gave this serial
 // number, once its partitions are there. The kernel's own names follow the order
@@ -70,16 +106,19 @@ func readConfig(layers string) (*agent.Config, error) {
 	return decodeConfig(file)
 }
 
-// decodeConfig reads a configuration from the beginning of a file.
+// decodeConfig reads a configuration from the beginning of a file. Most are small:
+// room for the largest would have the runtime's heap grow on the way to the entrypoint.
 func decodeConfig(file *os.File) (*agent.Config, error) {
-	data := make([]byte, agent.MaxConfig)
-	n := 0
-	for n < len(data) {
-		k, err := file.Read(data[n:])
+	data := make([]byte, 0, 4096)
+	for {
+		k, err := file.Read(data[len(data):cap(data)])
 		if k == 0 || err != nil {
 			break
 		}
-		n += k
+		if data = data[:len(data)+k]; len(data) >= agent.MaxConfig {
+			break
+		}
+		data = slices.Grow(data, 1)
 	}
-	return agent.DecodeConfig(data[:n])
+	return agent.DecodeConfig(data[:min(len(data), agent.MaxConfig)])
 }

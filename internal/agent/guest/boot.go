@@ -1,7 +1,7 @@
 // Package guest is the inside of berth-agent: it makes a machine out of a
 // kernel and an image's layers, runs the entrypoint, and serves the host.
 //
-//	kernel ─▶ /init ─▶ modules ─▶ (a template sleeps here) ─▶ configuration (first partition)
+//	kernel ─▶ /init ─▶ modules, disks ─▶ (a template sleeps here) ─▶ configuration (first partition)
 //	                              │
 //	   layers (EROFS) + disk (ext4) ─▶ overlay ─▶ switch root ─▶ network
 //	                              │
@@ -65,32 +65,36 @@ func boot() (*machine, error) {
 			return nil, err
 		}
 	}
-	if os.Getenv(agent.TemplateArg) != "" {
-		if err := modules.load(setTemplate); err != nil {
-			return nil, err
-		}
+	if err := modules.load(setBoot); err != nil {
+		return nil, err
+	}
+	if err := openNetwork(); err != nil {
+		return nil, err
+	}
+	template := os.Getenv(agent.TemplateArg) != ""
+	disks, err := findDisks(!template)
+	if err != nil {
+		return nil, err
+	}
+	if template {
 		if err := modules.hold(); err != nil {
 			return nil, err
 		}
 		if err := sleep(); err != nil {
 			return nil, err
 		}
+		if err := rescan(disks.layers); err != nil {
+			return nil, err
+		}
 	}
-	if err := modules.load(setBoot); err != nil {
-		return nil, err
-	}
-	layers, err := findDisk(agent.LayersSerial, 1)
-	if err != nil {
-		return nil, err
-	}
-	config, err := readConfig(layers)
+	config, err := readConfig(disks.layers)
 	if err != nil {
 		return nil, err
 	}
 	if err := modules.loadFor(config); err != nil {
 		return nil, err
 	}
-	disk, err := mountRoot(config, layers)
+	disk, err := mountRoot(config, disks)
 	if err != nil {
 		return nil, err
 	}

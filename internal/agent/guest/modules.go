@@ -21,9 +21,6 @@ const (
 	setNet   = "net"   // network interfaces
 	setShare = "share" // virtiofs
 	setLate  = "late"  // what can wait until the entrypoint runs
-
-	// setTemplate is of setBoot what looks at no disk.
-	setTemplate = "template"
 )
 
 // kernelModules loads modules from the initramfs, also after the root was
@@ -33,50 +30,62 @@ const (
 type kernelModules struct {
 	dir    int // descriptor of /modules
 	loaded []string
-	held   bool // devices are left alone until the set of their driver is loaded (hold)
+
+	// held are devices by the set of their driver, left alone until that is loaded (hold).
+	held map[string][]string
 }
 
-// deviceTypes are what of virtio's devices the drivers of a set are for, as sysfs has
-// the type (virtio 1.1, chapter 5).
-var deviceTypes = map[string][]string{setNet: {"0x0001"}, setBoot: {"0x0002"}, setLate: {"0x0004", "0x0005"}}
+// deviceSets says which set's drivers a virtio device waits for, by its type as sysfs
+// has it (virtio 1.1, chapter 5).
+var deviceSets = map[string]string{"0x0001": setNet, "0x0004": setLate, "0x0005": setLate}
 
 const virtioBus = "/sys/bus/virtio/"
 
-// hold loads the drivers of devices, but keeps them from the devices until load is
-// called for their sets. A driver's code takes long to load; what a device is like
-// it finds out when it gets the device: a copy of a template has disks of other sizes,
-// and another interface.
+// hold loads the drivers of devices that differ between the copies of a template, but
+// keeps them from the devices until load is called for their sets. A driver's code
+// takes long to load; what a device is like it finds out when it gets the device: the
+// interface of a copy can do more than the template's, to which nothing is connected.
 func (k *kernelModules) hold() error {
 	if err := os.WriteFile(virtioBus+"drivers_autoprobe", []byte("0"), 0); err != nil {
 		return err
 	}
-	for _, set := range []string{setBoot, setNet, setLate} {
+	for _, set := range []string{setNet, setLate} {
 		if err := k.load(set); err != nil {
 			return err
 		}
 	}
-	k.held = true
-	return nil
-}
-
-// release gives the devices of a set to their drivers.
-func (k *kernelModules) release(set string) error {
 	devices, err := os.ReadDir(virtioBus + "devices")
 	if err != nil {
 		return err
 	}
+	k.held = map[string][]string{}
 	for _, device := range devices {
 		kind, err := os.ReadFile(virtioBus + "devices/" + device.Name() + "/device")
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(deviceTypes[set], strings.TrimSpace(string(kind))) {
-			continue
-		}
-		if err := os.WriteFile(virtioBus+"drivers_probe", []byte(device.Name()), 0); err != nil {
-			return err
+		if set := deviceSets[strings.TrimSpace(string(kind))]; set != "" {
+			k.held[set] = append(k.held[set], device.Name())
 		}
 	}
+	return nil
+}
+
+// release gives the devices of a set to their drivers.
+func (k *kernelModules) release(set string) error {
+	const path = virtioBus + "drivers_probe"
+	for _, device := range k.held[set] {
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("open "+path, err)
+		}
+		_, err = unix.Write(fd, []byte(device))
+		unix.Close(fd)
+		if err != nil {
+			return os.NewSyscallError("have "+device+" probed", err)
+		}
+	}
+	delete(k.held, set)
 	return nil
 }
 
@@ -106,10 +115,7 @@ func (k *kernelModules) load(set string) error {
 		}
 		k.loaded = append(k.loaded, name)
 	}
-	if k.held {
-		return k.release(set)
-	}
-	return nil
+	return k.release(set)
 }
 
 // free frees the memory that the files of the loaded modules take.

@@ -62,24 +62,25 @@ func mount(source, target, kind string, flags uintptr, data string) error {
 // mountRoot stacks the image's layers under the writable disk and makes the
 // stack the root. The agent's own initramfs stays below it, out of reach of
 // any path; so does the disk, which is returned for rest.
-func mountRoot(config *agent.Config, layers string) (writable *os.File, err error) {
+func mountRoot(config *agent.Config, disks disks) (writable *os.File, err error) {
 	lower := make([]string, config.Layers)
 	for i := range config.Layers {
 		// Short names: those of 127 layers fit mount(2)'s one page of options.
 		dir := "/l/" + strconv.Itoa(i)
-		layer := mountPoint{layers + strconv.Itoa(i+2), dir, "erofs", unix.MS_RDONLY, ""}
+		layer := mountPoint{disks.layers + strconv.Itoa(i+2), dir, "erofs", unix.MS_RDONLY, ""}
 		if err := mountAll([]mountPoint{layer}); err != nil {
 			return nil, err
 		}
 		lower[config.Layers-1-i] = dir // overlayfs wants the top first
 	}
 	disk := mountPoint{"tmpfs", "/disk", "tmpfs", 0, "mode=0755"}
-	var device string
 	if config.Disk {
-		if device, err = findDisk(agent.DiskSerial, 0); err != nil {
-			return nil, err
+		if disks.writable == "" {
+			if disks.writable, err = findDisk(agent.DiskSerial, 0); err != nil {
+				return nil, err
+			}
 		}
-		disk = mountPoint{device, "/disk", "ext4", unix.MS_NOATIME, ""}
+		disk = mountPoint{disks.writable, "/disk", "ext4", unix.MS_NOATIME, ""}
 	}
 	if err := mountAll([]mountPoint{disk}); err != nil {
 		return nil, err
@@ -88,7 +89,7 @@ func mountRoot(config *agent.Config, layers string) (writable *os.File, err erro
 		return nil, err
 	}
 	if config.Disk { // which may have become larger since
-		if err := growFilesystem(writable, device); err != nil {
+		if err := growFilesystem(writable, disks.writable); err != nil {
 			return nil, err
 		}
 	}

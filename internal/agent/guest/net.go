@@ -15,9 +15,8 @@ import (
 	"github.com/berthcloud/berth/internal/agent"
 )
 
-// configureNetwork sets up loopback and the interfaces with static addresses.
-// It speaks rtnetlink(7) itself: five kinds of message are less than a library.
-func configureNetwork(interfaces []agent.Interface) error {
+// openNetwork sets up what of the network every machine has alike.
+func openNetwork() error {
 	n, err := openNetlink()
 	if err != nil {
 		return err
@@ -32,6 +31,20 @@ func configureNetwork(interfaces []agent.Interface) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// configureNetwork sets up the interfaces with static addresses. It speaks
+// rtnetlink(7) itself: five kinds of message are less than a library.
+func configureNetwork(interfaces []agent.Interface) error {
+	if len(interfaces) == 0 {
+		return nil
+	}
+	n, err := openNetlink()
+	if err != nil {
+		return err
+	}
+	defer n.close()
 	for _, i := range interfaces {
 		if err := n.configure(i); err != nil {
 			return fmt.Errorf("interface %s: %w", i.Name, err)

@@ -18,13 +18,14 @@ import (
 func gptDisk(t testing.TB, sectors int64) []byte {
 	t.Helper()
 	unit := min(sectors/8, 8192) * sectorSize
-	joined, err := disk.Join([]disk.Part{{Name: "boot", Path: "a", Size: unit}, {Name: "root", Path: "b", Size: 2 * unit}}, "head", "tail")
+	size := 3*unit + 88*sectorSize // room for both tables, and for parts to be aligned
+	joined, err := disk.Join([]disk.Part{{Name: "boot", Path: "a", Size: unit}, {Name: "root", Path: "b", Size: 2 * unit}}, size, "head", "tail")
 	if err != nil {
 		t.Fatal(err)
 	}
 	image := make([]byte, sectors*sectorSize)
 	copy(image, joined.Head)
-	copy(image[joined.Sectors*sectorSize-int64(len(joined.Tail)):], joined.Tail)
+	copy(image[size-int64(len(joined.Tail)):], joined.Tail)
 	return image
 }
 

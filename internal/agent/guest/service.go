@@ -36,7 +36,7 @@ func Service() error {
 	if _, err := os.Stat(servicePath); errors.Is(err, os.ErrNotExist) {
 		awaitInterfaces(config.Interfaces)
 		// A machine that cannot be all that it should be can still be repaired.
-		err := furnish(config)
+		err := errors.Join(openNetwork(), furnish(config))
 		if err == nil {
 			err = os.WriteFile(servicePath, nil, 0o600)
 		}

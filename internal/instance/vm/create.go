@@ -186,7 +186,7 @@ func (h *handle) writeFiles(ctx context.Context, plan *plan) error {
 		}
 		parts = append(parts, disk.Part{Name: fmt.Sprintf("layer-%d", i+1), Path: qemu.ExtentName(0, i+2), Size: info.Size()})
 	}
-	joined, err := disk.Join(parts, qemu.ExtentName(0, 0), qemu.ExtentName(0, len(layers.Extents)-1))
+	joined, err := disk.Join(parts, layers.Size, qemu.ExtentName(0, 0), qemu.ExtentName(0, len(layers.Extents)-1))
 	if err != nil {
 		return err
 	}
@@ -206,27 +206,39 @@ func (h *handle) writeFiles(ctx context.Context, plan *plan) error {
 			return err
 		}
 	}
-	if err := h.makeOverlay(layers, joined.Sectors*disk.Sector); err != nil {
+	if err := h.makeOverlay(layers, layers.Size); err != nil {
 		return err
 	}
 	type file struct {
 		path string
 		data []byte
+		at   int64
 	}
 	files := []file{
-		{h.inRun("config"), config}, {h.inRun("head"), joined.Head}, {h.inRun("tail"), joined.Tail},
-		{h.inRun("layers.vmdk"), []byte(joined.Descriptor)}, {exitPath(h.p), nil},
-		{h.inRun("qemu.json"), launch}, {h.inRun("run.json"), run},
+		{h.inRun("config"), config, 0}, {h.inRun("head"), joined.Head, 0}, {h.inRun("tail"), joined.Tail, joined.Hole},
+		{h.inRun("layers.vmdk"), []byte(joined.Descriptor), 0}, {exitPath(h.p), nil, 0},
+		{h.inRun("qemu.json"), launch, 0}, {h.inRun("run.json"), run, 0},
 	}
 	if plan.Machine.Graphics {
-		files = append(files, file{h.inRun(vncFile), []byte(newVNCPassword())})
+		files = append(files, file{h.inRun(vncFile), []byte(newVNCPassword()), 0})
 	}
 	for _, f := range files {
-		if err := os.WriteFile(f.path, f.data, 0o600); err != nil {
+		if err := writeFile(f.path, f.data, f.at); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeFile writes a file of root's alone, which has a hole before its content where
+// that does not begin at 0.
+func writeFile(path string, data []byte, at int64) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteAt(data, at)
+	return errors.Join(err, file.Close())
 }
 
 // makeOverlay makes the file that takes what a guest writes to a disk that it

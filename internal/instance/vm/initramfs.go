@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/berthcloud/berth/api"
@@ -72,17 +71,15 @@ var displayModules = map[api.MachineType]string{api.MachineQ35: "bochs", api.Mac
 func (d drivers) sets() []moduleSet {
 	// libcrc32c, which erofs and ext4 need, asks the kernel for crc32c by a name
 	// that nobody here looks up.
-	template := []string{"virtio_mmio", "virtio_console", "[crc32c_generic]", "erofs", "overlay", "ext4"}
 	sets := []moduleSet{
 		{"pci", []string{"[virtio_pci]"}},
-		{"boot", append(slices.Clone(template), diskModules[d.disk]...)},
+		{"boot", append([]string{"virtio_mmio", "virtio_console", "[crc32c_generic]", "erofs", "overlay", "ext4"}, diskModules[d.disk]...)},
 		{"net", nicModules[d.nic]},
 		{"share", []string{"[virtiofs]"}},
 		{"late", []string{"[virtio_rng]", "[virtio_balloon]"}},
-		{"template", template},
 	}
-	if d.full { // nothing virtio, and no template
-		sets[0].names, sets[3].names, sets[4].names, sets[5].names = nil, nil, nil, nil
+	if d.full { // nothing virtio
+		sets[0].names, sets[3].names, sets[4].names = nil, nil, nil
 		sets[1].names = sets[1].names[2:]
 	}
 	if d.show != "" {

@@ -53,6 +53,9 @@ const (
 	learnTries   = 3
 )
 
+// learnRest is how long a guest has to become quiet before it is saved.
+const learnRest = 2 * time.Second
+
 // learnWeight is its share of the processor, where an instance has 100.
 const learnWeight = 20
 
@@ -153,6 +156,12 @@ func (h *handle) saveTemplate(ctx context.Context) error {
 	}()
 	if err := h.asleep(watch); err != nil {
 		return err
+	}
+	// Each copy does anew what the kernel and the agent's runtime have put off.
+	select {
+	case <-watch.Done():
+		return watch.Err()
+	case <-time.After(learnRest):
 	}
 	m, err := h.monitor(ctx)
 	if err != nil {

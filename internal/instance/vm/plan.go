@@ -29,6 +29,10 @@ const (
 	overhead = 256 << 20
 )
 
+// layersSize is how large the disk of layers seems to be, in bytes, whatever is on it:
+// all images' are alike then, and have one template.
+const layersSize = 1 << 40
+
 // plan is everything that Create carries out.
 type plan struct {
 	Machine api.Machine           `json:"machine"`
@@ -199,14 +203,14 @@ func machineOf(p *instance.Prepared, host instance.Host, cache string, chosen ap
 	bus := qemu.DiskBus(chosen.DiskBus)
 	extents := append([]string{in("head"), in("config")}, p.Rootfs.Layers...)
 	layers := qemu.Disk{
-		Path: in("layers.vmdk"), Bus: bus, Format: qemu.VMDK, ReadOnly: true, Serial: agent.LayersSerial, Extents: append(extents, in("tail")),
+		Path: in("layers.vmdk"), Bus: bus, Format: qemu.VMDK, ReadOnly: true, Serial: agent.LayersSerial, Extents: append(extents, in("tail")), Size: layersSize,
 	}
 	if bus != qemu.VirtioDisk {
 		layers.Overlay = overlayPath(p)
 	}
 	m.Disks = []qemu.Disk{layers}
 	if p.Rootfs.Disk != "" {
-		m.Disks = append(m.Disks, qemu.Disk{Path: p.Rootfs.Disk, Bus: bus, Format: qemu.Raw, Serial: agent.DiskSerial, Transient: p.Spec.AutoRemove})
+		m.Disks = append(m.Disks, qemu.Disk{Path: p.Rootfs.Disk, Bus: bus, Format: qemu.Raw, Serial: agent.DiskSerial, Transient: p.Spec.AutoRemove, Size: p.Rootfs.DiskSize})
 	}
 	port := func(number int, name, socket, file string) {
 		m.Ports = append(m.Ports, qemu.Port{Number: number, Slot: agent.SerialSlot(number), Name: name, Socket: socket, File: file})
@@ -229,9 +233,11 @@ func machineOf(p *instance.Prepared, host instance.Host, cache string, chosen ap
 // cmdline is the kernel's command line. It holds no secret: every process of
 // the guest can read it. What stands there saves time at boot, except for
 // the console, panic and reboot, which ends a guest that is lost, and the number
-// of serial lines.
+// of serial lines. GODEBUG is the agent's: no thread of it is interrupted to let another
+// go on, which would have an emulated processor translate a signal's way through kernel
+// and runtime; nothing in the agent keeps a thread without calling a function.
 func cmdline(host instance.Host, chosen api.Machine) string {
-	line := "quiet panic=-1 cryptomgr.notests raid=noautodetect audit=0"
+	line := "quiet GODEBUG=asyncpreemptoff=1 panic=-1 cryptomgr.notests raid=noautodetect audit=0"
 	if chosen.Arch == "arm64" {
 		line = "console=ttyAMA0 " + line
 	} else {

@@ -23,8 +23,9 @@ import (
 //	copy       its memory is the template's, until it writes there; its disks, its
 //	           interface's address, its clock and its randomness are its own
 //
-// What a copy has of its own its guest looks at only after the waking: the drivers
-// get disks and interfaces then.
+// What a copy has of its own its guest looks at only after the waking: partitions are
+// read and drivers get interfaces then. The disks have their drivers already, so they
+// have the same sizes in the template.
 
 // templateArg makes a guest wait.
 const templateArg = " " + agent.TemplateArg + "=1"
@@ -53,7 +54,7 @@ func templateOf(m qemu.Machine, dir string, uid uint32) qemu.Machine {
 	m.Template = &qemu.Template{RAM: filepath.Join(dir, "ram")}
 	m.Disks = slices.Clone(m.Disks)
 	for i, d := range m.Disks {
-		m.Disks[i] = qemu.Disk{Bus: d.Bus, Format: qemu.Null, ReadOnly: d.ReadOnly, Serial: d.Serial}
+		m.Disks[i] = qemu.Disk{Bus: d.Bus, Format: qemu.Null, ReadOnly: d.ReadOnly, Serial: d.Serial, Size: d.Size}
 	}
 	m.NICs = slices.Clone(m.NICs)
 	for i, n := range m.NICs {

@@ -76,7 +76,7 @@ func TestTemplate(t *testing.T) {
 	guest := func(n int, process instance.Process) *instance.Prepared {
 		p := h.prepare(t, process)
 		p.ID, p.Cgroup = fmt.Sprintf("%s-%d", p.ID, n), fmt.Sprintf("%s-%d", p.Cgroup, n)
-		p.Hostname, p.Rootfs.DiskSize = fmt.Sprintf("guest%d", n), int64(n+1)<<28
+		p.Hostname, p.Rootfs.DiskSize = fmt.Sprintf("guest%d", n), 1<<28
 		p.Interfaces = []instance.Interface{{Name: "eth0", HostName: "bvmtap0", Bridge: "bvm0", MAC: fmt.Sprintf("52:54:00:12:34:%02x", n),
 			Address: []string{fmt.Sprintf("10.99.0.%d/24", n+2)}, Gateway: "10.99.0.1"}}
 		return p
@@ -102,7 +102,7 @@ func TestTemplate(t *testing.T) {
 		if clock < began || clock > time.Now().Unix() {
 			t.Errorf("the clock of copy %d says %d and not between %d and now", n, clock, began)
 		}
-		if whole := int64(n+2) << 18; size < whole*8/10 || size > whole {
+		if whole := int64(1) << 18; size < whole*8/10 || size > whole {
 			t.Errorf("the disk of copy %d has %d KiB of %d", n, size, whole)
 		}
 		want := []string{fmt.Sprintf("52:54:00:12:34:%02x", n+1), fmt.Sprintf("guest%d", n+1), "inet", fmt.Sprintf("10.99.0.%d", n+3), "reaches"}
@@ -118,6 +118,11 @@ func TestTemplate(t *testing.T) {
 	p := guest(3, sh("true"))
 	if template, start := machineOf(t, d, p); template == "" || !strings.Contains(start, template) {
 		t.Errorf("template %q, start %q", template, start)
+	}
+	other := guest(4, sh("true"))
+	other.Rootfs.DiskSize = 2 << 28 // which a guest that has seen its disk does not look at again
+	if template, start := machineOf(t, d, other); template != "" {
+		t.Errorf("with another disk: template %q, start %q", template, start)
 	}
 	p.Spec.VM.ColdBoot = true
 	if template, start := machineOf(t, d, p); template != "" || !strings.Contains(start, "--cold-boot") {
