@@ -13,10 +13,11 @@ import (
 // emulatedCPU is the processor that is emulated where none is named.
 //
 // Of amd64 it is x86-64-v2, which distributions begin to demand, with a random
-// number generator, without which Linux waits for entropy. "max" boots slower,
-// and on arm64 it takes seconds more.
+// number generator, without which Linux waits for entropy, and a timer that goes on
+// while the processor rests (ARAT), without which Linux lets it tick 250 times a second.
+// "max" boots slower, and on arm64 it takes seconds more.
 var emulatedCPU = map[string]string{
-	"amd64": "qemu64,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2,+rdrand",
+	"amd64": "qemu64,+cx16,+lahf-lm,+popcnt,+ssse3,+sse4.1,+sse4.2,+rdrand,+arat",
 	"arm64": "cortex-a57",
 }
 

@@ -265,6 +265,12 @@ func cmdline(host instance.Host, chosen api.Machine) string {
 		// Under emulation Linux's calibration of the time stamp counter hangs
 		// in half of the boots on a busy host.
 		line += fmt.Sprintf(" tsc_early_khz=%d", host.TSCKHz)
+		if chosen.Accelerator != "kvm" {
+			// There is nothing to check the counter against but ticks, of which a busy
+			// host loses some. A guest that then trusts ticks alone has a clock that is
+			// late, of 4 ms, and never sleeps shorter than that.
+			line += " tsc=reliable"
+		}
 	}
 	return line
 }
