@@ -217,6 +217,14 @@ type Pruned struct {
 	Bytes     int64    `json:"bytes" doc:"freed"`
 }
 
+// Snapshot is an instance as it was at a moment.
+type Snapshot struct {
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+	Memory  bool      `json:"memory" doc:"it was running, and goes on from there when it is restored; else it is its disk alone"`
+	Size    int64     `json:"size" doc:"bytes on disk, of which it may share some with the instance"`
+}
+
 // Template is a machine that was booted once and saved, so that VMs with the same
 // devices begin as copies of it.
 type Template struct {

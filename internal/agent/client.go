@@ -205,6 +205,13 @@ func (c *Client) SetClock(ctx context.Context, now time.Time) error {
 	return err
 }
 
+// Refresh gives the guest the time and new randomness: it goes on from where a machine
+// was saved, from which others may go on too.
+func (c *Client) Refresh(ctx context.Context, w Wake) error {
+	_, err := c.ask(ctx, Request{Op: OpRefresh, Wake: w.Encode()})
+	return err
+}
+
 // Shutdown asks the guest to end its entrypoint and power off.
 func (c *Client) Shutdown(ctx context.Context) error {
 	_, err := c.ask(ctx, Request{Op: OpShutdown})

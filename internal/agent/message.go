@@ -24,6 +24,7 @@ const (
 	OpUseCPUs   Op = "use-cpus"   // switches on processors that were added, until Request.Limit run
 	OpGrowDisk  Op = "grow-disk"  // has the filesystem use a disk of Request.Limit bytes
 	OpSetClock  Op = "set-clock"  // sets the clock to Request.Time
+	OpRefresh   Op = "refresh"    // takes clock and randomness of Request.Wake, an encoded Wake
 	OpShutdown  Op = "shutdown"   // ends the entrypoint by SIGKILL and powers off
 	OpPing      Op = "ping"       // answered at once
 )
@@ -44,6 +45,7 @@ type Request struct {
 	Path   string `json:"path,omitempty"`
 	Limit  int64  `json:"limit,omitempty"`
 	Time   int64  `json:"time,omitempty"` // nanoseconds since 1970
+	Wake   []byte `json:"wake,omitempty"`
 
 	NamesOnly bool `json:"names_only,omitempty"`
 }

@@ -15,6 +15,8 @@ import (
 var suspendScenarios = []scenario{
 	{"suspend", localOnly, vms, suspend},
 	{"suspend attached", localOnly, vms, suspendAttached},
+	{"snapshots", localOnly, vms, snapshots},
+	{"snapshots at rest", localOnly, vms, snapshotsAtRest},
 	{"suspend refused", localOnly, both, suspendRefused},
 	{"berthd killed while it suspends", localOnly, vms, killedSuspending},
 }
@@ -165,4 +167,75 @@ func killedSuspending(t *testing.T, w *world, kind api.Kind) {
 	if out := testenv.Shell(t, w.Machine, "ls "+w.Dir+"/root"+"/instances/*/"); strings.Contains(out, ".new") || strings.Contains(out, "suspended") {
 		t.Errorf("left behind:\n%s", out)
 	}
+}
+
+// snapshots puts a machine back to where it was, disk and memory, on both boards.
+func snapshots(t *testing.T, w *world, kind api.Kind) {
+	for _, board := range []string{"microvm", "q35"} {
+		w.start(t, kind, board, "--machine", board, "base", "sh", "-c", counting)
+		note := func(word string) {
+			w.Berth(t, "exec", board, "sh", "-c", "echo "+word+" >/root/note; echo "+word+" >/dev/shm/note; sync")
+		}
+		noted := func(want string) {
+			t.Helper()
+			expect(t, board+": what it knows", w.Try(t.Context(), "exec", board, "cat", "/root/note", "/dev/shm/note"), 0, want+"\n"+want+"\n")
+		}
+		note("one")
+		if name := w.Berth(t, "snapshot", "create", board); name != "snap0" {
+			t.Errorf("its name is %q", name)
+		}
+		noted("one")
+		note("two")
+		w.Berth(t, "snapshot", "create", board, "second")
+		note("three")
+		refused(t, "a name twice", w.Try(t.Context(), "snapshot", "create", board, "second"), 1, board, "second", "berth snapshot rm")
+		refused(t, "a bad name", w.Try(t.Context(), "snapshot", "create", board, "../../x"), 1, board, "../../x")
+		if said := w.Berth(t, "snapshot", "ls", "--format", "{{.Name}} {{.Memory}}", board); said != "snap0 yes\nsecond yes" {
+			t.Errorf("ls says %q", said)
+		}
+		random := map[string]bool{}
+		for range 2 {
+			w.Berth(t, "snapshot", "restore", board, "snap0")
+			w.becomes(t, board, ".Status.State", "running")
+			noted("one")
+			random[w.Berth(t, "exec", board, "sh", "-c", "head -c 16 /dev/urandom | od -An -tx1")] = true
+			note("four")
+		}
+		if len(random) != 2 {
+			t.Errorf("after two restores the same randomness: %v", random)
+		}
+		w.Berth(t, "stop", "-t", "0", board)
+		w.Kill(t)
+		w.Start(t)
+		w.Berth(t, "snapshot", "restore", board, "second") // of one that does not run
+		noted("two")
+		w.Berth(t, "snapshot", "rm", board, "snap0", "second")
+		refused(t, "one that is gone", w.Try(t.Context(), "snapshot", "restore", board, "snap0"), 1, board, "snap0", "berth snapshot ls")
+		if out := testenv.Shell(t, w.Machine, "ls -A "+w.Dir+"/root/instances/*/snapshots"); out != "" {
+			t.Errorf("left behind: %s", out)
+		}
+		w.Berth(t, "suspend", board)
+		refused(t, "of a suspended one", w.Try(t.Context(), "snapshot", "create", board), 1, board, "berth resume")
+		w.Berth(t, "resume", board)
+		noted("two")
+		w.Berth(t, "rm", "-f", board)
+	}
+}
+
+// snapshotsAtRest keeps the disk of a machine that does not run.
+func snapshotsAtRest(t *testing.T, w *world, kind api.Kind) {
+	w.start(t, kind, "machine", "base", "sh", "-c", "read -r n </root/runs; echo $((n+1)) >/root/runs; cat /root/runs; exec sleep 600")
+	w.logged(t, "machine", "1\n")
+	w.Berth(t, "stop", "machine")
+	w.Berth(t, "snapshot", "create", "machine", "once")
+	w.Berth(t, "start", "machine")
+	w.logged(t, "machine", "2\n")
+	refused(t, "while it runs", w.Try(t.Context(), "snapshot", "restore", "machine", "once"), 1, "machine", "once", "stop it first")
+	w.Berth(t, "stop", "machine")
+	w.Berth(t, "snapshot", "restore", "machine", "once")
+	w.becomes(t, "machine", ".Status.State", "exited")
+	w.Berth(t, "start", "machine")
+	expect(t, "runs", w.Try(t.Context(), "exec", "machine", "cat", "/root/runs"), 0, "2\n")
+	w.start(t, api.Container, "box", "base", "sleep", "600")
+	refused(t, "of a container", w.Try(t.Context(), "snapshot", "create", "box"), 1, "box", "berth commit")
 }

@@ -60,6 +60,9 @@ func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 			return err
 		}
 	}
+	if err := e.sweepSnapshots(en.id); err != nil {
+		return err
+	}
 	switch {
 	case st.State == api.Removing:
 		return e.resumeRemoval(ctx, en)

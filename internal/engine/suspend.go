@@ -96,10 +96,17 @@ func (e *Engine) savedDir(id string) string { return filepath.Join(e.dir(id), in
 // discard gives up what a suspended instance had in memory, as a power failure does.
 // The caller holds entry.op.
 func (e *Engine) discard(ctx context.Context, en *entry) error {
-	if err := os.RemoveAll(e.savedDir(en.id)); err != nil {
-		return api.E("kill", "", en.name(), err)
-	}
 	en.failPending(api.E("kill", api.Conflict, en.name(), errors.New("it was suspended, and what it had in memory was given up")))
+	return api.E("kill", "", en.name(), e.unsave(ctx, en))
+}
+
+// unsave makes an instance at rest of one that is suspended.
+func (e *Engine) unsave(ctx context.Context, en *entry) error {
+	dir := e.savedDir(en.id)
+	old := dir + ".old" // half of it is nothing to go on from
+	if err := errors.Join(os.RemoveAll(old), os.Rename(dir, old), os.RemoveAll(old)); err != nil {
+		return err
+	}
 	err := e.change(ctx, en, func(r *record) {
 		r.Status.State, r.Status.Stopped, r.Status.Error = api.Exited, true, ""
 		r.Status.Interfaces, r.Status.Ports = nil, nil
@@ -120,6 +127,9 @@ func (e *Engine) adoptSuspended(ctx context.Context, en *entry) error {
 		}
 	}
 	err := os.RemoveAll(e.runDir(en.id)) // of another boot, for one
+	if _, serr := os.Stat(filepath.Join(e.savedDir(en.id), instance.SavedState)); errors.Is(serr, os.ErrNotExist) {
+		return errors.Join(err, e.settleDisks(ctx, en))
+	}
 	if err != nil || en.snapshot().State == api.Suspended {
 		return err
 	}

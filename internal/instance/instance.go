@@ -221,6 +221,17 @@ type SaveOptions struct {
 	End   bool // the run ends once it is saved
 }
 
+// DiskSaver is found by type assertion on a Driver: one that can tell an instance's own
+// disks from all else, while it is at rest.
+type DiskSaver interface {
+	// SaveDisks copies them to the new directory dir, which appears when it is whole, as
+	// Saver.Save with its option Disks does beside the memory.
+	SaveDisks(ctx context.Context, p *Prepared, dir string) error
+	// PutDisks moves what is in such a directory into the place of the instance's own. It
+	// may be called again. Create does that with what it finds in SavedDir.
+	PutDisks(ctx context.Context, p *Prepared, dir string) error
+}
+
 // Freezer holds a run still as a whole, with what it keeps on its disks at rest.
 type Freezer interface {
 	// Freeze returns once nothing moves. thaw lets the run go on.

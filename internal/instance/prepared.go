@@ -43,8 +43,12 @@ type Prepared struct {
 // it makes one that does, and the Start of that one removes it.
 func (p *Prepared) SavedDir() string { return filepath.Join(p.Dir, SavedName) }
 
-// SavedName is the name of SavedDir in Prepared.Dir.
-const SavedName = "suspended"
+// SavedName is the name of SavedDir in Prepared.Dir; SavedState is that of a file in it,
+// and in what Saver.Save makes, where the memory is saved.
+const (
+	SavedName  = "suspended"
+	SavedState = "state"
+)
 
 // Process is the entrypoint of a run.
 type Process struct {

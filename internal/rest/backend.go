@@ -15,6 +15,7 @@ import (
 type Backend struct {
 	Records    Records
 	Lives      Lives
+	Snapshots  Snapshots
 	Insides    Insides
 	Consoles   Consoles
 	Images     Images
@@ -26,7 +27,7 @@ type Backend struct {
 
 // Engine returns the Backend of an engine.
 func Engine(e *engine.Engine) Backend {
-	return Backend{Records: e, Lives: e, Insides: e, Consoles: e, Images: e, Operations: e, Work: e, Volumes: e, Host: e}
+	return Backend{Records: e, Lives: e, Snapshots: e, Insides: e, Consoles: e, Images: e, Operations: e, Work: e, Volumes: e, Host: e}
 }
 
 // Records keeps the records of instances.
@@ -52,6 +53,14 @@ type Lives interface {
 	Suspend(ctx context.Context, ref string) error
 	Resume(ctx context.Context, ref string) (api.Instance, error)
 	Wait(ctx context.Context, ref, condition string) (api.Exit, error)
+}
+
+// Snapshots keeps instances as they were.
+type Snapshots interface {
+	CreateSnapshot(ctx context.Context, ref, name string) (api.Snapshot, error)
+	Snapshots(ctx context.Context, ref string) ([]api.Snapshot, error)
+	RestoreSnapshot(ctx context.Context, ref, name string) (api.Instance, error)
+	RemoveSnapshot(ctx context.Context, ref, name string) error
 }
 
 // Insides reaches into instances.

@@ -56,6 +56,7 @@ func (s *Server) routes() (*http.ServeMux, *huma.OpenAPI) {
 	s.instanceRoutes(a)
 	s.insideRoutes(a)
 	s.consoleRoutes(a)
+	s.snapshotRoutes(a)
 	s.imageRoutes(a)
 	s.operationRoutes(a)
 	s.volumeRoutes(a)

@@ -78,6 +78,8 @@ func (m *machine) answer(c *agent.Call) {
 	case agent.OpSetClock:
 		now := unix.NsecToTimespec(r.Time)
 		c.Reply(replyOf(unix.ClockSettime(unix.CLOCK_REALTIME, &now)))
+	case agent.OpRefresh:
+		c.Reply(replyOf(wake(r.Wake)))
 	case agent.OpPing:
 		c.Reply(agent.Reply{})
 	case agent.OpShutdown:

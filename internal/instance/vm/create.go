@@ -57,7 +57,7 @@ func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (
 	// Everything below is taken back by the one function that also ends a run.
 	u.Add(h.clean)
 	if plan.saved {
-		err = h.takeFiles()
+		err = errors.Join(d.PutDisks(ctx, p, p.SavedDir()), h.takeFiles())
 	} else {
 		err = h.makeDisks(ctx, plan)
 	}

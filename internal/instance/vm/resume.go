@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/agent"
 	"github.com/berthcloud/berth/internal/disk"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/qemu"
@@ -38,7 +40,7 @@ func (d *Driver) createSaved(ctx context.Context, p *instance.Prepared) (*handle
 	}
 	return d.create(ctx, p, &plan{
 		Machine: run.Machine, Notice: run.Notice, QEMU: qp, Limits: given(resources(p.Spec.Limits, m.Memory), d.cfg.Host),
-		machine: m, state: filepath.Join(p.SavedDir(), stateFile), saved: true,
+		machine: m, state: filepath.Join(p.SavedDir(), instance.SavedState), saved: true,
 	})
 }
 
@@ -113,7 +115,7 @@ func (h *handle) resume(ctx context.Context) error {
 }
 
 // usedPath is where a saved machine is until it is removed that was gone on from.
-func (h *handle) usedPath() string { return filepath.Join(h.p.Dir, "resumed") }
+func (h *handle) usedPath() string { return h.p.SavedDir() + ".old" }
 
 // letResumed lets the processors go, whatever becomes of the caller's request.
 func (h *handle) letResumed(ctx context.Context) error {
@@ -131,6 +133,22 @@ func (h *handle) letResumed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.tellTime(ctx)
+	h.refresh(ctx)
 	return os.RemoveAll(h.usedPath())
+}
+
+// refresh gives the guest new randomness, and the time: what it was saved with another
+// machine may go on with too. As with the clock, the machine goes on in any case.
+func (h *handle) refresh(ctx context.Context) {
+	if h.startsItself() && !h.p.Rootfs.Image.Agent {
+		return
+	}
+	short, cancel := context.WithTimeout(ctx, clockTimeout)
+	defer cancel()
+	w := agent.Wake{Time: time.Now()}
+	rand.Read(w.Seed[:])
+	err := h.withAgent(short, func(c *agent.Client) error { return c.Refresh(short, w) })
+	if api.IsKind(err, api.Unsupported) { // an older agent
+		h.tellTime(ctx)
+	}
 }

@@ -8,10 +8,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/agent"
 	"github.com/berthcloud/berth/internal/disk"
 	"github.com/berthcloud/berth/internal/instance"
@@ -37,9 +39,6 @@ import (
 //
 // QEMU gets no file: what a guest that has taken it over can write is bounded here.
 
-// stateFile of a saved machine is QEMU's stream.
-const stateFile = "state"
-
 // savingMark of the run directory names the directory that is being written.
 const savingMark = "saving"
 
@@ -49,7 +48,7 @@ func maxState(memory int64) int64 { return memory + memory/64 + 256<<20 }
 // Save writes the machine to dir.
 func (h *handle) Save(ctx context.Context, dir string, o instance.SaveOptions) error {
 	op := map[bool]string{true: "suspend", false: "snapshot"}[o.End]
-	if err := h.savable(); err != nil {
+	if err := h.savable(o); err != nil {
 		return h.fail(op, err)
 	}
 	partial := dir + ".new"
@@ -75,18 +74,25 @@ func (h *handle) Save(ctx context.Context, dir string, o instance.SaveOptions) e
 }
 
 // savable says why a machine cannot be saved, before anything is touched.
-func (h *handle) savable() error {
+func (h *handle) savable(o instance.SaveOptions) error {
+	isDisk := func(m instance.Mount) bool { return m.Type == api.MountDisk }
 	switch layout := h.run.Layout; {
 	case layout == nil:
 		return unsupported("it was started by a berthd that saved no machines: restart it first")
 	case len(layout.Shares) > 0:
 		return unsupported("it mounts directories of the host by virtiofs, which QEMU cannot save: stop it, or make it without -v")
 	case h.run.Machine.TPM:
-		return unsupported("it has a TPM, whose secrets are not saved: stop it, or make it without --tpm")
+		return errTPM()
+	case o.Disks && slices.ContainsFunc(h.p.Mounts, isDisk):
+		return unsupported("it has further disks, which are volumes and no part of a snapshot, and its memory fits only them as they are: make it without them, or stop it for a snapshot of its own disk")
 	case layout.CPUs != h.run.CPUs || layout.Memory != h.run.Memory:
 		return unsupported("it was given processors or memory while it runs, which a saved machine cannot get back: restart it first")
 	}
 	return nil
+}
+
+func errTPM() error {
+	return unsupported("it has a TPM, whose secrets are not saved: make it without --tpm")
 }
 
 // write fills the directory of a saved machine.
@@ -102,7 +108,7 @@ func (h *handle) write(ctx context.Context, dir string, disks bool) error {
 	if err := m.SetAside(ctx, h.run.Layout); err != nil {
 		return err
 	}
-	if err := h.writeState(ctx, m, filepath.Join(dir, stateFile)); err != nil {
+	if err := h.writeState(ctx, m, filepath.Join(dir, instance.SavedState)); err != nil {
 		return err
 	}
 	files := h.keptFiles()

@@ -34,6 +34,7 @@ func commands() []command {
 		{groupInstances, "unpause", newUnpauseCommand},
 		{groupInstances, "suspend", newSuspendCommand},
 		{groupInstances, "resume", newResumeCommand},
+		{groupInstances, "snapshot", newSnapshotCommand},
 		{groupInstances, "rm", newRemoveCommand},
 		{groupInstances, "rename", newRenameCommand},
 		{groupInstances, "update", newUpdateCommand},

@@ -1,0 +1,43 @@
+package client
+
+import (
+	"context"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// CreateSnapshot keeps an instance as it is now; "" has a name chosen.
+func (c *Client) CreateSnapshot(ctx context.Context, ref, name string) (api.Snapshot, error) {
+	path, err := at("instances", ref, "snapshots")
+	if err != nil {
+		return api.Snapshot{}, err
+	}
+	return call[api.Snapshot](ctx, c, request{method: "POST", path: path, query: query("name", name)})
+}
+
+// Snapshots lists the snapshots of an instance, the oldest first.
+func (c *Client) Snapshots(ctx context.Context, ref string) ([]api.Snapshot, error) {
+	path, err := at("instances", ref, "snapshots")
+	if err != nil {
+		return nil, err
+	}
+	return call[[]api.Snapshot](ctx, c, request{method: "GET", path: path})
+}
+
+// RestoreSnapshot puts an instance back to where it was.
+func (c *Client) RestoreSnapshot(ctx context.Context, ref, name string) (api.Instance, error) {
+	path, err := at("instances", ref, "snapshots", name, "restore")
+	if err != nil {
+		return api.Instance{}, err
+	}
+	return call[api.Instance](ctx, c, request{method: "POST", path: path})
+}
+
+// RemoveSnapshot removes a snapshot.
+func (c *Client) RemoveSnapshot(ctx context.Context, ref, name string) error {
+	path, err := at("instances", ref, "snapshots", name)
+	if err != nil {
+		return err
+	}
+	return c.send(ctx, request{method: "DELETE", path: path})
+}

@@ -1,0 +1,50 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/berthcloud/berth/internal/instance"
+)
+
+// SaveDisks copies what the machines of an instance at rest have written.
+func (d *Driver) SaveDisks(_ context.Context, p *instance.Prepared, dir string) error {
+	h := &handle{driver: d, p: p}
+	if p.Spec.VM.TPM {
+		return h.fail("snapshot", errTPM())
+	}
+	partial := dir + ".new"
+	err := os.RemoveAll(partial)
+	if err == nil {
+		err = os.Mkdir(partial, 0o700)
+	}
+	if err == nil {
+		err = keep(partial, diskFiles(p))
+	}
+	if err == nil {
+		err = commitDir(partial, dir)
+	}
+	if err != nil {
+		return h.fail("snapshot", errors.Join(err, os.RemoveAll(partial)))
+	}
+	return nil
+}
+
+// PutDisks moves disks from where SaveDisks or Save would have put them to the
+// instance. What is not there any more was moved by the call before.
+func (d *Driver) PutDisks(_ context.Context, p *instance.Prepared, dir string) error {
+	h := &handle{driver: d, p: p}
+	for name, path := range diskFiles(p) {
+		from := filepath.Join(dir, name)
+		err := os.Chown(from, int(p.Users.First), int(p.Users.First))
+		if err == nil {
+			err = os.Rename(from, path)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return h.fail("restore", err)
+		}
+	}
+	return h.fail("restore", syncPath(p.Dir))
+}
