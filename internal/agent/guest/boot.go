@@ -20,6 +20,7 @@ package guest
 import (
 	"errors"
 	"os"
+	"runtime"
 	"runtime/debug"
 
 	"golang.org/x/sys/unix"
@@ -80,6 +81,7 @@ func boot() (*machine, error) {
 		if err := modules.hold(); err != nil {
 			return nil, err
 		}
+		runtime.GC() // what a copy allocates has room then in what the boot has left over
 		if err := sleep(); err != nil {
 			return nil, err
 		}

@@ -1,9 +1,11 @@
 package guest
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -133,18 +135,19 @@ func growFilesystem(dir *os.File, device string) error {
 	if fs.Type != unix.EXT4_SUPER_MAGIC {
 		return errors.New("the disk and its partition are larger now, but the guest's root filesystem is no ext4: grow it with its own tools, by berth exec")
 	}
-	size, err := sizeOf(device)
+	// Every boot comes here, and so makes plain system calls (see kernelModules).
+	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return os.NewSyscallError("open "+device, err)
 	}
-	file, err := os.Open(device)
+	defer unix.Close(fd)
+	size, err := unix.Seek(fd, 0, io.SeekEnd)
 	if err != nil {
-		return err
+		return os.NewSyscallError("look for the end of "+device, err)
 	}
-	defer file.Close()
 	super := make([]byte, ext4BlocksHi+4)
-	if _, err := file.ReadAt(super, ext4Super); err != nil {
-		return err
+	if n, err := unix.Pread(fd, super, ext4Super); n < len(super) {
+		return fmt.Errorf("read the superblock of %s: %d of %d bytes: %w", device, n, len(super), cmp.Or(err, io.ErrUnexpectedEOF))
 	}
 	le := binary.LittleEndian
 	have := uint64(le.Uint32(super[ext4BlocksLo:])) | uint64(le.Uint32(super[ext4BlocksHi:]))<<32

@@ -235,9 +235,10 @@ func machineOf(p *instance.Prepared, host instance.Host, cache string, chosen ap
 // the console, panic and reboot, which ends a guest that is lost, and the number
 // of serial lines. GODEBUG is the agent's: no thread of it is interrupted to let another
 // go on, which would have an emulated processor translate a signal's way through kernel
-// and runtime; nothing in the agent keeps a thread without calling a function.
+// and runtime; nothing in the agent keeps a thread without calling a function. Nor does it
+// count the processors again each second.
 func cmdline(host instance.Host, chosen api.Machine) string {
-	line := "quiet GODEBUG=asyncpreemptoff=1 panic=-1 cryptomgr.notests raid=noautodetect audit=0"
+	line := "quiet GODEBUG=asyncpreemptoff=1,updatemaxprocs=0 panic=-1 cryptomgr.notests raid=noautodetect audit=0"
 	if chosen.Arch == "arm64" {
 		line = "console=ttyAMA0 " + line
 	} else {
