@@ -261,6 +261,7 @@ type VMSpec struct {
 	Watchdog       bool           `json:"watchdog,omitempty" doc:"a watchdog: a guest that feeds it no more has crashed"`
 	OnCrash        CrashPolicy    `json:"on_crash,omitempty" enum:"restart,stop,pause" doc:"what becomes of a guest that crashed; default: as the guest has it, with a watchdog stop"`
 	GuestOS        GuestOS        `json:"guest_os,omitempty" enum:"linux,windows" doc:"what a disk image holds, which decides devices and clock; default linux"`
+	KSM            bool           `json:"ksm,omitempty" doc:"let the host's kernel keep pages once that are equal to those of other VMs that allow it; a guest can find out what others have"`
 	ColdBoot       bool           `json:"cold_boot,omitempty" doc:"boot the machine, where it could begin as a copy of one that has booted"`
 
 	// What follows is for disk images; the last three are told to the guest, by

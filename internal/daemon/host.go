@@ -77,6 +77,8 @@ func gatherHost() (instance.Host, error) {
 	if path, err := exec.LookPath("swtpm"); err == nil {
 		h.Swtpm = path
 	}
+	_, ksm := os.Stat("/sys/kernel/mm/ksm/run")
+	h.KSM = ksm == nil
 	const zone = "/etc/localtime" // localtime(5); without it the zone is UTC
 	if _, err := os.Stat(zone); err == nil {
 		h.Zone = zone

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,8 +16,37 @@ import (
 var rackScenarios = []scenario{
 	{"hardware virtualization", rackOnly, vms, hardware},
 	{"AppArmor does not disturb", rackOnly, containers, appArmor},
+	{"merged memory", rackOnly, vms, mergedMemory},
 	{"killed before berthd", rackOnly, containers, killedFirst},
 	{"power cut", rackOnly, nil, powerCut},
+}
+
+// mergedMemory has the kernel of a host of the rack merge what two VMs have twice, and
+// nothing of one that does not allow it.
+func mergedMemory(t *testing.T, w *world, kind api.Kind) {
+	for name, flag := range map[string]string{"one": "--ksm=true", "two": "--ksm=true", "apart": "--ksm=false"} {
+		w.start(t, kind, name, flag, "--cold-boot", "-m", "128m", "base", "sleep", "600")
+	}
+	ksm := func(what string) (n int) {
+		t.Helper()
+		if _, err := fmt.Sscan(testenv.Shell(t, w.Machine, "cat "+what), &n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	testenv.Shell(t, w.Machine, "cd /sys/kernel/mm/ksm && echo 100000 >pages_to_scan && echo 0 >sleep_millisecs && echo 1 >run")
+	defer testenv.Shell(t, w.Machine, "echo 2 >/sys/kernel/mm/ksm/run") // which separates all again
+	testenv.Eventually(t, 2*time.Minute, func() error {
+		if saved := ksm("/sys/kernel/mm/ksm/pages_sharing"); saved < 2000 {
+			return fmt.Errorf("%d pages are saved", saved)
+		}
+		return nil
+	})
+	merging := func(name string) int { return ksm("/proc/" + w.field(t, name, ".Status.PID") + "/ksm_merging_pages") }
+	one, apart := merging("one"), merging("apart")
+	if one == 0 || apart != 0 {
+		t.Errorf("%d pages of a VM that allows it are merged, and %d of one that does not", one, apart)
+	}
 }
 
 func hardware(t *testing.T, w *world, kind api.Kind) {

@@ -55,7 +55,7 @@ var (
 
 // nested are the scenarios whose VMs run in a rack too, in nested KVM on an
 // emulated processor: each takes ten seconds to boot.
-var nested = map[string]bool{"streams and exit code": true, "hardware virtualization": true}
+var nested = map[string]bool{"streams and exit code": true, "hardware virtualization": true, "merged memory": true}
 
 // ofUsers are the scenarios that an ordinary user's daemon plays with VMs too: what is
 // different for them are processes, limits, disks, shares and the network.

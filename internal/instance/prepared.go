@@ -172,6 +172,7 @@ type Host struct {
 	CPUModels map[string][]string // those that each emulator knows; nil where unknown
 	Virtiofsd string              // path, "" where there is none
 	Swtpm     string              // path, "" where there is none
+	KSM       bool                // the kernel can merge equal pages
 	Zone      string              // path of the local time zone's file, "" for UTC
 	UEFI      map[string]UEFI     // firmwares, by architecture
 	KVM       bool                // proved by a probe guest

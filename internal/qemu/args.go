@@ -128,22 +128,23 @@ func (b *builder) memory() string {
 
 // boardType adds the board and what it starts with.
 func (b *builder) boardType() {
-	flash := ""
+	// Of all memory of the machine's, what is added to it and its firmware's too.
+	rest := ",memory-backend=ram,mem-merge=" + onOff(b.m.Mergeable)
 	if b.m.Firmware == UEFI {
-		flash = ",pflash0=uefi,pflash1=vars"
+		rest += ",pflash0=uefi,pflash1=vars"
 	}
 	switch b.m.Type {
 	case MicroVM:
 		// Linux waits a second for the clock of a board that has none: rtc=on.
-		b.add("-machine", "microvm,memory-backend=ram,pit=off,pic=off,rtc=on,isa-serial=on,auto-kernel-cmdline=off",
+		b.add("-machine", "microvm,pit=off,pic=off,rtc=on,isa-serial=on,auto-kernel-cmdline=off"+rest,
 			// virtiofs needs virtio 1.0, which mmio transports speak only when told to.
 			"-global", "virtio-mmio.force-legacy=false")
 	case Q35:
-		b.add("-machine", "q35,memory-backend=ram,vmport=off,smbus=off,sata=off,hpet=off"+flash)
+		b.add("-machine", "q35,vmport=off,smbus=off,sata=off,hpet=off"+rest)
 	case PC:
-		b.add("-machine", "pc,memory-backend=ram,vmport=off,smbus=off,hpet=off"+flash)
+		b.add("-machine", "pc,vmport=off,smbus=off,hpet=off"+rest)
 	case Virt:
-		b.add("-machine", "virt,memory-backend=ram,gic-version=max"+flash)
+		b.add("-machine", "virt,gic-version=max"+rest)
 		return // it starts kernels by itself
 	}
 	if b.m.Firmware == NoFirmware {
@@ -369,6 +370,12 @@ func (b *builder) helpers() {
 	// Pages the guest frees go back to the host, unless they are a template's, which
 	// cannot be given up one by one; deflate-on-oom gives them back before the guest's
 	// kernel kills for want of memory.
-	reporting := map[bool]string{true: "on", false: "off"}[b.m.Template == nil]
-	b.device("virtio-balloon", "free-page-reporting="+reporting+",deflate-on-oom=on")
+	b.device("virtio-balloon", "free-page-reporting="+onOff(b.m.Template == nil)+",deflate-on-oom=on")
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }

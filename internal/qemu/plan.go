@@ -74,6 +74,12 @@ type Machine struct {
 	CPUs   int
 	Memory int64 // bytes
 
+	// Mergeable lets the host's kernel keep pages once that are equal (KSM), where it
+	// does that. QEMU's default lets it. But a guest that writes to such a page waits
+	// longer, and so can find out what other guests have in their memory
+	// (CVE-2015-2877), and with memory that does not hold its bits change it.
+	Mergeable bool
+
 	// MaxCPUs and MaxMemory are how far a machine on Q35 can grow while it runs, by
 	// AddCPUs and AddMemory; 0 where it cannot.
 	MaxCPUs   int

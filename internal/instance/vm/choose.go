@@ -81,6 +81,9 @@ func choose(p *instance.Prepared, host instance.Host) (api.Machine, error) {
 	if want.NICModel != "" {
 		m.NICModel = want.NICModel
 	}
+	if want.KSM && !host.KSM {
+		return m, unsupported("the host's kernel has no KSM (CONFIG_KSM), which merges equal pages: leave --ksm out")
+	}
 	m.Graphics, m.TPM = want.Graphics, want.TPM
 	if m.Watchdog, m.OnCrash = want.Watchdog, want.OnCrash; m.Watchdog && m.OnCrash == "" {
 		m.OnCrash = api.CrashStop

@@ -41,7 +41,7 @@ func newDiskPlan(p *instance.Prepared, host instance.Host, chosen api.Machine, c
 		QEMU: host.QEMU[chosen.Arch], Name: "berth-" + p.Spec.Name, Type: qemu.MachineType(chosen.Type), CPUs: cpus, Memory: memory,
 		KVM: chosen.Accelerator == "kvm", CPU: chosen.CPUModel, Firmware: qemu.Firmware(chosen.Firmware), Reboots: true,
 		Full: chosen.Virtualization == api.VirtFull, Graphics: chosen.Graphics, QMP: in("qmp"), Console: in("out"), UID: p.Users.First,
-		MaxFile: maxFile(p, p.Rootfs.DiskSize, memory),
+		MaxFile: maxFile(p, p.Rootfs.DiskSize, memory), Mergeable: p.Spec.VM.KSM,
 	}
 	if chosen.GuestOS == api.GuestWindows {
 		m.LocalTime, m.Zone = true, host.Zone

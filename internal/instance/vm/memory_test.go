@@ -3,6 +3,8 @@ package vm_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,4 +48,56 @@ func TestMemoryComesBack(t *testing.T) {
 		return nil
 	})
 	t.Logf("%d MiB with 120 in use, %d after", full, resident())
+}
+
+// TestMergeable: the host's kernel may merge pages of a guest's memory, also of what is
+// added to it, only where its user says so.
+func TestMergeable(t *testing.T) {
+	h := newHarness(t)
+	if _, err := os.Stat("/sys/kernel/mm/ksm/run"); err != nil {
+		t.Skip("this kernel has no KSM")
+	}
+	h.host.KSM = true
+	for _, wanted := range []bool{false, true} {
+		p := h.prepare(t, sh("sleep 1000"))
+		p.Spec.Limits.Memory, p.Spec.VM.KSM, p.Spec.VM.Machine = 192<<20, wanted, api.MachineQ35
+		run, err := h.driver().Create(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer run.Delete(context.WithoutCancel(t.Context()))
+		if _, err := run.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := run.Update(t.Context(), api.Limits{CPUs: 1, Memory: 320 << 20}); err != nil {
+			t.Fatal(err)
+		}
+		sizes, mergeable := mergeableMaps(t, h.pid(t, p.ID))
+		for _, kib := range []int{192 << 10, 128 << 10} {
+			if !slices.Contains(sizes, kib) || slices.Contains(mergeable, kib) != wanted {
+				t.Errorf("KSM %v: of the mappings %v KiB these can be merged: %v", wanted, sizes, mergeable)
+			}
+		}
+	}
+}
+
+// mergeableMaps returns the sizes of a process's large mappings, in KiB, and of those
+// that KSM may look at (smaps, proc_pid_smaps(5): mg).
+func mergeableMaps(t *testing.T, pid int) (all, mergeable []int) {
+	t.Helper()
+	size := 0
+	for line := range strings.Lines(read(t, "/proc/%d/smaps", pid)) {
+		if rest, found := strings.CutPrefix(line, "Size:"); found {
+			if _, err := fmt.Sscan(rest, &size); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if flags, found := strings.CutPrefix(line, "VmFlags:"); found && size > 100<<10 {
+			all = append(all, size)
+			if slices.Contains(strings.Fields(flags), "mg") {
+				mergeable = append(mergeable, size)
+			}
+		}
+	}
+	return all, mergeable
 }

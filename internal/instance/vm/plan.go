@@ -100,7 +100,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	}
 	m := machineOf(p, host, cache, chosen)
 	m.CPUs, m.Memory = cpus, memory
-	m.MaxFile = maxFile(p, p.Rootfs.DiskSize, memory)
+	m.MaxFile, m.Mergeable = maxFile(p, p.Rootfs.DiskSize, memory), p.Spec.VM.KSM
 	further, err := furtherDisks(p, chosen)
 	if err != nil {
 		return nil, err

@@ -71,12 +71,15 @@ func TestPlanGolden(t *testing.T) {
 	arm := prepared()
 	arm.Arch = "arm64"
 	disks := prepared()
+	disks.Spec.VM.KSM = true
 	disks.Mounts = []instance.Mount{
 		{Type: api.MountDisk, Name: "data", Source: "/volumes/data/disk.raw", Target: "/srv/data", Size: 20 << 30},
 		{Type: api.MountDisk, Name: "a-name-that-no-serial-number-holds", Source: "/volumes/long/disk.raw", Size: 1 << 30, ReadOnly: true},
 	}
+	h := host()
+	h.KSM = true
 	for name, p := range map[string]*instance.Prepared{"plan": prepared(), "full": full, "arm64": arm, "disks": disks} {
-		got, err := New(Config{Cache: "/var/cache"}).Plan(p, host())
+		got, err := New(Config{Cache: "/var/cache"}).Plan(p, h)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,12 +195,14 @@ func TestPlanRefuses(t *testing.T) {
 		"full arm64 input": {func(p *instance.Prepared, _ *instance.Host) {
 			p.Spec.VM.Virtualization, p.Arch, p.Mounts = api.VirtFull, "arm64", nil
 		}, api.Unsupported, "add -t"},
-		"bad model":      {func(p *instance.Prepared, h *instance.Host) { p.Spec.VM.CPUModel, h.CPUModels = "max,x=/dev/sda", nil }, api.Invalid, "no processor model"},
-		"many layers":    {func(p *instance.Prepared, _ *instance.Host) { p.Rootfs.Layers = make([]string, 200) }, api.Unsupported, "200 layers"},
-		"no virtiofsd":   {func(_ *instance.Prepared, h *instance.Host) { h.Virtiofsd = "" }, api.Unsupported, "qemu-system-common"},
-		"no swtpm":       {func(p *instance.Prepared, _ *instance.Host) { p.Spec.VM.TPM = true }, api.Unsupported, "install swtpm"},
-		"undelegated":    {func(_ *instance.Prepared, h *instance.Host) { h.UIDs = []instance.IDRange{{Size: 65537}} }, api.Unsupported, "controller cpu"},
-		"unknown ulimit": {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Ulimits[0].Name = "files" }, api.Invalid, "files"},
+		"bad model":        {func(p *instance.Prepared, h *instance.Host) { p.Spec.VM.CPUModel, h.CPUModels = "max,x=/dev/sda", nil }, api.Invalid, "no processor model"},
+		"many layers":      {func(p *instance.Prepared, _ *instance.Host) { p.Rootfs.Layers = make([]string, 200) }, api.Unsupported, "200 layers"},
+		"no virtiofsd":     {func(_ *instance.Prepared, h *instance.Host) { h.Virtiofsd = "" }, api.Unsupported, "qemu-system-common"},
+		"no KSM":           {func(p *instance.Prepared, _ *instance.Host) { p.Spec.VM.KSM = true }, api.Unsupported, "no KSM"},
+		"KSM with a share": {func(p *instance.Prepared, h *instance.Host) { p.Spec.VM.KSM, h.KSM = true, true }, api.Unsupported, "leave that or --ksm out"},
+		"no swtpm":         {func(p *instance.Prepared, _ *instance.Host) { p.Spec.VM.TPM = true }, api.Unsupported, "install swtpm"},
+		"undelegated":      {func(_ *instance.Prepared, h *instance.Host) { h.UIDs = []instance.IDRange{{Size: 65537}} }, api.Unsupported, "controller cpu"},
+		"unknown ulimit":   {func(p *instance.Prepared, _ *instance.Host) { p.Spec.Ulimits[0].Name = "files" }, api.Invalid, "files"},
 	} {
 		p, h := prepared(), host()
 		c.change(p, &h)

@@ -84,6 +84,10 @@ func planShares(p *instance.Prepared, host instance.Host, chosen api.Machine) ([
 			return nil, nil, api.E("", api.Unsupported, p.Spec.Name,
 				errors.New("no virtiofsd on this host, so a VM cannot mount "+m.Source+": install qemu-system-common"))
 		}
+		if p.Spec.VM.KSM {
+			return nil, nil, api.E("", api.Unsupported, p.Spec.Name,
+				errors.New("KSM merges no memory that virtiofsd maps too, as it does for "+m.Source+": leave that or --ksm out"))
+		}
 		guest.Tag = fmt.Sprintf("share%d", i)
 		shares = append(shares, share{Index: i, Tag: guest.Tag, Server: qemu.Server{
 			Virtiofsd: host.Virtiofsd, Source: m.Source, ReadOnly: m.ReadOnly,

@@ -310,7 +310,7 @@ func (o *specOptions) readHealth(_ *global, spec *api.Spec) error {
 }
 
 // vmFlags are the flags that only a VM has.
-var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware", "cold-boot", "graphics", "tpm", "watchdog", "on-crash", "guest-os"}
+var vmFlags = []string{"virt", "kernel", "disk", "cpu-model", "machine", "disk-bus", "nic-model", "firmware", "cold-boot", "graphics", "tpm", "watchdog", "on-crash", "guest-os", "ksm"}
 
 func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 	seed, err := o.readSeed()
@@ -328,7 +328,7 @@ func (o *specOptions) readVM(_ *global, spec *api.Spec) error {
 	}
 	spec.Kind = api.VM
 	spec.VM.Kernel, spec.VM.CPUModel, spec.VM.Graphics, spec.VM.TPM, spec.VM.ColdBoot = o.kernel, o.cpuModel, o.graphics, o.tpm, o.coldBoot
-	spec.VM.Watchdog = o.watchdog
+	spec.VM.Watchdog, spec.VM.KSM = o.watchdog, o.ksm
 	return errors.Join(
 		oneOf("--virt", o.virt, &spec.VM.Virtualization, api.VirtAuto, api.VirtHardware, api.VirtPara, api.VirtFull),
 		oneOf("--machine", o.machine, &spec.VM.Machine, api.MachineMicroVM, api.MachineQ35, api.MachinePC, api.MachineVirt),

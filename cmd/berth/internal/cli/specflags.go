@@ -52,7 +52,7 @@ type specOptions struct {
 	virt, kernel, cpuModel          string
 	machine, diskBus, nic, firmware string
 	graphics, tpm, coldBoot         bool
-	watchdog                        bool
+	watchdog, ksm                   bool
 	onCrash, guestOS                string
 	cdrom, userData, networkConfig  string
 	bootCDROM                       bool
@@ -152,6 +152,7 @@ func (o *specOptions) addVMFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&o.sshKeys, "ssh-key", nil, "of a disk image: file with public keys of the guest's default user")
 
 	f.BoolVar(&o.graphics, "graphics", false, "give a VM a display, which 'berth vga' shows, with keyboard and tablet")
+	f.BoolVar(&o.ksm, "ksm", false, "let a VM share equal pages of memory with others that do (the host's KSM); not between tenants")
 	f.StringVar(&o.guestOS, "guest-os", "", "what a disk image holds, which decides devices and clock: linux, windows (default linux)")
 	f.BoolVar(&o.tpm, "tpm", false, "give a VM a TPM 2.0 that keeps its state")
 	f.BoolVar(&o.watchdog, "watchdog", false, "give a VM a watchdog: a guest that feeds it no more has crashed")
