@@ -36,6 +36,9 @@ type PushRequest struct {
 type BootstrapRequest struct {
 	Name string `json:"name"`           // as in debian:12
 	Disk bool   `json:"disk,omitempty"` // one that holds a VM's disk
+
+	Tag     string   `json:"tag,omitempty"`     // what to call it; "" for Name
+	Include []string `json:"include,omitempty"` // packages beyond those of Name
 }
 
 // KernelRequest makes a guest kernel from the distribution's packages.

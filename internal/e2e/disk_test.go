@@ -116,10 +116,11 @@ func diskWithoutAgent(t *testing.T, w *world, _ api.Kind) {
 
 // debianDisk returns a raw disk that the code under test makes of Debian's packages,
 // which takes a minute: it is kept while what goes into it is the same.
-func debianDisk(t *testing.T) string {
+func debianDisk(t *testing.T, include ...string) string {
 	t.Helper()
 	agent := filepath.Join(testenv.Programs(t), "berth-agent")
 	h := sha256.New()
+	fmt.Fprintln(h, include)
 	for _, file := range []string{agent, filepath.Join(testenv.Repository(t), "internal/image/bootdisk.go"), filepath.Join(testenv.Repository(t), "internal/image/bootfiles.go")} {
 		content, err := os.ReadFile(file)
 		if err != nil {
@@ -134,7 +135,7 @@ func debianDisk(t *testing.T) string {
 		}
 		defer os.RemoveAll(filepath.Join(dir, "store"))
 		defer images.Close()
-		name, err := images.BootstrapDisk(ctx, "debian:12", nil)
+		name, err := images.BootstrapDisk(ctx, image.BootstrapOptions{Name: "debian:12", Include: include})
 		if err != nil {
 			return err
 		}

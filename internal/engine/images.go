@@ -12,14 +12,22 @@ import (
 	"github.com/berthcloud/berth/internal/image"
 )
 
-// StartBootstrap begins to make a standard image, as debian:12, from the
-// distribution's packages; with disk one that holds a VM's disk.
-func (e *Engine) StartBootstrap(_ context.Context, name string, disk bool) (api.Operation, error) {
-	return e.begin("bootstrap", name, func(ctx context.Context, report func(api.Progress)) (string, error) {
-		if disk {
-			return e.images.BootstrapDisk(ctx, name, report)
+// BootstrapOptions say what to make of a distribution's packages.
+type BootstrapOptions struct {
+	Name    string   // what is made, as in debian:12
+	Disk    bool     // as the disk of a VM
+	Tag     string   // what to call it; "" for Name
+	Include []string // packages beyond those of Name
+}
+
+// StartBootstrap begins to make a standard image from the distribution's packages.
+func (e *Engine) StartBootstrap(_ context.Context, o BootstrapOptions) (api.Operation, error) {
+	return e.begin("bootstrap", o.Name, func(ctx context.Context, report func(api.Progress)) (string, error) {
+		what := image.BootstrapOptions{Name: o.Name, Tag: o.Tag, Include: o.Include, Progress: report}
+		if o.Disk {
+			return e.images.BootstrapDisk(ctx, what)
 		}
-		return e.images.Bootstrap(ctx, name, report)
+		return e.images.Bootstrap(ctx, what)
 	})
 }
 

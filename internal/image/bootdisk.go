@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,19 +33,24 @@ var diskPackages = []string{"systemd-sysv", "udev", "dbus", "kmod", "e2fsprogs",
 // debian:12: one that BIOS and UEFI start, with a serial console, berth-agent as a
 // service, and a root filesystem that grows with its disk. Packages come from where
 // Bootstrap gets them. It returns the name. Nobody can log in but by berth exec.
-func (s *Store) BootstrapDisk(ctx context.Context, name string, progress Progress) (string, error) {
+func (s *Store) BootstrapDisk(ctx context.Context, o BootstrapOptions) (string, error) {
 	const op = "bootstrap"
-	made, err := s.bootstrapDisk(ctx, name, progress)
-	return made, api.E(op, "", name, diskFull(err))
+	made, err := s.bootstrapDisk(ctx, o)
+	return made, api.E(op, "", o.Name, diskFull(err))
 }
 
-func (s *Store) bootstrapDisk(ctx context.Context, name string, progress Progress) (string, error) {
+func (s *Store) bootstrapDisk(ctx context.Context, o BootstrapOptions) (string, error) {
 	if runtime.GOARCH != "amd64" {
 		return "", api.E("", api.Unsupported, "", errors.New("disks are made for amd64 only; get another with berth image import"))
 	}
-	suite, kernel, full, err := diskSuite(name)
+	suite, kernel, full, err := diskSuite(o.Name)
 	if err != nil {
 		return "", err
+	}
+	if tag, err := o.tag(); err != nil {
+		return "", err
+	} else if o.Tag != "" {
+		full = tag
 	}
 	agent, err := os.ReadFile(s.opt.Agents[runtime.GOARCH])
 	if err != nil {
@@ -60,12 +66,12 @@ func (s *Store) bootstrapDisk(ctx context.Context, name string, progress Progres
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	b := diskBuild{dir: dir, suite: suite, kernel: kernel, agent: agent, made: epoch(), progress: progress}
+	b := diskBuild{dir: dir, suite: suite, kernel: kernel, include: o.Include, agent: agent, made: epoch(), progress: o.Progress}
 	b.uuid = uuidOf(fmt.Sprintf("%s %d", full, b.made.Unix()))
 	if err := b.run(ctx); err != nil {
 		return "", err
 	}
-	opt := DiskOptions{Firmware: api.FirmwareBIOS, Agent: true, Created: b.made, Progress: progress}
+	opt := DiskOptions{Firmware: api.FirmwareBIOS, Agent: true, Created: b.made, Progress: o.Progress}
 	return Familiar(full), s.storeDisk(ctx, full, b.path("disk"), opt)
 }
 
@@ -102,6 +108,7 @@ func diskSuite(name string) (suite, kernel, full string, err error) {
 // diskBuild is a disk being made in a directory.
 type diskBuild struct {
 	dir, suite, kernel, uuid string
+	include                  []string // packages beyond those that every disk has
 	agent                    []byte
 	made                     time.Time
 	progress                 Progress
@@ -155,7 +162,7 @@ func (b *diskBuild) unpack(ctx context.Context) error {
 	if err := errors.Join(os.MkdirAll(filepath.Dir(agent), 0o755), os.WriteFile(agent, b.agent, 0o600), os.Chmod(agent, 0o755)); err != nil {
 		return err
 	}
-	packages := append([]string{b.kernel}, diskPackages...)
+	packages := slices.Concat([]string{b.kernel}, diskPackages, b.include)
 	args := bootstrapArgs(b.suite, packages, list, aptopts)
 	for i, arg := range args {
 		switch arg {

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,16 +39,43 @@ func extras(name string) ([]string, bool) {
 	return nil, false
 }
 
-// Bootstrap makes the standard image that name means, as debian:12 or debian-init,
+// BootstrapOptions say what to make of a distribution's packages.
+type BootstrapOptions struct {
+	Name     string   // what is made, as in debian:12
+	Tag      string   // what to call it; "" for Name
+	Include  []string // packages beyond those of Name
+	Progress Progress // may be nil
+}
+
+// tag returns the name of what is made in full.
+func (o BootstrapOptions) tag() (string, error) {
+	for _, p := range o.Include {
+		if !packageName.MatchString(p) {
+			return "", api.E("", api.Invalid, "", fmt.Errorf("%q is no name of a Debian package", p))
+		}
+	}
+	return tagName(cmp.Or(o.Tag, o.Name))
+}
+
+// packageName is what Debian's policy allows (5.6.1), with an architecture.
+var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}(:[a-z0-9]{1,32})?$`)
+
+// Bootstrap makes a standard image, as debian:12 or debian-init,
 // from the distribution's packages, with mmdebstrap and the mirror, keys and proxy that
 // the host's apt is configured for. Nothing of that configuration stays in the
 // image. It returns the image's name.
-func (s *Store) Bootstrap(ctx context.Context, name string, progress Progress) (string, error) {
+func (s *Store) Bootstrap(ctx context.Context, o BootstrapOptions) (string, error) {
 	const op = "bootstrap"
+	name, progress := o.Name, o.Progress
 	suite, packages, err := suiteOf(name)
 	if err != nil {
 		return "", api.E(op, "", name, err)
 	}
+	full, err := o.tag()
+	if err != nil {
+		return "", api.E(op, "", name, err)
+	}
+	packages = append(packages, o.Include...)
 	sources, err := hostSources(ctx, suite)
 	if err != nil {
 		return "", api.E(op, "", name, err)
@@ -71,7 +99,7 @@ func (s *Store) Bootstrap(ctx context.Context, name string, progress Progress) (
 	c.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	var names []string
 	err = c.stream(ctx, func(r io.Reader) (err error) {
-		names, err = s.importArchive(ctx, r, ImportOptions{Name: name, Progress: progress, Config: api.ImageConfig{Command: []string{"bash"}}}, false)
+		names, err = s.importArchive(ctx, r, ImportOptions{Name: full, Progress: progress, Config: api.ImageConfig{Command: []string{"bash"}}}, false)
 		return err
 	})
 	if err != nil {

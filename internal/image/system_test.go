@@ -140,11 +140,11 @@ func TestBootstrapCanceled(t *testing.T) {
 	before := files(t, root)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := s.Bootstrap(ctx, "debian:12", func(p api.Progress) {
+	_, err := s.Bootstrap(ctx, image.BootstrapOptions{Name: "debian:12", Progress: func(p api.Progress) {
 		if strings.Contains(p.Text, "apt-get update") || strings.Contains(p.Text, "downloading") {
 			cancel()
 		}
-	})
+	}})
 	if api.IsKind(err, api.Unavailable) || api.IsKind(err, api.NotFound) {
 		t.Skip(err)
 	}
@@ -175,22 +175,28 @@ func TestBootstrap(t *testing.T) {
 	}
 	root := t.TempDir()
 	s := openAt(t, root, image.Options{})
-	name, err := s.Bootstrap(t.Context(), "debian-init:12", func(p api.Progress) {
+	name, err := s.Bootstrap(t.Context(), image.BootstrapOptions{Name: "debian-init:12", Tag: "with-ed", Include: []string{"ed"}, Progress: func(p api.Progress) {
 		if p.Text != "" {
 			t.Log(p.Text)
 		}
-	})
+	}})
 	if api.IsKind(err, api.Unavailable) || api.IsKind(err, api.NotFound) {
 		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	if name != "with-ed:latest" {
+		t.Errorf("it is called %s", name)
+	}
 	img, err := s.Resolve(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := mountLayer(t, img.Layers[0])
+	if _, err := os.Stat(filepath.Join(dir, "usr/bin/ed")); err != nil {
+		t.Errorf("the package to include: %v", err)
+	}
 	b, err := os.ReadFile(filepath.Join(dir, "etc/debian_version"))
 	if err != nil || !strings.HasPrefix(string(b), "12.") {
 		t.Errorf("%q, %v", b, err)
@@ -209,5 +215,21 @@ func TestBootstrap(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(filepath.Join(root, "tmp")); len(left) != 0 {
 		t.Errorf("left in tmp: %v", left)
+	}
+}
+
+func TestBootstrapRefuses(t *testing.T) {
+	s := open(t)
+	for _, o := range []image.BootstrapOptions{
+		{Name: "debian:12", Tag: "x", Include: []string{"--hook=true"}},
+		{Name: "debian:12", Tag: "x", Include: []string{"a,b"}},
+		{Name: "debian:12", Tag: "UPPER"},
+		{Name: "fedora:40"},
+	} {
+		_, err := s.Bootstrap(t.Context(), o)
+		_, derr := s.BootstrapDisk(t.Context(), o)
+		if err == nil || derr == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%+v: %v; as a disk: %v", o, err, derr)
+		}
 	}
 }

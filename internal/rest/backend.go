@@ -96,7 +96,7 @@ type Images interface {
 type Work interface {
 	StartPull(context.Context, engine.PullOptions) (api.Operation, error)
 	StartPush(context.Context, engine.PushOptions) (api.Operation, error)
-	StartBootstrap(ctx context.Context, name string, disk bool) (api.Operation, error)
+	StartBootstrap(context.Context, engine.BootstrapOptions) (api.Operation, error)
 	StartKernel(ctx context.Context, flavor, platform string) (api.Operation, error)
 	StartBase(ctx context.Context, platform string) (api.Operation, error)
 	StartImport(context.Context, engine.ImportOptions) (api.Operation, error)

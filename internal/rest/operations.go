@@ -44,6 +44,9 @@ type PushRequest struct {
 type BootstrapRequest struct {
 	Name string `json:"name" minLength:"1" maxLength:"256" doc:"as in debian:12"`
 	Disk bool   `json:"disk,omitempty" doc:"one that holds a VM's disk"`
+
+	Tag     string   `json:"tag,omitempty" maxLength:"256" doc:"what to call it; default the name"`
+	Include []string `json:"include,omitempty" maxItems:"1000" doc:"packages beyond those of the name"`
 }
 
 // KernelRequest makes a guest kernel.
@@ -114,7 +117,7 @@ func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operat
 	case b.Push != nil:
 		return s.Work.StartPush(ctx, engine.PushOptions{Ref: b.Push.Image, Insecure: b.Push.Insecure})
 	case b.Bootstrap != nil:
-		return s.Work.StartBootstrap(ctx, b.Bootstrap.Name, b.Bootstrap.Disk)
+		return s.Work.StartBootstrap(ctx, engine.BootstrapOptions(*b.Bootstrap))
 	case b.Kernel != nil:
 		return s.Work.StartKernel(ctx, b.Kernel.Flavor, b.Kernel.Platform)
 	case b.Base != nil:

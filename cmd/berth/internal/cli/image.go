@@ -314,8 +314,9 @@ func writeFile(name string, write func(io.Writer) error) (err error) {
 }
 
 func newImageBootstrapCommand(g *global) *cobra.Command {
-	var quiet, disk bool
+	var quiet bool
 	var platform string
+	var r client.BootstrapRequest
 	cmd := &cobra.Command{
 		Use:   "bootstrap [OPTIONS] NAME",
 		Short: "Make a standard image from a distribution's packages",
@@ -328,27 +329,41 @@ another platform: base:arm64.
 With --disk it is the disk of a virtual machine, as disk/debian:12 of debian:12:
 with kernel, bootloader for BIOS and UEFI, and berth-agent as a service.
 debian-standard:12 has Debian's standard kernel in place of the cloud one, for
---virt full.`),
+--virt full.
+
+With --include it has further packages of Debian, and a name of its own.`),
 		Args: args(1, 1),
+		Example: `  berth image bootstrap debian:12
+  berth image bootstrap --include nginx -t web debian:12
+  berth image bootstrap --disk --include cloud-init,openssh-server -t disk/cloud debian:12`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runImageBootstrap(cmd.Context(), g, quiet, disk, args[0], platform)
+			r.Name = args[0]
+			return runImageBootstrap(cmd.Context(), g, quiet, r, platform)
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show progress")
-	cmd.Flags().BoolVar(&disk, "disk", false, "make the disk of a virtual machine")
+	cmd.Flags().BoolVar(&r.Disk, "disk", false, "make the disk of a virtual machine")
+	cmd.Flags().StringSliceVar(&r.Include, "include", nil, "further packages, separated by commas")
+	cmd.Flags().StringVarP(&r.Tag, "tag", "t", "", "what to call the image (default: NAME)")
 	cmd.Flags().StringVar(&platform, "platform", "", "platform of base, as in linux/arm64 (default: the host's)")
 	return cmd
 }
 
-func runImageBootstrap(ctx context.Context, g *global, quiet, disk bool, name, platform string) error {
+func runImageBootstrap(ctx context.Context, g *global, quiet bool, b client.BootstrapRequest, platform string) error {
 	if err := value("--platform", platform, &platform, parse.Platform); err != nil {
 		return usage(err)
 	}
-	if platform != "" && (name != "base" || disk) {
-		return usage(fmt.Errorf("--platform: %s is made for the host's platform only; get another with berth pull --platform, or leave the flag out", name))
+	tiny := b.Name == "base" && !b.Disk
+	switch {
+	case platform != "" && !tiny:
+		return usage(fmt.Errorf("--platform: %s is made for the host's platform only; get another with berth pull --platform, or leave the flag out", b.Name))
+	case tiny && (b.Tag != "" || len(b.Include) > 0):
+		return usage(errors.New("--include and --tag: base has no packages; name Debian, as in debian:12, or leave them out"))
+	case len(b.Include) > 0 && b.Tag == "":
+		return usage(fmt.Errorf("--include: %s is the image without further packages; name another with --tag", b.Name))
 	}
-	r := client.OperationRequest{Bootstrap: &client.BootstrapRequest{Name: name, Disk: disk}}
-	if name == "base" && !disk {
+	r := client.OperationRequest{Bootstrap: &b}
+	if tiny {
 		r = client.OperationRequest{Base: &client.BaseRequest{Platform: platform}}
 	}
 	result, err := operate(ctx, g, quiet, r)
