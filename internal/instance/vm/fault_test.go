@@ -61,6 +61,11 @@ func TestDeadQEMU(t *testing.T) {
 	if err := unix.Kill(st.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	for notice := st.Notice; st.State == api.Running; {
+		if st, err = run.Status(t.Context()); err != nil || st.Notice != notice {
+			t.Fatalf("while it ends: %+v, %v", st, err)
+		}
+	}
 	ends(t, run, api.Failed, "QEMU was killed by signal 9")
 }
 

@@ -373,6 +373,7 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 		}
 	}
 	switch {
+	case broken(err): // a moment before it has ended
 	case err != nil:
 		s.Notice = err.Error()
 	case state == qemu.StatePrelaunch || state == qemu.StateIncoming || h.sleeps():
@@ -386,6 +387,11 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 		s.Notice = "the guest is stopped because the host could not write its disk: make room, then berth unpause it"
 	}
 	return s, nil
+}
+
+// broken reports whether QEMU's end of a connection is gone.
+func broken(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
 }
 
 // runState is where QEMU says that the machine stands.
