@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,14 +104,20 @@ func (b *bench) bareQEMU(ctx context.Context) contender {
 		}
 		defer cmd.Wait()
 		defer cmd.Process.Kill()
-		for scan := bufio.NewScanner(out); scan.Scan(); {
-			if strings.Contains(scan.Text(), "shell is up") {
-				return milliseconds(time.Since(start)), nil
-			}
-		}
-		return 0, fmt.Errorf("no shell")
+		err = shellIsUp(out)
+		return milliseconds(time.Since(start)), err
 	}
 	return c
+}
+
+// shellIsUp waits for what the shell of bareInitrd says.
+func shellIsUp(console io.Reader) error {
+	for scan := bufio.NewScanner(console); scan.Scan(); {
+		if strings.Contains(scan.Text(), "shell is up") {
+			return nil
+		}
+	}
+	return errors.New("no shell")
 }
 
 // bareArguments makes a QEMU command of a running VM's.

@@ -27,6 +27,7 @@ func (b *bench) measurements() []measurement {
 		b.vmExec(b.runs),
 		b.idleMachines(),
 		b.manyMachines(),
+		b.suspend(max(5, b.runs/4)),
 		b.idleDaemon(),
 		b.commands("version", b.runs, []target{atMost(10, "ms")},
 			b.berth("version"),

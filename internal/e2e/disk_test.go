@@ -195,12 +195,32 @@ func diskGuest(t *testing.T, w *world, _ api.Kind) {
 	w.Start(t)
 	w.Berth(t, "cp", "uefi:/etc/fstab", filepath.Join(testenv.Dir(t), "fstab"))
 	expect(t, "exec", w.TryInput(t.Context(), strings.NewReader("in\n"), "exec", "-i", "uefi", "sh", "-c", "cat; exit 3"), 3, "in\n")
+	savesDisk(t, w)
 	commitsDisk(t, w, "uefi")
 	w.Berth(t, "stop", "uefi", "bios")
 	for _, name := range []string{"uefi", "bios"} {
 		if got := w.field(t, name, ".Status.ExitCode") + " " + w.field(t, name, ".Status.State"); got != "0 exited" {
 			t.Errorf("%s has ended with %s", name, got)
 		}
+	}
+}
+
+// savesDisk saves machines that started from disks, and has them go on.
+func savesDisk(t *testing.T, w *world) {
+	const bootID = "/proc/sys/kernel/random/boot_id"
+	boot := w.Berth(t, "exec", "uefi", "cat", bootID)
+	w.Berth(t, "suspend", "uefi")
+	w.Berth(t, "resume", "uefi")
+	if again := w.Berth(t, "exec", "uefi", "cat", bootID); again != boot {
+		t.Errorf("boot %s goes on as %s", boot, again)
+	}
+	refused(t, "a snapshot with a further disk", w.Try(t.Context(), "snapshot", "create", "uefi"), 1, "uefi", "volumes")
+	boot = w.Berth(t, "exec", "bios", "sh", "-c", "echo one >/root/note; cat "+bootID)
+	w.Berth(t, "snapshot", "create", "bios")
+	w.Berth(t, "exec", "bios", "sh", "-c", "echo two >/root/note; sync")
+	w.Berth(t, "snapshot", "restore", "bios", "snap0")
+	if said := w.Berth(t, "exec", "bios", "cat", "/root/note", bootID); said != "one\n"+boot {
+		t.Errorf("the restored machine says %q of boot %s", said, boot)
 	}
 }
 

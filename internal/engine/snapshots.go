@@ -247,12 +247,12 @@ func copySaved(to, from string) error {
 		source, target := filepath.Join(from, entry.Name()), filepath.Join(partial, entry.Name())
 		if entry.Name() == instance.SavedState {
 			err = os.Link(source, target)
-		} else if err = disk.Clone(target, source); err == nil {
-			err = syncPath(target)
+		} else {
+			err = disk.Clone(target, source)
 		}
 	}
 	if err == nil {
-		err = syncPath(partial)
+		err = disk.SyncTree(partial)
 	}
 	if err == nil {
 		err = os.Rename(partial, to)
@@ -260,16 +260,7 @@ func copySaved(to, from string) error {
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(partial))
 	}
-	return syncPath(filepath.Dir(to))
-}
-
-// syncPath waits until a file or directory would survive a crash of the host.
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return disk.Sync(filepath.Dir(to))
 }
 
 // RemoveSnapshot removes a snapshot and gives back its space.

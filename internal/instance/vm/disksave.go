@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/berthcloud/berth/internal/disk"
 	"github.com/berthcloud/berth/internal/instance"
 )
 
@@ -36,6 +37,7 @@ func (d *Driver) SaveDisks(_ context.Context, p *instance.Prepared, dir string) 
 // instance. What is not there any more was moved by the call before.
 func (d *Driver) PutDisks(_ context.Context, p *instance.Prepared, dir string) error {
 	h := &handle{driver: d, p: p}
+	moved := false
 	for name, path := range diskFiles(p) {
 		from := filepath.Join(dir, name)
 		err := os.Chown(from, int(p.Users.First), int(p.Users.First))
@@ -45,6 +47,10 @@ func (d *Driver) PutDisks(_ context.Context, p *instance.Prepared, dir string) e
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return h.fail("restore", err)
 		}
+		moved = moved || err == nil
 	}
-	return h.fail("restore", syncPath(p.Dir))
+	if !moved {
+		return nil
+	}
+	return h.fail("restore", disk.Sync(p.Dir))
 }

@@ -108,8 +108,11 @@ func (h *handle) resume(ctx context.Context) error {
 	if err := os.RemoveAll(h.usedPath()); err != nil {
 		return err
 	}
-	if err := commitDir(h.p.SavedDir(), h.usedPath()); err != nil {
+	if err := os.Rename(h.p.SavedDir(), h.usedPath()); err != nil {
 		return err
+	}
+	if err := disk.Sync(h.p.Dir); err != nil {
+		return errors.Join(err, os.Rename(h.usedPath(), h.p.SavedDir()))
 	}
 	return h.letResumed(ctx)
 }

@@ -132,17 +132,10 @@ func diskFiles(p *instance.Prepared) map[string]string {
 	return map[string]string{"root": p.Rootfs.Disk, "uefi.fd": varsPath(p)}
 }
 
-// keep copies files that exist to a directory, and waits until they would survive a
-// crash of the host.
+// keep copies files that exist to a directory.
 func keep(dir string, files map[string]string) error {
 	for name, path := range files {
 		err := disk.Clone(filepath.Join(dir, name), path)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		if err == nil {
-			err = syncPath(filepath.Join(dir, name))
-		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -156,7 +149,7 @@ func (h *handle) writeState(ctx context.Context, m *qemu.Monitor, path string) e
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer file.Close() // where it was not
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -191,7 +184,7 @@ func (h *handle) writeState(ctx context.Context, m *qemu.Monitor, path string) e
 	case saved != nil:
 		return saved
 	}
-	return errors.Join(err, file.Sync())
+	return errors.Join(err, file.Close())
 }
 
 // pipeSize is how much of a state is on its way at a time, in bytes.
@@ -199,25 +192,16 @@ const pipeSize = 1 << 20
 
 // commitDir gives a whole directory its name, for good.
 func commitDir(partial, dir string) error {
-	if err := syncPath(partial); err != nil {
+	if err := disk.SyncTree(partial); err != nil {
 		return err
 	}
 	if err := os.Rename(partial, dir); err != nil {
 		return err
 	}
-	if err := syncPath(filepath.Dir(dir)); err != nil {
+	if err := disk.Sync(filepath.Dir(dir)); err != nil {
 		return errors.Join(err, os.Rename(dir, partial))
 	}
 	return nil
-}
-
-// syncPath waits until a file or directory would survive a crash of the host.
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // quit ends a machine that is saved.
