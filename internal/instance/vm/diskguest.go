@@ -53,6 +53,11 @@ func newDiskPlan(p *instance.Prepared, host instance.Host, chosen api.Machine, c
 		}
 		m.UEFICode, m.UEFIVars = files.Code, varsPath(p)
 	}
+	if m.Type == qemu.Q35 && !m.Full {
+		// Memory could be added too, but room for it above 4 GiB makes Linux set 64 MiB
+		// aside, which cannot be told otherwise here (see cmdline).
+		m.MaxCPUs = max(host.CPUs, cpus)
+	}
 	bus := qemu.DiskBus(chosen.DiskBus)
 	m.Disks = []qemu.Disk{{
 		Path: image.Path, Bus: bus, Format: qemu.Raw, ReadOnly: true, Overlay: p.Rootfs.Disk, Transient: p.Spec.AutoRemove,

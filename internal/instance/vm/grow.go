@@ -50,7 +50,10 @@ func (h *handle) addCPUs(ctx context.Context, want int) error {
 	if err := h.saveRun(); err != nil {
 		return err
 	}
-	return h.withAgent(ctx, func(c *agent.Client) error { return c.UseCPUs(ctx, want) })
+	if h.startsItself() && !h.p.Rootfs.Image.Agent {
+		return nil // the guest sees them, and does with them as it likes
+	}
+	return h.withGuest(ctx, func(c *agent.Client) error { return c.UseCPUs(ctx, want) })
 }
 
 // saveRun writes run.json anew.
