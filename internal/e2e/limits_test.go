@@ -20,7 +20,7 @@ var limitScenarios = []scenario{
 	{"files", realOnly, both, filesAndMounts},
 	{"update", realOnly, containers, updateLive},
 	{"rates", []place{local, rack}, both, rates},
-	{"disk size", []place{local}, both, diskSize},
+	{"disk size", []place{local, user}, both, diskSize},
 	{"isolation", realOnly, containers, isolation},
 	{"landlock", []place{local}, containers, landlocked},
 }

@@ -12,7 +12,7 @@ import (
 // out of it.
 var storageScenarios = []scenario{
 	{"volume for both kinds", localOnly, nil, volumeForBoth},
-	{"further disks", localOnly, vms, furtherDisks},
+	{"further disks", []place{local, user}, vms, furtherDisks},
 	{"bind mount", realOnly, both, bindMount},
 	{"copy", realOnly, both, copyFiles},
 	{"image export and import", localOnly, nil, exportImport},

@@ -60,7 +60,7 @@ var nested = map[string]bool{"streams and exit code": true, "hardware virtualiza
 // ofUsers are the scenarios that an ordinary user's daemon plays with VMs too: what is
 // different for them are processes, limits, disks, shares and the network.
 var ofUsers = map[string]bool{
-	"vm size": true, "bind mount": true, "published port": true, "stats": true,
+	"vm size": true, "disk size": true, "further disks": true, "bind mount": true, "published port": true, "stats": true,
 }
 
 // scenarios is the whole behavior, in the order of a user's first day.
