@@ -169,10 +169,7 @@ func (b *builder) processor() {
 		b.add("-accel", "kvm")
 		b.plan.Devices = append(b.plan.Devices, "/dev/kvm")
 	} else {
-		// The buffer of translated code grows to its limit in a busy guest and is
-		// memory of the host. When it is full it is emptied, and 32 MiB are full just
-		// when Linux has booted: then all that follows takes twice as long.
-		b.add("-accel", "tcg,tb-size=64")
+		b.add("-accel", fmt.Sprintf("tcg,tb-size=%d", b.m.codeBuffer()))
 	}
 	b.add("-cpu", b.m.CPU)
 }

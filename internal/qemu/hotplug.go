@@ -59,6 +59,11 @@ func (m *Monitor) AddCPUs(ctx context.Context, want int) error {
 			have++
 		}
 	}
+	if have < want {
+		if err := m.canTranslate(ctx, have, want, len(places)); err != nil {
+			return err
+		}
+	}
 	slices.Reverse(places) // QEMU begins with the last
 	for _, p := range places {
 		if have >= want {
