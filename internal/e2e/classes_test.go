@@ -1,7 +1,7 @@
 package e2e
 
 import (
-	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +40,22 @@ func fullVirtualization(t *testing.T, w *world, kind api.Kind) {
 	refused(t, "less memory", w.Try(t.Context(), "update", "--memory", "256m", "old"), 1, "old", "balloon", "stop it first")
 }
 
+// startCopy starts an instance once there is a template of which it is a copy.
+func (w *world) startCopy(t *testing.T, kind api.Kind, name string, args ...string) {
+	t.Helper()
+	create := run(kind, append([]string{"--name", name}, args...)...)
+	create[0] = "create"
+	w.Berth(t, create...)
+	t.Cleanup(func() { w.remove(t, name) })
+	testenv.Eventually(t, 3*time.Minute, func() error {
+		if said := w.Berth(t, "explain", name); !strings.Contains(said, "a copy of template") {
+			return fmt.Errorf("there is no template for %s:\n%s", name, said)
+		}
+		return nil
+	})
+	w.Berth(t, "start", name)
+}
+
 // template starts a VM as a copy of a template, and lives its life through the death
 // of berthd; and removes the template.
 func template(t *testing.T, w *world, kind api.Kind) {
@@ -48,13 +64,7 @@ func template(t *testing.T, w *world, kind api.Kind) {
 		_, count, _ := strings.Cut(w.Berth(t, "system", "df", "--format", "{{.Type}} {{.TotalCount}}/{{.Active}}"), "templates ")
 		return strings.TrimSpace(count)
 	}
-	testenv.Eventually(t, time.Minute, func() error {
-		if got := templates(); strings.HasPrefix(got, "0/") {
-			return errors.New("there is no template")
-		}
-		return nil
-	})
-	w.start(t, kind, "copy", "base", "sh", "-c", "echo up; exec sleep 1000")
+	w.startCopy(t, kind, "copy", "base", "sh", "-c", "echo up; exec sleep 1000")
 	id := w.field(t, "copy", ".Status.Machine.Template")
 	if said := w.Berth(t, "explain", "copy"); id == "" || !strings.Contains(said, "a copy of template "+id) {
 		t.Fatalf("template %q; explain says:\n%s", id, said)

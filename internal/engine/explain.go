@@ -38,7 +38,7 @@ func (e *Engine) Explain(ctx context.Context, ref string) (api.Explanation, erro
 	if err != nil {
 		return fail(api.Invalid, rec.Name, err)
 	}
-	p.Mounts = rec.outlineMounts()
+	p.Mounts, p.Interfaces = rec.outlineMounts(), rec.outlineInterfaces()
 	if err := e.prepareKernel(ctx, rec, p); err != nil {
 		return fail("", rec.Name, err)
 	}
@@ -51,6 +51,14 @@ func (e *Engine) Explain(ctx context.Context, ref string) (api.Explanation, erro
 		explanation.Machine = *rec.Status.Machine // as it runs, whatever the host has become
 	}
 	return explanation, nil
+}
+
+// outlineInterfaces are an instance's before it has its place on the network.
+func (r *record) outlineInterfaces() []instance.Interface {
+	if n := r.Spec.Network.Name; n != api.NetworkNone && n != api.NetworkHost {
+		return []instance.Interface{{Network: n, Name: "eth0", HostName: "none", MAC: "02:00:00:00:00:00"}}
+	}
+	return nil
 }
 
 // outlineMount is a mount before its source is resolved.
