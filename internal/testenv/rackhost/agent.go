@@ -32,6 +32,11 @@ type job struct {
 // serve answers requests until the port is closed, which never happens while
 // QEMU lives.
 func serve() error {
+	vm, err := holdVM()
+	if err != nil {
+		return err
+	}
+	defer vm.Close()
 	port, err := openPort(rackwire.Port)
 	if err != nil {
 		return err
