@@ -48,6 +48,16 @@ func (e *Engine) findID(prefix string) (*entry, error) {
 	return found, nil
 }
 
+// lockRef begins a lifecycle operation on the instance that ref names.
+func (e *Engine) lockRef(ctx context.Context, op, ref string) (*entry, func(), error) {
+	en, err := e.find(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock, err := en.lock(ctx)
+	return en, unlock, api.E(op, "", ref, err)
+}
+
 // change applies f to the record and writes it to the store before anybody
 // sees it. Where the store fails, nothing has changed.
 func (e *Engine) change(ctx context.Context, en *entry, f func(*record)) error {

@@ -1,0 +1,109 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/disk"
+	"github.com/berthcloud/berth/internal/instance"
+)
+
+// RestoreSnapshot puts an instance back to where it was when a snapshot was made. One
+// with memory goes on from there.
+func (e *Engine) RestoreSnapshot(ctx context.Context, ref, name string) (api.Instance, error) {
+	const op = "restore"
+	en, unlock, err := e.lockRef(ctx, op, ref)
+	if err != nil {
+		return api.Instance{}, err
+	}
+	defer unlock()
+	fail := func(kind api.ErrorKind, err error) (api.Instance, error) {
+		return en.instance(), api.E(op, kind, en.name(), err)
+	}
+	s, err := e.snapshot(en, name)
+	if err != nil {
+		return fail("", err)
+	}
+	run := en.currentRun()
+	switch state := en.snapshot().State; {
+	case state == api.Suspended:
+		return en.instance(), errSuspended(op, en.name())
+	case state == api.Restarting || state == api.Removing:
+		return fail(api.Conflict, fmt.Errorf("it is %s; stop it first", state))
+	case !s.Memory && run != nil:
+		return fail(api.Conflict, fmt.Errorf("snapshot %s has no memory to go on with: stop it first", name))
+	}
+	if err := copySaved(e.savedDir(en.id), e.snapshotDir(en.id, name)); err != nil {
+		return fail(api.Exhausted, err)
+	}
+	// From here on it is suspended there, whatever happens.
+	if run != nil {
+		if err := run.handle.Delete(context.WithoutCancel(ctx)); err != nil {
+			return fail("", err)
+		}
+		if err := e.awaitEnd(context.WithoutCancel(ctx), en, run); err != nil {
+			return fail("", err)
+		}
+	} else if err := e.change(ctx, en, suspended); err != nil {
+		return fail("", err)
+	}
+	e.publish(en, op, map[string]string{"snapshot": name})
+	if s.Memory {
+		err = e.start(ctx, en, wanted)
+	} else {
+		err = e.settleDisks(ctx, en)
+	}
+	if err != nil {
+		return fail("", err)
+	}
+	return en.instance(), nil
+}
+
+// settleDisks makes disks that were saved without memory the instance's own.
+func (e *Engine) settleDisks(ctx context.Context, en *entry) error {
+	saver, p, err := e.diskSaver(ctx, en)
+	if err != nil {
+		return err
+	}
+	if err := saver.PutDisks(ctx, p, e.savedDir(en.id)); err != nil {
+		return err
+	}
+	return e.unsave(ctx, en)
+}
+
+// copySaved makes a saved directory out of another. The state is nobody's to write and
+// is shared.
+func copySaved(to, from string) error {
+	partial := to + ".new"
+	if err := os.RemoveAll(partial); err != nil {
+		return err
+	}
+	err := os.Mkdir(partial, 0o700)
+	entries, rerr := os.ReadDir(from)
+	err = errors.Join(err, rerr)
+	for _, entry := range entries {
+		if err != nil {
+			break
+		}
+		source, target := filepath.Join(from, entry.Name()), filepath.Join(partial, entry.Name())
+		if entry.Name() == instance.SavedState {
+			err = os.Link(source, target)
+		} else {
+			err = disk.Clone(target, source)
+		}
+	}
+	if err == nil {
+		err = disk.SyncTree(partial)
+	}
+	if err == nil {
+		err = os.Rename(partial, to)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(partial))
+	}
+	return disk.Sync(filepath.Dir(to))
+}
