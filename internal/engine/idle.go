@@ -74,7 +74,15 @@ func (e *Engine) endIdle(ctx context.Context, en *entry) error {
 	if err != nil {
 		return err
 	}
-	if h, err := driver.Adopt(ctx, p); err == nil {
+	h, err := driver.Adopt(ctx, p)
+	switch {
+	case api.IsKind(err, api.NotFound): // it ended with the engine
+	case err != nil:
+		// It may run. What is known of it stays, for the next engine, or for a start, whose
+		// driver ends what has the instance's place.
+		e.log.Error("find an idle run again", "instance", en.name(), "error", err)
+		return nil
+	default:
 		if err := h.Delete(ctx); err != nil {
 			return err
 		}
