@@ -217,12 +217,20 @@ const (
 
 // NetworkSpec says to which network an instance belongs.
 type NetworkSpec struct {
-	Name    string   `json:"name,omitempty" doc:"default, none, host; default: default"`
+	Name    string   `json:"name,omitempty" doc:"default, none, host, or a network that was made; default: default"`
 	Address string   `json:"address,omitempty" doc:"a fixed address of the network's pool"`
 	MAC     string   `json:"mac,omitempty"`
 	Publish []Port   `json:"publish,omitempty"`
 	DNS     []string `json:"dns,omitempty" doc:"name servers instead of the network's own"`
 	Hosts   []string `json:"hosts,omitempty" doc:"NAME:ADDRESS, added to /etc/hosts"`
+	NICs    []NIC    `json:"nics,omitempty" doc:"further networks, one interface each: eth1, eth2 and so on"`
+}
+
+// NIC is an instance's further place on a network.
+type NIC struct {
+	Network string `json:"network"`
+	Address string `json:"address,omitempty" doc:"a fixed address of the network's pool"`
+	MAC     string `json:"mac,omitempty"`
 }
 
 // Port is a port of the host that leads into an instance. The instance sees

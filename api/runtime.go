@@ -181,6 +181,18 @@ type Volume struct {
 	Users   []string          `json:"users,omitempty" doc:"instances that mount it"`
 }
 
+// Network is an isolated segment with addresses and names.
+type Network struct {
+	Name     string            `json:"name"`
+	Subnet   string            `json:"subnet,omitempty" doc:"IPv4 with prefix length; default: one that is free"`
+	Gateway  string            `json:"gateway,omitempty" doc:"the host's address on it"`
+	Internal bool              `json:"internal,omitempty" doc:"without a way out, and without published ports"`
+	Bridge   string            `json:"bridge,omitempty" doc:"the device on the host"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Created  time.Time         `json:"created,omitzero"`
+	Users    []string          `json:"users,omitempty" doc:"instances that belong to it"`
+}
+
 // Info describes a daemon and its host.
 type Info struct {
 	Version   string            `json:"version"`

@@ -218,21 +218,21 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 	u.Add(func(context.Context) error { c.retireCgroups(); return nil })
 	keep := keeper.New(keeper.Config{Run: c.Run, Binary: filepath.Join(c.Bin, "berth-keeper")})
 	u.Add(func(ctx context.Context) error { return c.retireKeeper(ctx, keep) })
-	net, err := bridge.New(bridge.Config{
+	networks, err := bridge.NewSet(bridge.Config{
 		Dir: filepath.Join(c.Root, "network"), RunDir: filepath.Join(c.Run, "network"), Bridge: bridge.Name(c.Root, DefaultRoot), Log: c.Log,
 		Ports: c.ports(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	u.Add(func(context.Context) error { return net.Close() })
+	u.Add(func(context.Context) error { return networks.Close() })
 
 	machines, err := c.machines(ctx, keep, host, u)
 	if err != nil {
 		return nil, err
 	}
 	e, err := engine.New(ctx, engine.Config{
-		Root: c.Root, Run: c.Run, Cgroup: c.cgroup(), Store: state, Images: images, Storage: disks, Network: net,
+		Root: c.Root, Run: c.Run, Cgroup: c.cgroup(), Store: state, Images: images, Storage: disks, Networks: networks,
 		Drivers: []instance.Driver{
 			container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: filepath.Join(c.Run, "oci"), Host: host}),
 			machines,

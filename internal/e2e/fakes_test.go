@@ -58,7 +58,7 @@ func serveFakes(t *testing.T, d *testenv.Daemon) {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	kernel := fake.NewWorld()
 	e, err := engine.New(t.Context(), engine.Config{
-		Root: root, Run: run, Cgroup: "/" + testenv.Name(t), Store: mem.New(), Images: images, Storage: disks, Network: fakenet.New(),
+		Root: root, Run: run, Cgroup: "/" + testenv.Name(t), Store: mem.New(), Images: images, Storage: disks, Networks: fakenet.NewSet(),
 		Drivers: []instance.Driver{fake.New(kernel, api.Container), fake.New(kernel, api.VM)},
 		Host:    instance.Host{Arch: "amd64", CPUs: 2, Memory: 4 << 30},
 		Version: api.VersionInfo{Version: "fake", API: api.Version}, Log: log,

@@ -17,6 +17,7 @@ var networkScenarios = []scenario{
 	{"port in use", realOnly, nil, portInUse},
 	{"no network", realOnly, both, noNetwork},
 	{"host network", realOnly, containers, hostNetwork},
+	{"several networks", localOnly, both, severalNetworks},
 }
 
 // webServer serves one page with busybox.
@@ -73,6 +74,50 @@ func portInUse(t *testing.T, w *world, _ api.Kind) {
 		testenv.Shell(t, w.Machine, "kill $(ss -Htlnp 'sport = 8082' | sed 's/.*pid=\\([0-9]*\\).*/\\1/')")
 	})
 	refused(t, "port of another program", w.Try(t.Context(), run(api.Container, "--rm", "-p", "8082:80", "base", "true")...), 125, "8082")
+}
+
+// severalNetworks has a front on the default network and an internal one, and a back on
+// the latter alone; through the death of berthd, and a VM's start as a copy.
+func severalNetworks(t *testing.T, w *world, kind api.Kind) {
+	w.Berth(t, "network", "create", "--internal", "backend")
+	t.Cleanup(func() { w.Berth(t, "network", "rm", "backend") })
+	w.start(t, api.Container, "back", append([]string{"--network", "backend"}, webServer("back")...)...)
+	start := w.start
+	if kind == api.VM {
+		w.Berth(t, run(kind, "--rm", "--network", "default", "--network", "backend", "base", "true")...)
+		start = w.startCopy
+	}
+	front := []string{"--network", "default", "--network", "backend", "-p", "8083:80"}
+	start(t, kind, "front", append(front, webServer("front")...)...)
+	check := func() {
+		t.Helper()
+		reach := func(from, to string) {
+			line := "a=$(nslookup " + to + " | sed -n '/^Name/,$ s/^Address[^:]*: //p' | head -n 1) && timeout 5 wget -q -O - http://$a/"
+			testenv.Eventually(t, time.Minute, func() error {
+				if r := w.Try(t.Context(), "exec", from, "sh", "-c", line); r.Stdout != to+"\n" {
+					return fmt.Errorf("from %s to %s: %s", from, to, r)
+				}
+				return nil
+			})
+		}
+		reach("front", "back")
+		reach("back", "front")
+		show := "ls -1 /sys/class/net | tr '\\n' ' '; ip route | grep -c ^default"
+		expect(t, "the front's interfaces", w.Try(t.Context(), "exec", "front", "sh", "-c", show), 0, "eth0 eth1 lo 1\n")
+		expect(t, "the back's way out", w.Try(t.Context(), "exec", "back", "sh", "-c", show), 1, "eth0 lo 0\n")
+		get := testenv.Command{Argv: []string{"busybox", "timeout", "5", "busybox", "wget", "-q", "-O", "-", "http://" + w.Machine.Address() + ":8083/"}}
+		if r := w.Machine.Neighbor().Do(t.Context(), get); r.Stdout != "front\n" {
+			t.Errorf("from outside: %s", r)
+		}
+	}
+	check()
+	w.Kill(t)
+	w.Start(t)
+	check()
+	refused(t, "remove a network in use", w.Try(t.Context(), "network", "rm", "backend"), 1, "back, front")
+	w.Berth(t, "restart", "front")
+	check()
+	w.remove(t, "front", "back")
 }
 
 func noNetwork(t *testing.T, w *world, kind api.Kind) {

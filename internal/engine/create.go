@@ -61,6 +61,9 @@ func (e *Engine) create(ctx context.Context, want api.Spec, state api.State) (_ 
 	if spec, err = e.completeDisk(want, spec, id, img); err != nil {
 		return nil, err
 	}
+	if _, err := e.networksOf(interfaces(spec.Network)); err != nil {
+		return nil, api.E("create", "", spec.Name, err)
+	}
 	driver, err := e.driver(spec.Kind)
 	if err != nil {
 		return nil, api.E("create", "", spec.Name, err)

@@ -41,17 +41,17 @@ import (
 
 // Config is what an Engine stands on. All fields are required but Version.
 type Config struct {
-	Root    string // directory of what survives a reboot; absolute
-	Run     string // directory of what does not; absolute
-	Cgroup  string // path below the cgroup root that instances' cgroups go under, as in /berth
-	Store   store.Store
-	Images  *image.Store
-	Storage *storage.Storage
-	Network network.Network
-	Drivers []instance.Driver
-	Host    instance.Host
-	Version api.VersionInfo
-	Log     *slog.Logger
+	Root     string // directory of what survives a reboot; absolute
+	Run      string // directory of what does not; absolute
+	Cgroup   string // path below the cgroup root that instances' cgroups go under, as in /berth
+	Store    store.Store
+	Images   *image.Store
+	Storage  *storage.Storage
+	Networks network.Set
+	Drivers  []instance.Driver
+	Host     instance.Host
+	Version  api.VersionInfo
+	Log      *slog.Logger
 }
 
 // Engine runs the instances of a host. Its methods may be called
@@ -60,16 +60,16 @@ type Config struct {
 type Engine struct {
 	root, run, cgroupRoot string
 
-	store   store.Store
-	images  *image.Store
-	storage *storage.Storage
-	network network.Network
-	drivers map[api.Kind]instance.Driver
-	host    instance.Host
-	version api.VersionInfo
-	log     *slog.Logger
-	events  *bus
-	ops     *operations
+	store    store.Store
+	images   *image.Store
+	storage  *storage.Storage
+	networks network.Set
+	drivers  map[api.Kind]instance.Driver
+	host     instance.Host
+	version  api.VersionInfo
+	log      *slog.Logger
+	events   *bus
+	ops      *operations
 
 	ctx    context.Context // ends with Close; bounds background work
 	cancel context.CancelFunc
@@ -87,7 +87,7 @@ type Engine struct {
 func New(ctx context.Context, c Config) (*Engine, error) {
 	e := &Engine{
 		root: c.Root, run: c.Run, cgroupRoot: c.Cgroup,
-		store: c.Store, images: c.Images, storage: c.Storage, network: c.Network,
+		store: c.Store, images: c.Images, storage: c.Storage, networks: c.Networks,
 		host: c.Host, version: c.Version, log: c.Log,
 		drivers: make(map[api.Kind]instance.Driver),
 		events:  newBus(),

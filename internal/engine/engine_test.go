@@ -69,10 +69,10 @@ func (w *world) open(t *testing.T) {
 	w.closers = []io.Closer{state, images}
 	w.Engine, err = New(t.Context(), Config{
 		Root: w.root, Run: w.run, Cgroup: "/berth-test", Store: state, Images: images, Storage: disks,
-		Network: fakenet.New(),
-		Drivers: []instance.Driver{fake.New(w.runs, api.Container), fake.New(w.runs, api.VM)},
-		Host:    instance.Host{Arch: "amd64", CPUs: 2, Memory: 8 << 30},
-		Log:     slog.New(slog.DiscardHandler),
+		Networks: fakenet.NewSet(),
+		Drivers:  []instance.Driver{fake.New(w.runs, api.Container), fake.New(w.runs, api.VM)},
+		Host:     instance.Host{Arch: "amd64", CPUs: 2, Memory: 8 << 30},
+		Log:      slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -306,7 +306,13 @@ func TestCreateRefuses(t *testing.T) {
 		"root mount": {with(func(s *api.Spec) { s.Mounts = []api.Mount{{Type: api.MountTmpfs, Target: "/x/.."}} }), api.Invalid, "root filesystem"},
 		"signal":     {with(func(s *api.Spec) { s.StopSignal = "BOOM" }), api.Invalid, "BOOM"},
 		"restart":    {with(func(s *api.Spec) { s.AutoRemove = true; s.Restart.Mode = api.RestartAlways }), api.Invalid, "--rm"},
-		"network":    {with(func(s *api.Spec) { s.Network.Name = "moon" }), api.Invalid, "moon"},
+		"network":    {with(func(s *api.Spec) { s.Network.Name = "moon" }), api.NotFound, "moon"},
+		"further":    {with(func(s *api.Spec) { s.Network.NICs = []api.NIC{{Network: "moon"}} }), api.NotFound, "moon"},
+		"none and":   {with(func(s *api.Spec) { s.Network.Name = api.NetworkNone; s.Network.NICs = []api.NIC{{Network: "default"}} }), api.Invalid, "stands alone"},
+		"twice":      {with(func(s *api.Spec) { s.Network.NICs = []api.NIC{{Network: "default"}} }), api.Invalid, "once"},
+		"and host":   {with(func(s *api.Spec) { s.Network.NICs = []api.NIC{{Network: "host"}} }), api.Invalid, "cannot be a further one"},
+		"address":    {with(func(s *api.Spec) { s.Network.NICs = []api.NIC{{Network: "lan", Address: "x"}} }), api.Invalid, "not an IP address"},
+		"nine":       {with(func(s *api.Spec) { s.Network.NICs = make([]api.NIC, 8) }), api.Invalid, "more than the 8"},
 		"vm on host": {with(func(s *api.Spec) { s.Kind = api.VM; s.Network.Name = api.NetworkHost }), api.Invalid, "cannot share"},
 		"init":       {with(func(s *api.Spec) { s.Init = "launchd" }), api.Invalid, "launchd"},
 		"init in VM": {with(func(s *api.Spec) { s.Init, s.Kind = api.InitSystem, api.VM }), api.Invalid, "leave out --vm"},

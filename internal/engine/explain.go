@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
@@ -55,10 +56,11 @@ func (e *Engine) Explain(ctx context.Context, ref string) (api.Explanation, erro
 
 // outlineInterfaces are an instance's before it has its place on the network.
 func (r *record) outlineInterfaces() []instance.Interface {
-	if n := r.Spec.Network.Name; n != api.NetworkNone && n != api.NetworkHost {
-		return []instance.Interface{{Network: n, Name: "eth0", HostName: "none", MAC: "02:00:00:00:00:00"}}
+	var list []instance.Interface
+	for i, nic := range interfaces(r.Spec.Network) {
+		list = append(list, instance.Interface{Network: nic.Network, Name: interfaceName(i), HostName: "none", MAC: fmt.Sprintf("02:00:00:00:00:%02x", i)})
 	}
-	return nil
+	return list
 }
 
 // outlineMount is a mount before its source is resolved.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/network"
 )
 
 // Version names the build.
@@ -34,8 +35,11 @@ func (e *Engine) Info(ctx context.Context) (api.Info, error) {
 		Version: e.version.Version, Host: host, Kernel: string(release), Arch: e.host.Arch,
 		CPUs: e.host.CPUs, Memory: e.host.Memory, Root: e.root, Run: e.run, Cgroup: "v1",
 		Instances: map[string]int{}, Images: len(images), Drivers: map[string]string{}, Hardware: e.host.KVMReason,
-		Warnings: e.network.Warnings(ctx),
 	}
+	_ = e.onNetworks(func(n network.Network) error {
+		info.Warnings = append(info.Warnings, n.Warnings(ctx)...)
+		return nil
+	})
 	if e.host.CgroupV2 {
 		info.Cgroup = "v2"
 	}

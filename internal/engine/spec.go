@@ -15,6 +15,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/network"
 )
 
 // Defaults of a specification.
@@ -181,8 +182,8 @@ func validateRates(s api.Spec) error {
 			return fmt.Errorf("%s: the burst %d is below the limit %d", r.flag, r.rate.Burst, r.rate.Limit)
 		}
 	}
-	if l.NetBandwidth.Limits() && s.Network.Name != api.NetworkDefault {
-		return fmt.Errorf("--net-bandwidth limits a link to the default network; with --network %s there is none", s.Network.Name)
+	if l.NetBandwidth.Limits() && len(interfaces(s.Network)) == 0 {
+		return fmt.Errorf("--net-bandwidth limits links to Berth's networks; with --network %s there is none", s.Network.Name)
 	}
 	return nil
 }
@@ -269,8 +270,10 @@ func validateMounts(s api.Spec) error {
 
 func validateNetwork(s api.Spec) error {
 	n := s.Network
+	if len(n.NICs) > network.MaxNumber {
+		return fmt.Errorf("%d networks are more than the %d that an instance can be on", len(n.NICs)+1, network.MaxNumber+1)
+	}
 	switch n.Name {
-	case api.NetworkDefault:
 	case api.NetworkNone:
 		if len(n.Publish) > 0 {
 			return errors.New("network none has no address to publish ports of; use the default network")
@@ -282,9 +285,35 @@ func validateNetwork(s api.Spec) error {
 		if len(n.Publish) > 0 {
 			return errors.New("on the host's network every port is already the host's; leave out -p")
 		}
-	default:
-		return fmt.Errorf("network %q is unknown; use default, none or host", n.Name)
 	}
+	if err := validateNICs(n); err != nil {
+		return err
+	}
+	return validateAddresses(n)
+}
+
+// validateNICs checks that an instance is on each network once.
+func validateNICs(n api.NetworkSpec) error {
+	seen := map[string]bool{n.Name: true}
+	for _, nic := range n.NICs {
+		switch {
+		case n.Name == api.NetworkNone || n.Name == api.NetworkHost:
+			return fmt.Errorf("network %s stands alone; leave out the others", n.Name)
+		case nic.Network == api.NetworkNone || nic.Network == api.NetworkHost || nic.Network == "":
+			return fmt.Errorf("network %q cannot be a further one; name one that berth network ls shows", nic.Network)
+		case seen[nic.Network]:
+			return fmt.Errorf("an instance is on network %s once; leave out the other", nic.Network)
+		}
+		seen[nic.Network] = true
+		if _, err := netip.ParseAddr(nic.Address); nic.Address != "" && err != nil {
+			return fmt.Errorf("address %q on network %s is not an IP address", nic.Address, nic.Network)
+		}
+	}
+	return nil
+}
+
+// validateAddresses checks what leads into an instance, and what it asks.
+func validateAddresses(n api.NetworkSpec) error {
 	for _, p := range n.Publish {
 		if p.Port == 0 {
 			return errors.New("a published port needs the instance's port, as in -p 8080:80")

@@ -24,6 +24,9 @@ func Check(r Request) (Request, error) {
 		}
 		r.MAC = mac.String()
 	}
+	if r.Number < 0 || r.Number > MaxNumber {
+		return r, api.E("attach", api.Invalid, r.ID, fmt.Errorf("an instance has at most %d network interfaces", MaxNumber+1))
+	}
 	r.Names, r.Publish = slices.Clone(r.Names), slices.Clone(r.Publish)
 	for i := range r.Publish {
 		if err := checkPort(&r.Publish[i]); err != nil {

@@ -5,7 +5,9 @@
 //
 // A network is an isolated segment: a bridge of the host with a pool of
 // addresses. An endpoint is an instance's place on it: an address, a MAC, the
-// names it answers to, the ports of the host that lead to it.
+// names it answers to, the ports of the host that lead to it. An internal network
+// has no way out and no ports. The default one is always there; users make others,
+// and an instance may be on several.
 //
 // # Who does what
 //
@@ -29,6 +31,32 @@ import (
 
 	"github.com/berthcloud/berth/api"
 )
+
+// Set is the networks of a host. All methods may be called concurrently.
+type Set interface {
+	// Network returns one by its name.
+	//
+	// Errors: NotFound.
+	Network(name string) (Network, error)
+
+	// Names returns the names of all, the default network's first, then sorted.
+	Names() []string
+
+	// Create makes a network of its Name, Internal, Labels and, where it is not "",
+	// Subnet; the rest is decided. It is recorded durably before Create returns.
+	//
+	// Errors: Invalid; Exists; InUse where the host knows the subnet already;
+	// Exhausted where no subnet is free.
+	Create(context.Context, api.Network) (api.Network, error)
+
+	// Remove takes a network away, from the host too.
+	//
+	// Errors: NotFound; Invalid for the default network; InUse while it has endpoints.
+	Remove(ctx context.Context, name string) error
+
+	// Close closes each network.
+	Close() error
+}
 
 // Network is one network. All methods may be called concurrently.
 type Network interface {
@@ -62,6 +90,9 @@ type Network interface {
 	// it may be called at any time, any number of times.
 	Apply(ctx context.Context, ids []string) error
 
+	// Describe returns what the network is, without its users.
+	Describe() (api.Network, error)
+
 	// Warnings says, a line each, what on this host would cut instances off:
 	// rules of Docker, ufw or firewalld.
 	Warnings(context.Context) []string
@@ -78,9 +109,13 @@ type Request struct {
 	Names    []string   // it answers to; the first is the instance's name
 	Address  netip.Addr // wanted; zero for any
 	MAC      string     // wanted; "" for one derived from the address
+	Number   int        // of the instance's interface: 0 for eth0, up to MaxNumber
 	Publish  []api.Port // host ports of 0 are chosen
 	LinkKind LinkKind
 }
+
+// MaxNumber is the highest number of an interface.
+const MaxNumber = 7
 
 // LinkKind says what the driver will plug.
 type LinkKind string
@@ -99,8 +134,8 @@ type Endpoint struct {
 	HostName string         `json:"host_name"` // of the interface's end on the host, at most 15 bytes
 	MAC      string         `json:"mac"`
 	Address  []netip.Prefix `json:"address"` // with the network's prefix length
-	Gateway  netip.Addr     `json:"gateway"`
-	DNS      []netip.Addr   `json:"dns"` // name servers
+	Gateway  netip.Addr     `json:"gateway"` // zero on an internal network
+	DNS      []netip.Addr   `json:"dns"`     // name servers
 	MTU      int            `json:"mtu"`
 	Publish  []api.Port     `json:"publish"` // as published, free ports filled in
 	Names    []string       `json:"names"`

@@ -22,12 +22,13 @@ type Backend struct {
 	Operations Operations
 	Work       Work
 	Volumes    Volumes
+	Networks   Networks
 	Host       Host
 }
 
 // Engine returns the Backend of an engine.
 func Engine(e *engine.Engine) Backend {
-	return Backend{Records: e, Lives: e, Snapshots: e, Insides: e, Consoles: e, Images: e, Operations: e, Work: e, Volumes: e, Host: e}
+	return Backend{Records: e, Lives: e, Snapshots: e, Insides: e, Consoles: e, Images: e, Operations: e, Work: e, Volumes: e, Networks: e, Host: e}
 }
 
 // Records keeps the records of instances.
@@ -117,6 +118,14 @@ type Volumes interface {
 	Volume(ctx context.Context, name string) (api.Volume, error)
 	CreateVolume(ctx context.Context, name string, size int64, labels map[string]string) (api.Volume, error)
 	RemoveVolume(ctx context.Context, name string, force bool) error
+}
+
+// Networks keeps networks.
+type Networks interface {
+	Networks(context.Context) ([]api.Network, error)
+	Network(ctx context.Context, name string) (api.Network, error)
+	CreateNetwork(ctx context.Context, want api.Network) (api.Network, error)
+	RemoveNetwork(ctx context.Context, name string, force bool) error
 }
 
 // Host speaks of the host as a whole.

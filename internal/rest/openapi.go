@@ -60,6 +60,7 @@ func (s *Server) routes() (*http.ServeMux, *huma.OpenAPI) {
 	s.imageRoutes(a)
 	s.operationRoutes(a)
 	s.volumeRoutes(a)
+	s.networkRoutes(a)
 	s.hostRoutes(a)
 	// huma describes its own error type beside ours; nothing refers to it.
 	delete(registry.Map(), "ErrorModel")

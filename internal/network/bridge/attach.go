@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -42,6 +43,9 @@ func (n *Network) Attach(ctx context.Context, req network.Request) (network.Endp
 // decide makes the record of a request. What it takes is the record's: release
 // and the pool's give take it back. The caller holds mu.
 func (n *Network) decide(req network.Request, old *record) (_ *record, err error) {
+	if n.cfg.Internal && len(req.Publish) > 0 {
+		return nil, api.E("publish", api.Invalid, network.PortName(req.Publish[0]), fmt.Errorf("network %s is internal: nothing from outside leads into it; leave out -p, or use another network", n.cfg.Name))
+	}
 	r := &record{Request: req}
 	r.Request.Publish = slices.Clone(req.Publish)
 	// An instance keeps its address when it asks anew for any.
@@ -62,17 +66,19 @@ func (n *Network) decide(req network.Request, old *record) (_ *record, err error
 		old.release() // its ports may be wanted again
 	}
 	r.Endpoint = network.Endpoint{
-		ID: req.ID, Network: api.NetworkDefault, Bridge: n.cfg.Bridge,
-		HostName: hostName(req.ID, req.LinkKind),
+		ID: req.ID, Network: n.cfg.Name, Bridge: n.cfg.Bridge,
+		HostName: hostName(req.ID, req.LinkKind, req.Number),
 		MAC:      req.MAC,
 		Address:  []netip.Prefix{netip.PrefixFrom(addr, n.subnet.Bits())},
-		Gateway:  n.pool.gateway(),
 		DNS:      n.nameServers(),
 		MTU:      n.mtu,
 		Names:    slices.Clone(req.Names),
 	}
 	if r.Endpoint.MAC == "" {
 		r.Endpoint.MAC = macOf(addr)
+	}
+	if !n.cfg.Internal {
+		r.Endpoint.Gateway = n.pool.gateway()
 	}
 	if err := n.publish(r); err != nil {
 		if old != nil {
@@ -217,7 +223,7 @@ func (n *Network) Rename(_ context.Context, id, name string) error {
 	return nil
 }
 
-// announce tells the name server who is there. The caller holds mu.
+// announce tells the name server and the other networks who is there. The caller holds mu.
 func (n *Network) announce() {
 	names := make(map[string]netip.Addr)
 	for _, id := range sortedKeys(n.endpoints) {
@@ -231,6 +237,12 @@ func (n *Network) announce() {
 		names[r.Endpoint.Names[0]] = r.address()
 	}
 	n.dns.SetNames(names)
+	var members []member
+	for _, id := range sortedKeys(n.endpoints) {
+		ep := &n.endpoints[id].Endpoint
+		members = append(members, member{id: id, name: ep.Names[0], address: ep.Address[0].Addr(), publish: ep.Publish})
+	}
+	n.cfg.ledger.tell(n.cfg.Bridge, func(p *page) { p.members = members })
 }
 
 // nameServers returns what instances ask for names: the gateway or, where

@@ -1,6 +1,8 @@
-// Package bridge is the network on a Linux bridge of the host.
+// Package bridge is networks on Linux bridges of the host.
 //
 // # What is on the host
+//
+// For each network:
 //
 //   - The bridge, with the gateway's address, IPv4 only.
 //   - One nftables table (family ip) with the bridge's name: masquerading, the
@@ -16,6 +18,9 @@
 // Forwarding makes a router of the host: what reaches it for other networks it
 // passes on, as far as the host's own firewall lets it. Every bridge network
 // needs that; Berth's rules concern its bridge alone.
+//
+// An internal network has no masquerading and no published ports, what would leave
+// it is dropped, and its name server knows nothing of the world (CVE-2024-29018).
 //
 // It all appears with the first endpoint. Close, with no endpoint left, takes
 // it away; ip_forward goes back to what it was, if this daemon switched it on
@@ -36,7 +41,9 @@
 // # Files
 //
 //	DIR/network.json          bridge and subnet, chosen once
+//	DIR/named/NAME/           the same of a network that was made
 //	RUN/endpoints/ID.json     an endpoint; like the instances it dies with a boot
+//	RUN/named/NAME/           the same of a network that was made
 package bridge
 
 import (
@@ -49,6 +56,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/link"
@@ -64,6 +72,13 @@ type Config struct {
 	Subnet netip.Prefix // zero: chosen once among what is free
 	Log    *slog.Logger // nil: silent
 	Ports  Ports        // nil: this network namespace has the host's addresses
+
+	Name     string // "": the default network
+	Internal bool   // no way out
+	Labels   map[string]string
+	Created  time.Time
+
+	ledger *ledger // nil: it is the daemon's only network
 }
 
 // Ports leads published ports to instances where the host's addresses are those of
@@ -101,10 +116,20 @@ var _ network.Network = (*Network)(nil)
 // New reads what is recorded. It changes nothing on the host: Apply or the
 // first Attach does.
 func New(cfg Config) (*Network, error) {
-	n := &Network{cfg: cfg, log: cfg.Log, dns: dns.New(), endpoints: make(map[string]*record), limited: make(map[string]bool)}
+	if cfg.Name == "" {
+		cfg.Name = api.NetworkDefault
+	}
+	if cfg.ledger == nil {
+		cfg.ledger = newLedger(cfg.RunDir, cfg.Ports)
+	}
+	n := &Network{cfg: cfg, log: cfg.Log, endpoints: make(map[string]*record), limited: make(map[string]bool)}
 	if n.log == nil {
 		n.log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
+	n.dns = dns.New(dns.Config{
+		Internal: cfg.Internal,
+		Beyond:   func(client netip.Addr) []*dns.Server { return cfg.ledger.beyond(cfg.Bridge, client) },
+	})
 	for _, dir := range []string{cfg.Dir, n.endpointsDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
@@ -147,6 +172,7 @@ func (n *Network) ensure() error {
 		n.log.Warn("names of instances are not answered", "network", n.cfg.Bridge, "error", n.dnsErr)
 	}
 	n.ready = true
+	n.cfg.ledger.tell(n.cfg.Bridge, func(p *page) { p.ready, p.names = true, n.dns })
 	return nil
 }
 
@@ -162,9 +188,9 @@ func (n *Network) replaceRules() error {
 			leads[p] = netip.AddrPortFrom(r.address(), p.Port)
 		}
 	}
-	err := plan(n.cfg.Bridge, n.subnet, targets).replace()
-	if err == nil && n.cfg.Ports != nil {
-		err = n.cfg.Ports.Lead(leads)
+	err := plan(n.cfg.Bridge, n.subnet, n.cfg.Internal, targets).replace()
+	if err == nil {
+		err = n.cfg.ledger.lead(n.cfg.Bridge, leads)
 	}
 	return api.E("make network", api.Internal, n.cfg.Bridge, err)
 }
@@ -247,14 +273,12 @@ func (n *Network) remove() error {
 	for _, name := range ports {
 		err = errors.Join(err, link.Delete(name))
 	}
-	err = errors.Join(err, link.Delete(n.cfg.Bridge), removeTable(n.cfg.Bridge), n.restoreSysctls())
-	if n.cfg.Ports != nil {
-		err = errors.Join(err, n.cfg.Ports.Lead(nil))
-	}
+	err = errors.Join(err, link.Delete(n.cfg.Bridge), removeTable(n.cfg.Bridge), n.restoreSysctls(), n.cfg.ledger.lead(n.cfg.Bridge, nil))
 	if err != nil {
 		return api.E("remove network", api.Internal, n.cfg.Bridge, err)
 	}
 	n.ready = false
+	n.cfg.ledger.tell(n.cfg.Bridge, func(p *page) { p.ready, p.names = false, nil })
 	return nil
 }
 

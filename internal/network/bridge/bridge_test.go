@@ -154,11 +154,16 @@ func attachInstance(t *testing.T, n *Network, req network.Request) instance {
 
 func plug(t *testing.T, i instance) {
 	t.Helper()
+	plugAs(t, i, "eth0")
+}
+
+func plugAs(t *testing.T, i instance, name string) {
+	t.Helper()
 	if err := link.Prepare(i.FD(), link.ContainerSysctls(1<<31-1)); err != nil {
 		t.Fatal(err)
 	}
 	err := link.Plug(i.FD(), link.Veth{
-		HostName: i.HostName, Bridge: i.Bridge, Name: "eth0", MAC: i.MAC, Addresses: i.Address, Gateway: i.Gateway, MTU: i.MTU,
+		HostName: i.HostName, Bridge: i.Bridge, Name: name, MAC: i.MAC, Addresses: i.Address, Gateway: i.Gateway, MTU: i.MTU,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -602,30 +607,7 @@ func TestNames(t *testing.T) {
 	n, _ := testNetwork(t, "")
 	web := attachInstance(t, n, network.Request{ID: "web", Names: []string{"web", "front"}})
 	peer := attachInstance(t, n, network.Request{ID: "peer"})
-	lookup := func(name string) string {
-		var got []string
-		err := peer.Do(func() error {
-			r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, proto, _ string) (net.Conn, error) {
-				// The resolver dials from other goroutines, hence other
-				// threads: back into the namespace.
-				var c net.Conn
-				err := peer.Do(func() (err error) {
-					c, err = net.Dial(proto, peer.DNS[0].String()+":53")
-					return err
-				})
-				return c, err
-			}}
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-			defer cancel()
-			var err error
-			got, err = r.LookupHost(ctx, name)
-			return err
-		})
-		if err != nil {
-			return "error"
-		}
-		return strings.Join(got, " ")
-	}
+	lookup := func(name string) string { return resolve(t, peer, name) }
 	for name, want := range map[string]string{
 		"web.": web.addr(), "WEB.berth.": web.addr(), "front.": web.addr(), "peer.": peer.addr(), "nobody.berth.": "error",
 	} {
@@ -644,6 +626,32 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// resolve returns the addresses that an instance is told for a name, or "error".
+func resolve(t *testing.T, who instance, name string) string {
+	var got []string
+	err := who.Do(func() error {
+		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, proto, _ string) (net.Conn, error) {
+			// The resolver dials from other goroutines, hence other threads: back
+			// into the namespace.
+			var c net.Conn
+			err := who.Do(func() (err error) {
+				c, err = net.Dial(proto, who.DNS[0].String()+":53")
+				return err
+			})
+			return c, err
+		}}
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		var err error
+		got, err = r.LookupHost(ctx, name)
+		return err
+	})
+	if err != nil {
+		return "error"
+	}
+	return strings.Join(got, " ")
+}
+
 // TestNFTAgrees compares the plan with what nft reads from the kernel.
 func TestNFTAgrees(t *testing.T) {
 	nft, err := exec.LookPath("nft")
@@ -660,7 +668,7 @@ func TestNFTAgrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := plan(n.cfg.Bridge, n.subnet, n.endpoints["web"].targets()).String()
+	want := plan(n.cfg.Bridge, n.subnet, false, n.endpoints["web"].targets()).String()
 	// nft knows some priorities by name, numbers some bits, and indents.
 	normal := strings.NewReplacer("priority raw", "priority -300", "priority dstnat", "priority -100", "priority filter", "priority 0",
 		"priority srcnat", "priority 100", "ct state 0x2,0x4", "ct state established,related", "ct state 0x6", "ct state established,related",

@@ -86,7 +86,7 @@ func (n *Network) claim(r *record, p api.Port) error {
 		}
 		for _, q := range other.Endpoint.Publish {
 			if collide(p, q) {
-				return api.E("publish", api.InUse, network.PortName(p), fmt.Errorf("the port is taken by instance %s; choose another", other.Endpoint.Names[0]))
+				return errPortTaken(p, other.Endpoint.Names[0])
 			}
 		}
 	}
@@ -95,9 +95,12 @@ func (n *Network) claim(r *record, p api.Port) error {
 			return api.E("publish", api.InUse, network.PortName(p), errors.New("the instance publishes the port twice"))
 		}
 	}
+	if name, taken := n.cfg.ledger.publisher(n.cfg.Bridge, p); taken {
+		return errPortTaken(p, name)
+	}
 	try := tryListen
-	if n.cfg.Ports != nil {
-		try = n.cfg.Ports.Try
+	if n.cfg.ledger.ports != nil {
+		try = n.cfg.ledger.ports.Try
 	}
 	if err := try(p); err != nil {
 		switch {
@@ -114,6 +117,10 @@ func (n *Network) claim(r *record, p api.Port) error {
 		r.held = append(r.held, fd)
 	}
 	return nil
+}
+
+func errPortTaken(p api.Port, by string) error {
+	return api.E("publish", api.InUse, network.PortName(p), fmt.Errorf("the port is taken by instance %s; choose another", by))
 }
 
 // tryListen finds out whether a program could listen on the port.

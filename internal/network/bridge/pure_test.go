@@ -21,13 +21,14 @@ func TestPlan(t *testing.T) {
 	subnet := netip.MustParsePrefix("10.89.0.0/20")
 	web := netip.MustParseAddr("10.89.0.2")
 	for name, targets := range map[string][]target{
-		"empty": nil,
+		"empty":    nil,
+		"internal": nil,
 		"ports": {
 			{"tcp", netip.Addr{}, 8080, netip.AddrPortFrom(web, 80)},
 			{"udp", netip.MustParseAddr("192.0.2.1"), 53, netip.AddrPortFrom(web, 5353)},
 		},
 	} {
-		got := plan("berth0", subnet, targets).String()
+		got := plan("berth0", subnet, name == "internal", targets).String()
 		file := filepath.Join("testdata", name+".golden")
 		if *update {
 			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
@@ -113,11 +114,11 @@ func TestHostName(t *testing.T) {
 		strings.Repeat("0123456789abcdef", 4): "bv0123456789ab",
 		"a":                                   "bvcca463cd1f1c",
 	} {
-		if got := hostName(id, network.Veth); len(got) != 14 || want != got && len(id) > 12 {
+		if got := hostName(id, network.Veth, 0); len(got) != 14 || want != got && len(id) > 12 {
 			t.Errorf("%s: %s", id, got)
 		}
 	}
-	if a, b := hostName("a", network.Tap), hostName("a", network.Veth); a == b {
+	if a, b := hostName("a", network.Tap, 0), hostName("a", network.Veth, 0); a == b {
 		t.Error("a tap has the name of a veth")
 	}
 }

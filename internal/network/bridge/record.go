@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/network"
@@ -30,33 +32,45 @@ func (r *record) address() netip.Addr { return r.Endpoint.Address[0].Addr() }
 // asksFor reports whether req is what r was made from.
 func (r *record) asksFor(req network.Request) bool {
 	a := &r.Request
-	return slices.Equal(a.Names, req.Names) && a.Address == req.Address && a.MAC == req.MAC &&
+	return slices.Equal(a.Names, req.Names) && a.Address == req.Address && a.MAC == req.MAC && a.Number == req.Number &&
 		slices.Equal(a.Publish, req.Publish) && a.LinkKind == req.LinkKind
 }
 
 // hostName names the host's end of an instance's link: v for a veth, t for a
-// tap, then the first digits of the id, so that a person finds the instance.
-func hostName(id string, kind network.LinkKind) string {
+// tap, then the first digits of the id, so that a person finds the instance, then
+// the number of an interface that is not the first.
+func hostName(id string, kind network.LinkKind, number int) string {
 	const digits = 12
 	prefix := "bv"
 	if kind == network.Tap {
 		prefix = "bt"
 	}
+	suffix := ""
+	if number > 0 {
+		suffix = strconv.Itoa(number)
+	}
 	if len(id) >= digits && strings.Trim(id[:digits], "0123456789abcdef") == "" {
-		return prefix + id[:digits]
+		return prefix + id[:digits] + suffix
 	}
 	h := fnv.New64a()
 	h.Write([]byte(id))
-	return fmt.Sprintf("%s%012x", prefix, h.Sum64()&(1<<48-1))
+	return fmt.Sprintf("%s%012x%s", prefix, h.Sum64()&(1<<48-1), suffix)
 }
 
 // lasting is DIR/network.json.
 type lasting struct {
 	Bridge string       `json:"bridge"`
 	Subnet netip.Prefix `json:"subnet"`
+
+	// Of a network that was made.
+	Internal bool              `json:"internal,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Created  time.Time         `json:"created,omitzero"`
 }
 
-func (n *Network) lastingPath() string { return filepath.Join(n.cfg.Dir, "network.json") }
+const lastingFile = "network.json"
+
+func (n *Network) lastingPath() string { return filepath.Join(n.cfg.Dir, lastingFile) }
 
 // load reads the records. A torn endpoint file cannot be, as it is renamed into
 // place; one that cannot be read is of no use and goes.
@@ -66,6 +80,7 @@ func (n *Network) load() error {
 	switch {
 	case err == nil:
 		n.setSubnet(l.Subnet)
+		n.cfg.ledger.tell(n.cfg.Bridge, func(p *page) { p.subnet = n.subnet })
 	case !errors.Is(err, fs.ErrNotExist):
 		return api.E("read", api.Corrupt, n.lastingPath(), fmt.Errorf("%w; remove the file to have a subnet chosen anew", err))
 	}
@@ -101,24 +116,41 @@ func (n *Network) settle() error {
 	if n.pool != nil && (!n.cfg.Subnet.IsValid() || n.cfg.Subnet.Masked() == n.subnet || len(n.endpoints) > 0) {
 		return nil
 	}
-	subnet := n.cfg.Subnet
+	return n.cfg.ledger.choose(n.cfg.Bridge, func(taken []netip.Prefix) (netip.Prefix, error) {
+		subnet, err := n.wantedSubnet(taken)
+		if err != nil {
+			return subnet, err
+		}
+		err = writeJSON(n.lastingPath(), lasting{
+			Bridge: n.cfg.Bridge, Subnet: subnet, Internal: n.cfg.Internal, Labels: n.cfg.Labels, Created: n.cfg.Created,
+		}, true)
+		if err == nil {
+			n.setSubnet(subnet)
+		}
+		return subnet, err
+	})
+}
+
+// wantedSubnet is the one asked for, or one that neither the host nor another network
+// knows.
+func (n *Network) wantedSubnet(taken []netip.Prefix) (netip.Prefix, error) {
+	subnet := n.cfg.Subnet.Masked()
 	if !subnet.IsValid() {
 		used, err := usedSubnets(n.cfg.Bridge)
 		if err != nil {
-			return err
+			return subnet, err
 		}
-		if subnet, err = chooseSubnet(n.cfg.Bridge, used); err != nil {
-			return err
-		}
+		return chooseSubnet(n.cfg.Bridge, slices.Concat(used, taken))
 	}
 	if !subnet.Addr().Is4() || subnet.Bits() < 8 || subnet.Bits() > 29 {
-		return api.E("make network", api.Invalid, subnet.String(), errors.New("want an IPv4 subnet between /8 and /29"))
+		return subnet, api.E("make network", api.Invalid, subnet.String(), errors.New("want an IPv4 subnet between /8 and /29"))
 	}
-	if err := writeJSON(n.lastingPath(), lasting{Bridge: n.cfg.Bridge, Subnet: subnet.Masked()}, true); err != nil {
-		return err
+	for _, other := range taken {
+		if other.Overlaps(subnet) {
+			return subnet, network.SubnetInUse(subnet, other)
+		}
 	}
-	n.setSubnet(subnet)
-	return nil
+	return subnet, nil
 }
 
 func (n *Network) setSubnet(subnet netip.Prefix) {

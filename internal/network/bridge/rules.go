@@ -48,7 +48,8 @@ type target struct {
 	to       netip.AddrPort
 }
 
-// plan returns the table for a bridge with the subnet and the published ports.
+// plan returns the table for a bridge with the subnet and the published ports. What
+// is internal has neither ports nor a way out.
 //
 //	packet of                        meets
 //	an instance, to the world        postrouting: masqueraded
@@ -63,17 +64,25 @@ type target struct {
 // The guard stands before connection tracking. The bridge routes packets from
 // 127.0.0.0/8 (route_localnet), which without it would open the host's loopback
 // services to instances: CVE-2020-8558.
-func plan(bridge string, subnet netip.Prefix, targets []target) ruleset {
+func plan(bridge string, subnet netip.Prefix, internal bool, targets []target) ruleset {
 	loopback := netip.MustParsePrefix("127.0.0.0/8")
 	lead := make([]rule, len(targets))
 	for i, t := range targets {
 		lead[i] = leadTo(t)
 	}
+	guard := chain{"guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, "prerouting", *nftables.ChainPriorityRaw, []rule{
+		{iifname(bridge), daddr(loopback), verdict(expr.VerdictDrop)},
+		{iifname(bridge), notSaddr(subnet), verdict(expr.VerdictDrop)},
+	}}
+	if internal {
+		return ruleset{table: bridge, chains: []chain{guard, {"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, "forward", *nftables.ChainPriorityFilter, []rule{
+			{iifname(bridge), oifname(bridge), verdict(expr.VerdictAccept)},
+			{iifname(bridge), verdict(expr.VerdictDrop)},
+			{oifname(bridge), verdict(expr.VerdictDrop)},
+		}}}}
+	}
 	return ruleset{table: bridge, chains: []chain{
-		{"guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, "prerouting", *nftables.ChainPriorityRaw, []rule{
-			{iifname(bridge), daddr(loopback), verdict(expr.VerdictDrop)},
-			{iifname(bridge), notSaddr(subnet), verdict(expr.VerdictDrop)},
-		}},
+		guard,
 		{"prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, "prerouting", *nftables.ChainPriorityNATDest, lead},
 		{"output", nftables.ChainTypeNAT, nftables.ChainHookOutput, "output", *nftables.ChainPriorityNATDest, lead},
 		{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, "forward", *nftables.ChainPriorityFilter, []rule{

@@ -23,7 +23,7 @@ const ipForward = "net/ipv4/ip_forward"
 
 // savedPath is where the sysctls' former values stand, so that a daemon that
 // was killed in between does not take the changed value for the former one.
-func (n *Network) savedPath() string { return filepath.Join(n.cfg.RunDir, "sysctls.json") }
+func (n *Network) savedPath() string { return filepath.Join(n.cfg.ledger.runDir, "sysctls.json") }
 
 // setSysctls switches on what the network needs. Those of the bridge go with
 // it. The caller holds mu.
@@ -47,6 +47,9 @@ func (n *Network) setSysctls() error {
 // restoreSysctls puts back what setSysctls changed, unless another bridge of
 // Berth's needs it still; then it stays on. The caller holds mu.
 func (n *Network) restoreSysctls() error {
+	if !n.cfg.ledger.alone(n.cfg.Bridge) {
+		return nil // the last one does
+	}
 	var saved []savedSysctl
 	err := readJSON(n.savedPath(), &saved)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -5,6 +5,10 @@
 // the addresses of its subnet backwards. Names below ".berth" that it does not
 // know do not exist; they are never asked for outside.
 //
+// A client that is on several networks is told the names of all of them, whichever
+// server it asks. One of an internal network asks for nothing outside: questions are
+// a way out, too (CVE-2024-29018).
+//
 // It listens on one address, the network's gateway, and answers only clients of
 // the subnet and of the host itself: the gateway's address can be reached
 // through the host's other interfaces too, and an open resolver is a weapon.
@@ -38,12 +42,21 @@ type Server struct {
 	names    atomic.Pointer[names]
 	upstream upstreams
 	asking   chan struct{} // a place for each question that is asked outside
+	cfg      Config
 
 	where atomic.Pointer[where]
 
 	mu  sync.Mutex
 	udp *dns.Server
 	tcp *dns.Server
+}
+
+// Config says how a server answers.
+type Config struct {
+	Internal bool // nothing outside exists
+	// Beyond returns the servers of the other networks that a client is on; nil: of
+	// none.
+	Beyond func(client netip.Addr) []*Server
 }
 
 // where says at which address a server listens, and for whom.
@@ -59,8 +72,8 @@ type names struct {
 }
 
 // New returns a server that does not listen yet.
-func New() *Server {
-	s := &Server{asking: make(chan struct{}, maxAsking), upstream: upstreams{path: "/etc/resolv.conf"}}
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, asking: make(chan struct{}, maxAsking), upstream: upstreams{path: "/etc/resolv.conf"}}
 	s.names.Store(&names{})
 	s.where.Store(&where{})
 	return s
@@ -151,7 +164,8 @@ func (s *Server) Upstreams() []netip.Addr {
 
 // handle answers one message.
 func (s *Server) handle(w dns.ResponseWriter, req *dns.Msg) {
-	if !s.serves(w.RemoteAddr()) {
+	client, ok := s.serves(w.RemoteAddr())
+	if !ok {
 		refuse(w, req, dns.RcodeRefused)
 		return
 	}
@@ -159,8 +173,12 @@ func (s *Server) handle(w dns.ResponseWriter, req *dns.Msg) {
 		refuse(w, req, dns.RcodeFormatError)
 		return
 	}
-	if answer := s.local(req); answer != nil {
+	if answer := s.known(req, client); answer != nil {
 		_ = w.WriteMsg(answer)
+		return
+	}
+	if s.cfg.Internal {
+		refuse(w, req, dns.RcodeNameError)
 		return
 	}
 	select {
@@ -185,14 +203,29 @@ func refuse(w dns.ResponseWriter, req *dns.Msg, code int) {
 	_ = w.WriteMsg(new(dns.Msg).SetRcode(req, code))
 }
 
-// serves reports whether a client may ask.
-func (s *Server) serves(client net.Addr) bool {
+// serves returns a client's address, and whether it may ask.
+func (s *Server) serves(client net.Addr) (netip.Addr, bool) {
 	ap, err := netip.ParseAddrPort(client.String())
 	if err != nil {
-		return false
+		return netip.Addr{}, false
 	}
 	ip := ap.Addr().Unmap()
-	return s.where.Load().subnet.Contains(ip) || ip.IsLoopback()
+	return ip, s.where.Load().subnet.Contains(ip) || ip.IsLoopback()
+}
+
+// known answers what concerns instances on a client's networks, and returns nil for
+// all else. What one network does not know, another may.
+func (s *Server) known(req *dns.Msg, client netip.Addr) *dns.Msg {
+	answer := s.local(req)
+	if answer != nil && answer.Rcode == dns.RcodeSuccess || s.cfg.Beyond == nil {
+		return answer
+	}
+	for _, other := range s.cfg.Beyond(client) {
+		if m := other.local(req); m != nil && (answer == nil || m.Rcode == dns.RcodeSuccess) {
+			answer = m
+		}
+	}
+	return answer
 }
 
 // local answers what concerns instances, and returns nil for all else.

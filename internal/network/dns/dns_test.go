@@ -33,7 +33,7 @@ func listen(t *testing.T, resolvConf string) *Server {
 	if err := os.WriteFile(path, []byte(resolvConf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := New()
+	s := New(Config{})
 	s.upstream.path = path
 	s.SetNames(map[string]netip.Addr{"web": web, "Front": web, "bad name..": web})
 	if err := s.Listen(gateway, subnet); err != nil {
@@ -143,7 +143,7 @@ func TestNoOpenResolver(t *testing.T) {
 		if client == "" {
 			addr = &net.UDPAddr{}
 		}
-		if got := s.serves(addr); got != want {
+		if _, got := s.serves(addr); got != want {
 			t.Errorf("%s: %v", client, got)
 		}
 	}
@@ -177,7 +177,7 @@ func TestListenAgain(t *testing.T) {
 	if err := s.Listen(gateway, subnet); err != nil {
 		t.Error(err)
 	}
-	if err := New().Listen(gateway, subnet); err == nil {
+	if err := New(Config{}).Listen(gateway, subnet); err == nil {
 		t.Error("two servers on one address")
 	}
 	s.Close()
@@ -198,7 +198,7 @@ func TestUpstreams(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := New()
+	s := New(Config{})
 	s.upstream.path = path
 	if got := s.Upstreams(); len(got) > 0 {
 		t.Errorf("without a file: %v", got)
@@ -247,7 +247,7 @@ func FuzzHandle(f *testing.F) {
 			f.Add(packed)
 		}
 	}
-	s := New()
+	s := New(Config{})
 	s.upstream.path = filepath.Join(f.TempDir(), "resolv.conf") // there is none
 	s.SetNames(map[string]netip.Addr{"web": web})
 	s.where.Store(&where{gateway, subnet})

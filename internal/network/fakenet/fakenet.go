@@ -14,22 +14,32 @@ import (
 	"github.com/berthcloud/berth/internal/network"
 )
 
-var pool = netip.MustParsePrefix("10.99.0.0/24")
-
 // firstFreePort begins the range that free ports are chosen from.
 const firstFreePort = 49152
 
 // Network implements network.Network.
 type Network struct {
+	about api.Network
+	pool  netip.Prefix
+
 	mu        sync.Mutex
 	endpoints map[string]network.Endpoint
 	requests  map[string]network.Request
 }
 
-// New returns a network without endpoints.
+// New returns the default network, without endpoints.
 func New() *Network {
-	return &Network{endpoints: make(map[string]network.Endpoint), requests: make(map[string]network.Request)}
+	return newNetwork(api.Network{Name: api.NetworkDefault, Subnet: "10.99.0.0/24", Bridge: "fake0"})
 }
+
+func newNetwork(about api.Network) *Network {
+	pool := netip.MustParsePrefix(about.Subnet)
+	about.Gateway = pool.Addr().Next().String()
+	return &Network{about: about, pool: pool, endpoints: make(map[string]network.Endpoint), requests: make(map[string]network.Request)}
+}
+
+// Describe implements network.Network.
+func (n *Network) Describe() (api.Network, error) { return n.about, nil }
 
 // Attach implements network.Network.
 func (n *Network) Attach(ctx context.Context, r network.Request) (network.Endpoint, error) {
@@ -54,16 +64,22 @@ func (n *Network) Attach(ctx context.Context, r network.Request) (network.Endpoi
 	if err != nil {
 		return network.Endpoint{}, err
 	}
+	if n.about.Internal && len(ports) > 0 {
+		return network.Endpoint{}, api.E("publish", api.Invalid, network.PortName(ports[0]), errors.New("the network is internal"))
+	}
 	b := addr.As4()
+	gateway := n.pool.Addr().Next()
 	ep := network.Endpoint{
-		ID: r.ID, Network: api.NetworkDefault, Bridge: "fake0", HostName: "f" + r.ID[:min(len(r.ID), 14)], MAC: r.MAC,
-		Address: []netip.Prefix{netip.PrefixFrom(addr, pool.Bits())}, Gateway: pool.Addr().Next(), MTU: 1500,
+		ID: r.ID, Network: n.about.Name, Bridge: n.about.Bridge, HostName: fmt.Sprintf("f%s%d", r.ID[:min(len(r.ID), 12)], r.Number), MAC: r.MAC,
+		Address: []netip.Prefix{netip.PrefixFrom(addr, n.pool.Bits())}, DNS: []netip.Addr{gateway}, MTU: 1500,
 		Publish: ports, Names: r.Names,
+	}
+	if !n.about.Internal {
+		ep.Gateway = gateway
 	}
 	if ep.MAC == "" {
 		ep.MAC = fmt.Sprintf("02:42:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3])
 	}
-	ep.DNS = []netip.Addr{ep.Gateway}
 	n.endpoints[r.ID], n.requests[r.ID] = ep, r
 	return ep, nil
 }
@@ -79,11 +95,12 @@ func (n *Network) Limit(_ context.Context, id string, _ api.Rate) error {
 }
 
 func sameRequest(a, b network.Request) bool {
-	return slices.Equal(a.Names, b.Names) && a.Address == b.Address && a.MAC == b.MAC && slices.Equal(a.Publish, b.Publish) && a.LinkKind == b.LinkKind
+	return slices.Equal(a.Names, b.Names) && a.Address == b.Address && a.MAC == b.MAC && a.Number == b.Number && slices.Equal(a.Publish, b.Publish) && a.LinkKind == b.LinkKind
 }
 
 // address returns the wanted address or a free one. The caller holds mu.
 func (n *Network) address(want netip.Addr) (netip.Addr, error) {
+	pool := n.pool
 	taken := map[netip.Addr]string{pool.Addr(): "the network", pool.Addr().Next(): "the gateway"}
 	for id, ep := range n.endpoints {
 		taken[ep.Address[0].Addr()] = id

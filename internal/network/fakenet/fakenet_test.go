@@ -11,3 +11,7 @@ import (
 func TestSuite(t *testing.T) {
 	networktest.Run(t, func(*testing.T) (network.Network, func() network.Network) { return fakenet.New(), nil })
 }
+
+func TestSetSuite(t *testing.T) {
+	networktest.RunSet(t, func(*testing.T) (network.Set, func() network.Set) { return fakenet.NewSet(), nil })
+}

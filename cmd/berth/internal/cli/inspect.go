@@ -25,6 +25,7 @@ func inspectors() []inspector {
 		{"instance", func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Get(ctx, ref) }},
 		{"image", func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Image(ctx, ref) }},
 		{"volume", func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Volume(ctx, ref) }},
+		{"network", func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Network(ctx, ref) }},
 		{"operation", func(ctx context.Context, c *client.Client, ref string) (any, error) { return c.Operation(ctx, ref) }},
 	}
 }
@@ -33,10 +34,10 @@ func newInspectCommand(g *global) *cobra.Command {
 	var format, kind string
 	cmd := &cobra.Command{
 		Use:   "inspect [OPTIONS] NAME|ID [NAME|ID...]",
-		Short: "Show all there is to know of instances, images, volumes, operations",
+		Short: "Show all there is to know of instances, images, volumes, networks, operations",
 		Long: exits(`Show objects in full, as a JSON array or by a Go template over the type of
 package api, as in --format '{{.Status.State}}'. A name is looked for among
-instances, then images, volumes and operations, unless --type says where.`),
+instances, then images, volumes, networks and operations, unless --type says where.`),
 		Args: args(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runInspect(cmd.Context(), g, kind, format, args)
@@ -44,7 +45,7 @@ instances, then images, volumes and operations, unless --type says where.`),
 		ValidArgsFunction: completeInstances(g, nil),
 	}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "json, or a Go template")
-	cmd.Flags().StringVar(&kind, "type", "", "instance, image, volume or operation")
+	cmd.Flags().StringVar(&kind, "type", "", "instance, image, volume, network or operation")
 	return cmd
 }
 
@@ -53,7 +54,7 @@ func runInspect(ctx context.Context, g *global, kind, format string, refs []stri
 	if kind != "" {
 		tried = slices.DeleteFunc(tried, func(i inspector) bool { return i.kind != kind })
 		if len(tried) == 0 {
-			return usage(fmt.Errorf("--type: %q is not known; write instance, image, volume or operation", kind))
+			return usage(fmt.Errorf("--type: %q is not known; write instance, image, volume, network or operation", kind))
 		}
 	}
 	c, err := g.client()

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -186,10 +187,11 @@ func labels(m map[string]string) string {
 }
 
 func networks(i api.Instance) string {
-	if i.Spec.Network.Name == "" {
-		return api.NetworkDefault
+	names := []string{cmp.Or(i.Spec.Network.Name, api.NetworkDefault)}
+	for _, nic := range i.Spec.Network.NICs {
+		names = append(names, nic.Network)
 	}
-	return i.Spec.Network.Name
+	return strings.Join(names, ",")
 }
 
 func mounts(list []api.Mount) string {

@@ -59,6 +59,7 @@ func commands() []command {
 		{groupImages, "rmi", func(g *global) *cobra.Command { return newRemoveImageCommand(g, "rmi") }},
 		{groupImages, "kernel", newKernelCommand},
 		{groupImages, "volume", newVolumeCommand},
+		{groupImages, "network", newNetworkCommand},
 		{groupHost, "events", newEventsCommand},
 		{groupHost, "info", newInfoCommand},
 		{groupHost, "version", newVersionCommand},

@@ -107,7 +107,7 @@ func newDaemon() (*daemon, error) {
 	world := fake.NewWorld()
 	log := slog.New(slog.DiscardHandler)
 	d.engine, err = engine.New(context.Background(), engine.Config{
-		Root: root, Run: run, Cgroup: "/berth-test", Store: state, Images: images, Storage: disks, Network: fakenet.New(),
+		Root: root, Run: run, Cgroup: "/berth-test", Store: state, Images: images, Storage: disks, Networks: fakenet.NewSet(),
 		Drivers: []instance.Driver{fake.New(world, api.Container), fake.New(world, api.VM)},
 		Host:    instance.Host{Arch: "amd64", CPUs: 2, Memory: 8 << 30},
 		Version: api.VersionInfo{Version: "test-daemon", API: api.Version}, Log: log,

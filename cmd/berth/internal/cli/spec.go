@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -208,12 +209,20 @@ func (o *specOptions) readMounts(_ *global, spec *api.Spec) error {
 
 func (o *specOptions) readNetwork(_ *global, spec *api.Spec) error {
 	n := &spec.Network
-	if len(o.networks) > 1 {
-		return errors.New("--network: there is one network so far, and one interface for each instance: write it once")
-	}
-	n.Name, n.Address, n.MAC, n.DNS = strings.Join(o.networks, ""), o.ip, o.mac, o.dns
-	if n.Name == "bridge" { // docker's name for it
-		n.Name = api.NetworkDefault
+	n.Address, n.MAC, n.DNS = o.ip, o.mac, o.dns
+	for i, s := range o.networks {
+		nic, err := parse.NIC(s)
+		if err != nil {
+			return fmt.Errorf("--network: %w", err)
+		}
+		if i > 0 {
+			n.NICs = append(n.NICs, nic)
+			continue
+		}
+		if nic.Address != "" && o.ip != "" || nic.MAC != "" && o.mac != "" {
+			return fmt.Errorf("--network %s: --ip and --mac-address say it, too; leave one out", s)
+		}
+		n.Name, n.Address, n.MAC = nic.Network, cmp.Or(nic.Address, o.ip), cmp.Or(nic.MAC, o.mac)
 	}
 	for _, h := range o.addHosts {
 		name, address, ok := strings.Cut(h, ":")
