@@ -80,7 +80,7 @@ func portInUse(t *testing.T, w *world, _ api.Kind) {
 // the latter alone; through the death of berthd, and a VM's start as a copy.
 func severalNetworks(t *testing.T, w *world, kind api.Kind) {
 	w.Berth(t, "network", "create", "--internal", "backend")
-	t.Cleanup(func() { w.Berth(t, "network", "rm", "backend") })
+	w.later(t, "network", "rm", "backend")
 	w.start(t, api.Container, "back", append([]string{"--network", "backend"}, webServer("back")...)...)
 	start := w.start
 	if kind == api.VM {

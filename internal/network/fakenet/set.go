@@ -75,7 +75,7 @@ func (s *Set) Remove(_ context.Context, name string) error {
 	n := s.networks[name]
 	switch {
 	case name == api.NetworkDefault:
-		return api.E("remove network", api.Invalid, name, errors.New("it stays"))
+		return api.E("remove network", api.Invalid, name, errors.New("the default network stays"))
 	case n == nil:
 		return network.Unknown(name)
 	case n.used():
