@@ -22,6 +22,7 @@ import (
 var diskScenarios = []scenario{
 	{"disk without an agent", localOnly, vms, diskWithoutAgent},
 	{"disk guest", localOnly, vms, diskGuest},
+	{"foreign disk", localOnly, vms, foreignDisk},
 }
 
 // bootSector is a whole system: it writes a line to its serial port and halts. It
