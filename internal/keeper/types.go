@@ -40,6 +40,10 @@ type Process struct {
 	// Cgroups are cgroup directories that a Direct process is placed in before
 	// its first instruction; a Runtime command does that itself.
 	Cgroups []string `json:"cgroups,omitempty"`
+	// Birthplace is a directory of cgroup v2 that a Direct process is born in
+	// (CLONE_INTO_CGROUP): sooner than to be moved there, for which the kernel holds up
+	// forks and waits for RCU.
+	Birthplace string `json:"birthplace,omitempty"`
 	// UID and GID of a Direct process, where UID is not 0. It has no
 	// supplementary groups but Groups.
 	UID    uint32   `json:"uid,omitempty"`

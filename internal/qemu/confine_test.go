@@ -46,7 +46,7 @@ func TestClass15TakenOver(t *testing.T) {
 	if plan := os.Getenv(launchCaptive); plan != "" {
 		p, err := DecodePlan([]byte(plan))
 		if err == nil {
-			err = Launch(p)
+			err = Launch(p, nil)
 		}
 		fmt.Println(err)
 		os.Exit(1)

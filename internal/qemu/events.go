@@ -14,6 +14,10 @@ const (
 	EventResume Event = "RESUME"
 )
 
+// eventMigration tells how far the writing or reading of a machine's state has come, to
+// who has asked for that (Monitor.capabilities).
+const eventMigration Event = "MIGRATION"
+
 // Crashed reports whether a machine stands still because its guest crashed: its kernel
 // panicked, or fed its watchdog no more.
 func (s RunState) Crashed() bool { return s == StatePanicked || s == StateWatchdog }

@@ -18,16 +18,23 @@ import (
 // only an error. The process should do nothing else: it gives up its user, its
 // capabilities and its namespaces. Run as root it
 //
+//   - enters the cgroups, which are directories of version 1, so that what it takes from
+//     here on counts there, and QEMU with all it does,
 //   - opens the plan's files and attaches its tap devices,
 //   - makes and binds the plan's sockets, and connects to its helpers',
 //   - confines itself: see confine,
 //   - executes QEMU, whose own seccomp filter forbids it new processes.
-func Launch(plan *Plan) error {
+func Launch(plan *Plan, cgroups []string) error {
 	if len(plan.Args) == 0 {
 		return errors.New("the plan has no command")
 	}
 	// What follows is partly of this thread alone, which executes QEMU at the end.
 	runtime.LockOSThread()
+	for _, dir := range cgroups {
+		if err := enter(dir); err != nil {
+			return fmt.Errorf("enter cgroup %s: %w", dir, err)
+		}
+	}
 	for _, f := range plan.Files {
 		if err := openFile(f); err != nil {
 			return err
@@ -55,6 +62,18 @@ func Launch(plan *Plan) error {
 		return fmt.Errorf("confine QEMU: %w", err)
 	}
 	return become(plan.Args)
+}
+
+// enter has this thread, and so what it becomes, in a cgroup of version 1. Where a whole
+// process enters, the kernel holds up all forks, and waits for RCU: a millisecond in each
+// hierarchy (cgroup_procs_write_start).
+func enter(cgroup string) error {
+	file, err := os.OpenFile(filepath.Join(cgroup, "tasks"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString("0")
+	return errors.Join(err, file.Close())
 }
 
 // become executes a program in this process's place.

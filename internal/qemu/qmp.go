@@ -34,8 +34,9 @@ type Monitor struct {
 	conn  net.Conn
 	lines *bufio.Reader
 
-	mu sync.Mutex // one command at a time
-	id int
+	mu     sync.Mutex // one command at a time
+	id     int
+	stream string // what QEMU has said last of a stream of the machine's state
 }
 
 // QMPError is QEMU's own answer that a command failed.
@@ -52,6 +53,7 @@ func (e *QMPError) Error() string { return "QEMU refuses " + e.Command + ": " + 
 type message struct {
 	QMP    json.RawMessage `json:"QMP"`
 	Event  string          `json:"event"`
+	Data   json.RawMessage `json:"data"` // of an event
 	Return json.RawMessage `json:"return"`
 	Error  *struct {
 		Class string `json:"class"`
@@ -165,6 +167,13 @@ func (m *Monitor) read() (message, error) {
 	}
 	if err := json.Unmarshal(line, &msg); err != nil {
 		return msg, fmt.Errorf("QEMU sent no QMP: %w", err)
+	}
+	if Event(msg.Event) == eventMigration {
+		var told migration
+		if err := json.Unmarshal(msg.Data, &told); err != nil {
+			return msg, fmt.Errorf("QEMU's event %s: %w", msg.Event, err)
+		}
+		m.stream = told.Status
 	}
 	return msg, nil
 }

@@ -161,6 +161,7 @@ func TestAwait(t *testing.T) {
 func FuzzMonitor(f *testing.F) {
 	f.Add("{\"QMP\": {}}\n{\"return\": {}, \"id\": 1}\n{\"return\": {\"status\": \"running\"}, \"id\": 2}\n{\"event\": \"RESUME\"}\n{\"event\": \"STOP\"}\n")
 	f.Add("{\"QMP\": {}}\n{\"return\": {}, \"id\": 1}\n{\"return\": {\"status\": \"running\"}, \"id\": 2}\n")
+	f.Add("{\"QMP\": {}}\n{\"return\": {}, \"id\": 1}\n{\"event\": \"MIGRATION\", \"data\": {\"status\": \"completed\"}}\n")
 	f.Fuzz(func(t *testing.T, sent string) {
 		ours, theirs := net.Pipe()
 		go func() {
@@ -175,6 +176,7 @@ func FuzzMonitor(f *testing.F) {
 		if m, err := newMonitor(t.Context(), ours); err == nil {
 			_, _ = m.Status(t.Context())
 			_ = m.Await(t.Context(), EventStop)
+			_, _ = m.streamed(t.Context())
 			m.Close()
 		}
 	})

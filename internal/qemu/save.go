@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 // unlimited is a bandwidth of migration that nothing reaches, in bytes per second:
@@ -18,7 +19,7 @@ const unlimited = 1 << 40
 // can go on; while an end of ctx leaves QEMU writing, Settle waits for that.
 func (m *Monitor) SaveAll(ctx context.Context, state *os.File) error {
 	// A copy of a template was loaded without its memory, and is saved with it.
-	if err := m.ignoreShared(ctx, false); err != nil {
+	if err := m.capabilities(ctx, false); err != nil {
 		return err
 	}
 	if err := m.Execute(ctx, "migrate-set-parameters", map[string]int64{"max-bandwidth": unlimited}, nil); err != nil {
@@ -29,14 +30,27 @@ func (m *Monitor) SaveAll(ctx context.Context, state *os.File) error {
 
 // LoadAll fills an Incoming machine with what SaveAll saved. It stands still after
 // it, until Cont. A QEMU that cannot read the state ends.
-func (m *Monitor) LoadAll(ctx context.Context, state *os.File) error { return m.incoming(ctx, state) }
+func (m *Monitor) LoadAll(ctx context.Context, state *os.File) error {
+	if err := m.capabilities(ctx, false); err != nil {
+		return err
+	}
+	return m.incoming(ctx, state)
+}
 
-// Settle returns once QEMU is not writing a state any more.
+// Settle returns once QEMU is not writing a state any more: one that another monitor
+// had begun, so it is asked.
 func (m *Monitor) Settle(ctx context.Context) error {
-	return m.poll(ctx, func() (bool, error) {
+	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
 		status, err := m.migration(ctx)
-		return !slices.Contains([]string{"setup", "active", "device", "cancelling"}, status.Status), err //nolint:misspell // QEMU's word
-	})
+		if err != nil || !slices.Contains([]string{"setup", "active", "device", "cancelling"}, status.Status) { //nolint:misspell // QEMU's word
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
 }
 
 // SetAside takes the disks away that QEMU refuses to save (vmdk_open in block/vmdk.c),

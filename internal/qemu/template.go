@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"time"
 )
 
 // stateName is what QEMU calls the file of a state.
@@ -19,7 +18,7 @@ func (m *Monitor) Save(ctx context.Context, state *os.File) error {
 	if err := m.Stop(ctx); err != nil {
 		return err
 	}
-	if err := m.ignoreShared(ctx, true); err != nil {
+	if err := m.capabilities(ctx, true); err != nil {
 		return err
 	}
 	return m.migrate(ctx, state)
@@ -33,16 +32,33 @@ func (m *Monitor) migrate(ctx context.Context, state *os.File) error {
 	if err := m.Execute(ctx, "migrate", map[string]string{"uri": "fd:" + stateName}, nil); err != nil {
 		return err
 	}
-	return m.poll(ctx, func() (bool, error) {
-		status, err := m.migration(ctx)
-		if err != nil {
-			return false, err
+	if done, err := m.streamed(ctx); done || err != nil {
+		return err
+	}
+	status, err := m.migration(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.New("QEMU could not save the machine: " + status.Error)
+}
+
+// streamed returns once QEMU has written or read a state, and whether it could. It waits
+// for QEMU's word: a monitor that is asked takes the lock away from who does the work.
+func (m *Monitor) streamed(ctx context.Context) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer m.bound(ctx)()
+	for {
+		switch m.stream {
+		case "completed":
+			return true, nil
+		case "failed", "cancelled": //nolint:misspell // QEMU's word
+			return false, nil
 		}
-		if status.Status == "failed" {
-			return false, errors.New("QEMU could not save the machine: " + status.Error)
+		if _, err := m.read(); err != nil {
+			return false, contextError(ctx, err)
 		}
-		return status.Status == "completed", nil
-	})
+	}
 }
 
 // migration is what QEMU says of the last migration.
@@ -59,7 +75,7 @@ func (m *Monitor) migration(ctx context.Context) (status migration, err error) {
 // Load makes a machine that has just been started a copy of what Save saved. It
 // stands still after it, until Cont. A QEMU that cannot read the state ends.
 func (m *Monitor) Load(ctx context.Context, state *os.File) error {
-	if err := m.ignoreShared(ctx, true); err != nil {
+	if err := m.capabilities(ctx, true); err != nil {
 		return err
 	}
 	return m.incoming(ctx, state)
@@ -73,33 +89,19 @@ func (m *Monitor) incoming(ctx context.Context, state *os.File) error {
 	if err := m.Execute(ctx, "migrate-incoming", map[string]string{"uri": "fd:" + stateName}, nil); err != nil {
 		return err
 	}
-	return m.poll(ctx, func() (bool, error) {
-		state, err := m.Status(ctx)
-		return state != StateIncoming, err
-	})
+	done, err := m.streamed(ctx)
+	if err == nil && !done {
+		err = errors.New("QEMU could not read the machine's state")
+	}
+	return err
 }
 
-// ignoreShared leaves memory that is a file out of a saved state, or not.
-func (m *Monitor) ignoreShared(ctx context.Context, yes bool) error {
+// capabilities says how a state is written or read: without memory that is a file, or
+// with all of it; and has QEMU tell how far that has come.
+func (m *Monitor) capabilities(ctx context.Context, ignoreShared bool) error {
 	type capability struct {
 		Capability string `json:"capability"`
 		State      bool   `json:"state"`
 	}
-	return m.Execute(ctx, "migrate-set-capabilities", map[string][]capability{"capabilities": {{"x-ignore-shared", yes}}}, nil)
-}
-
-// poll asks until the answer is yes: QEMU reports the end of a migration by an event
-// only to who asked for one in time.
-func (m *Monitor) poll(ctx context.Context, done func() (bool, error)) error {
-	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		yes, err := done()
-		if yes || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
-	}
+	return m.Execute(ctx, "migrate-set-capabilities", map[string][]capability{"capabilities": {{"x-ignore-shared", ignoreShared}, {"events", true}}}, nil)
 }

@@ -16,6 +16,14 @@ import (
 // after the last: QEMU serves one connection to the port at a time, and
 // another berthd may want it.
 func (h *handle) dialAgent(ctx context.Context) (*agent.Client, func(), error) {
+	if err := h.awaitSettled(ctx); err != nil {
+		return nil, nil, err
+	}
+	return h.connectAgent(ctx)
+}
+
+// connectAgent is dialAgent of a guest that need not have settled.
+func (h *handle) connectAgent(ctx context.Context) (*agent.Client, func(), error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.client == nil || h.client.Err() != nil {
@@ -160,6 +168,9 @@ func (h *handle) forwardSizes(ctx context.Context, sizes <-chan api.Size, stop <
 
 // Pause freezes the guest's processors.
 func (h *handle) Pause(ctx context.Context) error {
+	if err := h.awaitSettled(ctx); err != nil {
+		return h.fail("pause", err)
+	}
 	m, err := h.monitor(ctx)
 	if err != nil {
 		return h.fail("pause", err)

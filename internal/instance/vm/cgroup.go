@@ -2,6 +2,7 @@ package vm
 
 import (
 	"math"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -27,27 +28,41 @@ func (h *handle) group(r *specs.LinuxResources) (*cgroup.Group, error) {
 	return g, nil
 }
 
-// makeGroup makes the cgroups and returns the directories that a process enters, and
-// the one in which the kernel counts OOM kills.
-func (h *handle) makeGroup(r *specs.LinuxResources) (dirs []string, memory string, err error) {
+// cgroups are directories that QEMU and its helpers are in.
+type cgroups struct {
+	tasks   []string // of cgroup v1: one for each hierarchy
+	unified string   // of cgroup v2; "" where there is none
+	memory  string   // the one of them in which the kernel counts OOM kills
+}
+
+// all are all of them.
+func (c cgroups) all() []string {
+	if c.unified == "" {
+		return c.tasks
+	}
+	return append(slices.Clip(c.tasks), c.unified)
+}
+
+// makeGroup makes the cgroups.
+func (h *handle) makeGroup(r *specs.LinuxResources) (c cgroups, err error) {
 	group, err := h.group(r)
 	if err != nil || group == nil {
-		return nil, "", err
+		return c, err
 	}
 	if err := group.Create(); err != nil {
-		return nil, "", err
+		return c, err
 	}
 	paths := group.Paths()
-	for _, dir := range paths {
-		if dir != "" {
-			dirs = append(dirs, dir)
+	c.unified, c.memory = paths[""], paths["memory"]
+	if c.memory == "" {
+		c.memory = c.unified // cgroup v2 has one directory for all controllers
+	}
+	for controller, dir := range paths {
+		if controller != "" && dir != "" {
+			c.tasks = append(c.tasks, dir)
 		}
 	}
-	memory = paths["memory"]
-	if memory == "" {
-		memory = paths[""] // cgroup v2 has one directory for all controllers
-	}
-	return dirs, memory, nil
+	return c, nil
 }
 
 // undelegated says which limit an ordinary user's daemon has no controller for. Memory

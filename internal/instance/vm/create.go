@@ -73,19 +73,19 @@ func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (
 			return fail(err)
 		}
 	}
-	dirs, memory, err := h.makeGroup(plan.Limits)
+	groups, err := h.makeGroup(plan.Limits)
 	if err != nil {
 		return fail(err)
 	}
 	for _, s := range plan.Shares {
-		if err := h.startShare(ctx, s, dirs); err != nil {
+		if err := h.startShare(ctx, s, groups.all()); err != nil {
 			return fail(err)
 		}
 	}
-	if err := h.startTPM(ctx, plan.TPM, dirs); err != nil {
+	if err := h.startTPM(ctx, plan.TPM, groups.all()); err != nil {
 		return fail(err)
 	}
-	if _, err := d.cfg.Keeper.Start(ctx, h.process(plan, dirs, memory)); err != nil {
+	if _, err := d.cfg.Keeper.Start(ctx, h.process(plan, groups)); err != nil {
 		return fail(err)
 	}
 	load := h.load
@@ -102,7 +102,7 @@ func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (
 }
 
 // process is QEMU as the keeper keeps it.
-func (h *handle) process(plan *plan, cgroups []string, memory string) keeper.Process {
+func (h *handle) process(plan *plan, groups cgroups) keeper.Process {
 	in := h.inRun
 	stdio := keeper.Stdio{Kind: keeper.Sockets, Console: true, OpenStdin: h.p.Process.OpenStdin, StdinOnce: h.p.Process.StdinOnce, StdoutSocket: in("out")}
 	if h.p.Process.OpenStdin {
@@ -114,14 +114,20 @@ func (h *handle) process(plan *plan, cgroups []string, memory string) keeper.Pro
 	if h.startsItself() { // its serial line, both ways
 		stdio = keeper.Stdio{Kind: keeper.Sockets, OpenStdin: true, StdinSocket: in("out"), StdoutSocket: in("out")}
 	}
-	process := keeper.Process{
-		ID: h.p.ID, Mode: keeper.Direct, Args: []string{h.driver.cfg.Launcher, "machine", in("qemu.json")},
-		Stdio: stdio, Cgroups: cgroups, MemoryCgroup: memory, Alone: true,
-	}
+	process := h.launcher(stdio, groups)
 	if h.p.LogPath != "" {
 		process.Log = &keeper.Log{Path: h.p.LogPath}
 	}
 	return process
+}
+
+// launcher is what becomes QEMU. It enters the cgroups by itself where it can: the
+// keeper would start one more program for that.
+func (h *handle) launcher(stdio keeper.Stdio, groups cgroups) keeper.Process {
+	return keeper.Process{
+		ID: h.p.ID, Mode: keeper.Direct, Args: append([]string{h.driver.cfg.Launcher, "machine", h.inRun("qemu.json")}, groups.tasks...),
+		Stdio: stdio, Birthplace: groups.unified, MemoryCgroup: groups.memory, Alone: true,
+	}
 }
 
 // makeDisks makes the writable disk where there is none, and gives it to

@@ -56,8 +56,9 @@ type Config struct {
 
 // Driver runs virtual machines. It is safe for concurrent use.
 type Driver struct {
-	cfg       Config
-	templates *templates
+	cfg        Config
+	templates  *templates
+	background sync.WaitGroup // what runs on when a call has returned
 
 	mu       sync.Mutex // what the cache lacks is made once
 	programs map[string]program
@@ -99,7 +100,10 @@ func (d *Driver) needs(ctx context.Context, path string, find func(context.Conte
 func (d *Driver) Recover(ctx context.Context) error { return d.forgetTemplate(ctx) }
 
 // Close gives up what the driver holds. Its machines go on running.
-func (d *Driver) Close() { d.templates.close() }
+func (d *Driver) Close() {
+	d.background.Wait()
+	d.templates.close()
+}
 
 // Kind returns api.VM.
 func (*Driver) Kind() api.Kind { return api.VM }

@@ -41,9 +41,10 @@ type handle struct {
 	p      *instance.Prepared
 	run    runFile
 
-	mu     sync.Mutex // guards what follows
-	client *agent.Client
-	users  int // calls in flight on client
+	mu      sync.Mutex // guards what follows
+	client  *agent.Client
+	users   int           // calls in flight on client
+	settled chan struct{} // closed when what follows a resume is done; nil where there was none
 }
 
 func (h *handle) inRun(name string) string { return filepath.Join(h.p.RunDir, name) }
@@ -70,7 +71,8 @@ func (h *handle) Start(ctx context.Context) (instance.Status, error) {
 	if err := start(ctx); err != nil {
 		return instance.Status{}, err
 	}
-	return h.Status(ctx)
+	s, err := h.kept(ctx)
+	return s, h.fail("status", err)
 }
 
 // boot returns when the entrypoint runs, or has run.
@@ -352,20 +354,10 @@ func (h *handle) Stop(ctx context.Context, signal int, grace time.Duration) erro
 
 // Status observes the run now.
 func (h *handle) Status(ctx context.Context) (instance.Status, error) {
-	s := instance.Status{Machine: &h.run.Machine, Notice: h.run.Notice}
-	st, err := h.driver.cfg.Keeper.Status(ctx, h.p.ID)
-	if err != nil {
+	s, err := h.kept(ctx)
+	if err != nil || s.State != api.Running {
 		return s, h.fail("status", err)
 	}
-	s.Created = st.Started
-	if st.Exit != nil {
-		s.State = api.Exited
-		if h.exitOf(*st.Exit).Error != "" {
-			s.State = api.Failed
-		}
-		return s, nil
-	}
-	s.PID, s.State = st.PID, api.Running
 	state, err := h.runState(ctx)
 	if err != nil {
 		if st, serr := h.driver.cfg.Keeper.Status(ctx, h.p.ID); serr == nil && st.Exit != nil {
@@ -385,6 +377,25 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 	case state == qemu.StateIOError:
 		s.State = api.Paused
 		s.Notice = "the guest is stopped because the host could not write its disk: make room, then berth unpause it"
+	}
+	return s, nil
+}
+
+// kept observes the run as its keeper sees it: a QEMU that has not ended runs.
+func (h *handle) kept(ctx context.Context) (instance.Status, error) {
+	s := instance.Status{Machine: &h.run.Machine, Notice: h.run.Notice}
+	st, err := h.driver.cfg.Keeper.Status(ctx, h.p.ID)
+	if err != nil {
+		return s, err
+	}
+	s.Created = st.Started
+	switch {
+	case st.Exit == nil:
+		s.PID, s.State = st.PID, api.Running
+	case h.exitOf(*st.Exit).Error != "":
+		s.State = api.Failed
+	default:
+		s.State = api.Exited
 	}
 	return s, nil
 }

@@ -129,14 +129,11 @@ func (h *handle) startTemplate(ctx context.Context, plan *qemu.Plan, memory int6
 		return err
 	}
 	limits := given(resources(api.Limits{CPUWeight: learnWeight}, memory), h.driver.cfg.Host)
-	dirs, group, err := h.makeGroup(limits)
+	groups, err := h.makeGroup(limits)
 	if err != nil {
 		return err
 	}
-	_, err = h.driver.cfg.Keeper.Start(ctx, keeper.Process{
-		ID: h.p.ID, Mode: keeper.Direct, Args: []string{h.driver.cfg.Launcher, "machine", h.inRun("qemu.json")},
-		Stdio: keeper.Stdio{Kind: keeper.Sockets}, Cgroups: dirs, MemoryCgroup: group, Alone: true,
-	})
+	_, err = h.driver.cfg.Keeper.Start(ctx, h.launcher(keeper.Stdio{Kind: keeper.Sockets}, groups))
 	return err
 }
 

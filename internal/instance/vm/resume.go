@@ -7,7 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/agent"
@@ -100,9 +103,8 @@ func (h *handle) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(h.guardDisplay(ctx, m), throttle(ctx, m, h.p.Spec.Limits))
-	m.Close()
-	if err != nil {
+	defer m.Close()
+	if err := errors.Join(h.guardDisplay(ctx, m), throttle(ctx, m, h.p.Spec.Limits)); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(h.usedPath()); err != nil {
@@ -114,30 +116,85 @@ func (h *handle) resume(ctx context.Context) error {
 	if err := disk.Sync(h.p.Dir); err != nil {
 		return errors.Join(err, os.Rename(h.usedPath(), h.p.SavedDir()))
 	}
-	return h.letResumed(ctx)
+	return h.letResumed(ctx, m)
 }
 
 // usedPath is where a saved machine is until it is removed that was gone on from.
 func (h *handle) usedPath() string { return h.p.SavedDir() + ".old" }
 
-// letResumed lets the processors go, whatever becomes of the caller's request.
-func (h *handle) letResumed(ctx context.Context) error {
+// recoverResumed lets a machine go on whose berthd did not come to that.
+func (h *handle) recoverResumed(ctx context.Context) error {
+	m, err := h.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return h.letResumed(ctx, m)
+}
+
+// letResumed lets the processors go, whatever becomes of the caller's request. What is
+// left to do then nobody waits for who does not call the guest.
+func (h *handle) letResumed(ctx context.Context, m *qemu.Monitor) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), monitorTimeout)
 	defer cancel()
 	if err := os.WriteFile(h.inRun("woken"), nil, 0o600); err != nil {
 		return err
 	}
-	m, err := h.monitor(ctx)
-	if err != nil {
+	// Before it is removed: its other name is a snapshot's.
+	shared := isShared(filepath.Join(h.usedPath(), instance.SavedState))
+	if err := m.Cont(ctx); err != nil {
 		return err
 	}
-	err = m.Cont(ctx)
-	m.Close()
-	if err != nil {
-		return err
+	h.settle(context.WithoutCancel(ctx))
+	if shared {
+		// Others go on from there too: nobody is told that this one does before it has
+		// randomness of its own. As with the clock, it goes on in any case.
+		_ = h.awaitSettled(ctx)
 	}
-	h.refresh(ctx)
-	return os.RemoveAll(h.usedPath())
+	return nil
+}
+
+// isShared reports whether a file has another name.
+func isShared(path string) bool {
+	var info unix.Stat_t
+	return unix.Stat(path, &info) == nil && info.Nlink > 1
+}
+
+// settle begins what follows a resume: the guest gets the time and new randomness, which
+// takes an emulated processor 40 ms, and the saved machine is removed.
+func (h *handle) settle(ctx context.Context) {
+	settled := make(chan struct{})
+	h.mu.Lock()
+	h.settled = settled
+	h.mu.Unlock()
+	h.driver.background.Go(func() {
+		defer close(settled)
+		var beside sync.WaitGroup
+		beside.Go(func() {
+			if err := os.RemoveAll(h.usedPath()); err != nil {
+				h.driver.cfg.Log.Warn("remove what a machine has gone on from", "instance", h.p.Spec.Name, "error", err)
+			}
+		})
+		h.refresh(ctx)
+		beside.Wait()
+	})
+}
+
+// awaitSettled returns when what follows a resume is done: no call of the guest comes
+// before its new randomness.
+func (h *handle) awaitSettled(ctx context.Context) error {
+	h.mu.Lock()
+	settled := h.settled
+	h.mu.Unlock()
+	if settled == nil {
+		return nil
+	}
+	select {
+	case <-settled:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // refresh gives the guest new randomness, and the time: what it was saved with another
@@ -148,10 +205,14 @@ func (h *handle) refresh(ctx context.Context) {
 	}
 	short, cancel := context.WithTimeout(ctx, clockTimeout)
 	defer cancel()
+	client, release, err := h.connectAgent(short)
+	if err != nil {
+		return
+	}
+	defer release()
 	w := agent.Wake{Time: time.Now()}
 	rand.Read(w.Seed[:])
-	err := h.withAgent(short, func(c *agent.Client) error { return c.Refresh(short, w) })
-	if api.IsKind(err, api.Unsupported) { // an older agent
-		h.tellTime(ctx)
+	if err := client.Refresh(short, w); api.IsKind(err, api.Unsupported) { // an older agent
+		_ = client.SetClock(short, time.Now())
 	}
 }

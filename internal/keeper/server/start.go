@@ -176,12 +176,16 @@ func (p *proc) spawn(spec *keeper.Process, args []string, files []*os.File, tty 
 		flags = unix.CLONE_NEWPID
 	}
 	pidfd := -1
-	pid, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{
-		Dir:   dir,
-		Env:   spec.Env,
-		Files: fds,
-		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: tty, PidFD: &pidfd, Cloneflags: flags},
-	})
+	sys := &syscall.SysProcAttr{Setsid: true, Setctty: tty, PidFD: &pidfd, Cloneflags: flags}
+	if spec.Birthplace != "" {
+		cgroup, err := unix.Open(spec.Birthplace, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "enter cgroup", Path: spec.Birthplace, Err: err}
+		}
+		defer unix.Close(cgroup)
+		sys.UseCgroupFD, sys.CgroupFD = true, cgroup
+	}
+	pid, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{Dir: dir, Env: spec.Env, Files: fds, Sys: sys})
 	if err != nil {
 		return err
 	}
