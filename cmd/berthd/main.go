@@ -15,6 +15,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/daemon"
+	"github.com/berthcloud/berth/internal/registry"
 	"github.com/berthcloud/berth/internal/rootless"
 )
 
@@ -49,6 +50,7 @@ func run(args []string) int {
 	flags.StringVar(&c.Bin, "bin", "", "`directory` of berth-oci, berth-keeper, berth-qemu and berth-agent (default: berthd's own)")
 	flags.StringVar(&c.Cgroup, "cgroup", "", "`path`, below the root of the hierarchies, of the cgroup that an ordinary user's berthd may divide (default: its own, or one that his systemd makes)")
 	flags.IntVar(&c.Templates, "vm-templates", defaultTemplates, "how many saved machines to keep at most, of which VMs begin as copies; 0 boots every VM")
+	registryFlags(flags, &c.Registry)
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	format := flags.String("log-format", "text", "text or json")
 	show := flags.Bool("version", false, "print the version and exit")
@@ -66,6 +68,9 @@ func run(args []string) int {
 	if c.Log, err = logger(*level, *format); err != nil {
 		return fail(err)
 	}
+	if ordinary && c.Registry != (registry.Config{}) {
+		return fail(errors.New("--registry: an ordinary user's berthd has a network of its own, where nobody would find it; serve it from root's"))
+	}
 	if ordinary {
 		return launch(c, *level, *format)
 	}
@@ -79,6 +84,16 @@ func run(args []string) int {
 		return fail(err)
 	}
 	return 0
+}
+
+// registryFlags are the flags of the registry that berthd is beside.
+func registryFlags(flags *flag.FlagSet, c *registry.Config) {
+	flags.StringVar(&c.Listen, "registry", "", "`address` to serve the images at, to docker and others, as in 127.0.0.1:5000 (default: none)")
+	flags.StringVar(&c.Name, "registry-name", "", "`name` of the registry in names of images here (default localhost: its team/app:1 is localhost/team/app:1)")
+	flags.StringVar(&c.Cert, "registry-cert", "", "`file` of the registry's certificate; without one it listens on this host alone")
+	flags.StringVar(&c.Key, "registry-key", "", "`file` of the certificate's key")
+	flags.StringVar(&c.Users, "registry-users", "", "`file` of the registry's users, as htpasswd -B writes it")
+	flags.StringVar(&c.Rights, "registry-rights", "", "`file` of what they may do, with lines as 'ci localhost/team/* pull,push' (default: all, with the registry's own images)")
 }
 
 func logger(level, format string) (*slog.Logger, error) {

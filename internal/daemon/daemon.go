@@ -23,6 +23,7 @@ import (
 	"github.com/berthcloud/berth/internal/instance/vm"
 	"github.com/berthcloud/berth/internal/keeper"
 	"github.com/berthcloud/berth/internal/network/bridge"
+	"github.com/berthcloud/berth/internal/registry"
 	"github.com/berthcloud/berth/internal/rest"
 	"github.com/berthcloud/berth/internal/store/bolt"
 	"github.com/berthcloud/berth/internal/undo"
@@ -47,6 +48,9 @@ type Config struct {
 	// Templates is how many saved machines are kept at most, of which VMs begin as
 	// copies; 0 has every VM booted.
 	Templates int
+
+	// Registry says whether, and how, the images are served to other hosts.
+	Registry registry.Config
 
 	// Rootless says that this process is root of an ordinary user's namespaces: see
 	// package rootless.
@@ -243,7 +247,7 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 		return nil, err
 	}
 	u.Add(func(context.Context) error { return e.Close() })
-	return e, nil
+	return e, c.serveRegistry(ctx, images, u)
 }
 
 // machines makes the driver of VMs.

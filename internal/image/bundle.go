@@ -154,7 +154,7 @@ func (s *Store) nameBundle(ctx context.Context, found []bundled, opt ImportOptio
 	}
 	for _, b := range found {
 		for _, name := range b.names {
-			if err := s.setName(ctx, name, b.target); err != nil {
+			if err := s.setName(ctx, name, b.target, nil); err != nil {
 				return nil, err
 			}
 			names = append(names, Familiar(name))

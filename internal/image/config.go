@@ -135,10 +135,10 @@ func checkUser(user string) error {
 }
 
 // checkDigest lets only digests pass that are safe as file names and that this
-// store checks: SHA-256.
+// store checks.
 func checkDigest(d digest.Digest) error {
-	if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
-		return fmt.Errorf("%.80q is no SHA-256 digest", string(d))
+	if d.Validate() != nil || d.Algorithm() != digest.SHA256 && d.Algorithm() != digest.SHA512 {
+		return fmt.Errorf("%.80q is no SHA-256 digest, nor one of SHA-512", string(d))
 	}
 	return nil
 }

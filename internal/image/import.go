@@ -328,7 +328,7 @@ func (s *Store) writeManifest(ctx context.Context, name string, m ocispec.Manife
 	if err != nil {
 		return err
 	}
-	return s.setName(ctx, name, desc)
+	return s.setName(ctx, name, desc, nil)
 }
 
 // manifestLabels lead the garbage collector from a manifest to its content.
@@ -340,11 +340,15 @@ func manifestLabels(m ocispec.Manifest) map[string]string {
 	return labels
 }
 
-// setName makes name mean target, whatever it meant before.
-func (s *Store) setName(ctx context.Context, name string, target ocispec.Descriptor) error {
+// setName makes name mean target, whatever it meant before. Labels may be nil.
+func (s *Store) setName(ctx context.Context, name string, target ocispec.Descriptor, labels map[string]string) error {
 	target = ocispec.Descriptor{MediaType: target.MediaType, Digest: target.Digest, Size: target.Size}
-	rec := images.Image{Name: name, Target: target}
-	_, err := s.images.Update(ctx, rec, "target")
+	rec := images.Image{Name: name, Target: target, Labels: labels}
+	fields := []string{"target"}
+	for key := range labels {
+		fields = append(fields, "labels."+key)
+	}
+	_, err := s.images.Update(ctx, rec, fields...)
 	if notFound(err) {
 		_, err = s.images.Create(ctx, rec)
 	}

@@ -119,7 +119,7 @@ func (p *puller) pull(ctx context.Context, resolver remotes.Resolver, full strin
 	if err := p.s.prepare(ctx, target, nil); err != nil { // labels; all is converted
 		return err
 	}
-	return p.s.setName(ctx, full, target)
+	return p.s.setName(ctx, full, target, nil)
 }
 
 // manifests fetches what leads from target to the manifest for the platform.

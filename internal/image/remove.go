@@ -22,7 +22,7 @@ func (s *Store) Tag(ctx context.Context, name, newName string) error {
 	if err != nil {
 		return api.E("tag image", "", "", err)
 	}
-	return api.E("tag image", "", newName, s.setName(ctx, to, rec.Target))
+	return api.E("tag image", "", newName, s.setName(ctx, to, rec.Target, nil))
 }
 
 // Remove removes a name, and the image's content where nothing else needs it.

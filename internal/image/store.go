@@ -26,11 +26,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -73,7 +73,7 @@ type Store struct {
 	bolt    *bolt.DB
 	db      *metadata.DB
 	content content.Store
-	images  images.Store
+	images  *nameStore
 	leases  leases.Manager
 
 	// placing is read-locked between putting a file under content/blobs and
@@ -133,7 +133,7 @@ func Open(root string, opt Options) (*Store, error) {
 		return fail("", err)
 	}
 	s.content = s.db.ContentStore()
-	s.images = metadata.NewImageStore(s.db)
+	s.images = &nameStore{Store: metadata.NewImageStore(s.db)}
 	s.leases = metadata.NewLeaseManager(s.db)
 	return s, nil
 }
@@ -150,7 +150,8 @@ func (s *Store) context(ctx context.Context) context.Context {
 // blobPath is where the content store keeps a blob. The layout is the OCI
 // image layout's and fixed.
 func (s *Store) blobPath(d string) string {
-	return filepath.Join(s.root, "content", "blobs", "sha256", d[len("sha256:"):])
+	algorithm, hex, _ := strings.Cut(d, ":")
+	return filepath.Join(s.root, "content", "blobs", algorithm, hex)
 }
 
 // temp makes a file for work that ends in a rename.
