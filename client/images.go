@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"io"
+	"net/url"
 
 	"github.com/berthcloud/berth/api"
 )
@@ -36,14 +37,22 @@ func (c *Client) TagImage(ctx context.Context, ref, name string) error {
 	return c.send(ctx, request{method: "POST", path: path, query: query("name", name)})
 }
 
-// ExportImage writes an image as an OCI archive, which docker load reads too, or
-// with a format (raw, qcow2, vmdk, vhdx, vdi) the disk of a disk image.
-func (c *Client) ExportImage(ctx context.Context, ref, format string, w io.Writer) error {
+// ExportDisk writes the disk of a disk image in a format: raw, qcow2, vmdk, vhdx, vdi.
+func (c *Client) ExportDisk(ctx context.Context, ref, format string, w io.Writer) error {
 	path, err := at("images", ref, "archive")
 	if err != nil {
 		return err
 	}
 	return c.tar(ctx, request{method: "GET", path: path, query: query("format", format)}, w)
+}
+
+// ExportImages writes images, at least one, as one OCI archive, which docker load reads too.
+func (c *Client) ExportImages(ctx context.Context, refs []string, w io.Writer) error {
+	path, err := at("images", refs[0], "archive")
+	if err != nil {
+		return err
+	}
+	return c.tar(ctx, request{method: "GET", path: path, query: url.Values{"with": refs[1:]}}, w)
 }
 
 // ImportImage sends an archive (plain tar, docker-archive, OCI archive;

@@ -78,7 +78,7 @@ func newBerth(t *testing.T) *testenv.Daemon {
 		t.Fatal(err)
 	}
 	var archive bytes.Buffer
-	if err := images.Export(t.Context(), base, &archive); err != nil {
+	if err := images.Export(t.Context(), &archive, base); err != nil {
 		t.Fatal(err)
 	}
 	d := testenv.NewDaemon(t, testenv.NewLocal(t))

@@ -240,7 +240,7 @@ func archives(t *testing.T, kernels ...kernel) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(images.Export(t.Context(), name, f), f.Close()); err != nil {
+		if err := errors.Join(images.Export(t.Context(), f, name), f.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}

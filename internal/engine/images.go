@@ -134,11 +134,14 @@ func (e *Engine) TagImage(ctx context.Context, name, newName string) error {
 	return err
 }
 
-// ExportImage writes an image as an OCI archive that docker can load too, or with a
-// format the disk of a disk image.
-func (e *Engine) ExportImage(ctx context.Context, name, format string, w io.Writer) error {
-	if format != "" {
-		return e.images.ExportDisk(ctx, name, disk.Format(format), w)
+// ExportImages writes images as one OCI archive that docker can load too, or with a format
+// the disk of a disk image.
+func (e *Engine) ExportImages(ctx context.Context, names []string, format string, w io.Writer) error {
+	if format == "" {
+		return e.images.Export(ctx, w, names...)
 	}
-	return e.images.Export(ctx, name, w)
+	if len(names) > 1 {
+		return api.E("export image", api.Invalid, "", errors.New("with a format it is one disk; name one image"))
+	}
+	return e.images.ExportDisk(ctx, names[0], disk.Format(format), w)
 }

@@ -81,7 +81,7 @@ func BenchmarkImport(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if err := s.Export(b.Context(), "big", f); err != nil {
+			if err := s.Export(b.Context(), f, "big"); err != nil {
 				b.Fatal(err)
 			}
 			f.Close()

@@ -22,6 +22,7 @@ import (
 const (
 	maxArchiveEntries = 20_000
 	maxDocument       = 4 << 20 // bytes of manifest.json, index.json and the like
+	maxArchive        = 1 << 40 // bytes of all entries
 )
 
 // bundle is a tar archive of images while it is read: its files are stored as
@@ -32,6 +33,7 @@ type bundle struct {
 	blobs map[string]ocispec.Descriptor // by name in the archive
 	links map[string]string             // symbolic links; older dockers have layers as links to others
 	docs  map[string][]byte
+	size  int64 // of all entries so far, in bytes
 }
 
 // documents are the files of an archive that are read and not stored.
@@ -71,9 +73,10 @@ func (a *bundle) entry(ctx context.Context, h *tar.Header, content io.Reader) er
 	default:
 		return nil
 	}
-	if limit := a.store.opt.Limits.Size; h.Size > max(limit, 64<<30) {
-		return api.E("", api.Exhausted, "", fmt.Errorf("entry %.300q has %d bytes", h.Name, h.Size))
+	if h.Size > maxArchive-a.size {
+		return api.E("", api.Exhausted, "", fmt.Errorf("more than %d GiB, with entry %.300q of %d bytes", maxArchive>>30, h.Name, h.Size))
 	}
+	a.size += h.Size
 	for _, doc := range documents {
 		if name != doc {
 			continue

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -194,7 +196,7 @@ func TestExportRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Export(t.Context(), "docker-app:7", f); err != nil {
+	if err := s.Export(t.Context(), f, "docker-app:7"); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
@@ -216,6 +218,50 @@ func TestExportRoundTrip(t *testing.T) {
 	if layers, err := img.Layers(); err != nil || len(layers) != 2 {
 		t.Errorf("%d layers, %v", len(layers), err)
 	}
+}
+
+// TestExportSeveral exports images that share a layer as one archive, or none of them.
+func TestExportSeveral(t *testing.T) {
+	s := open(t)
+	shared := rootfs(t, "shared", strings.Repeat("x", 100_000))
+	for name, img := range map[string]v1.Image{"a:1": build(t, runtime.GOARCH, shared), "b:1": build(t, runtime.GOARCH, shared, rootfs(t, "own", "y"))} {
+		dir := ociLayout(t, img)
+		if _, err := s.ImportPath(t.Context(), dir, image.ImportOptions{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	if err := s.Export(t.Context(), &out, "a:1", "b:1"); err != nil {
+		t.Fatal(err)
+	}
+	if out.Len() > 150_000 {
+		t.Errorf("%d bytes: the shared layer is in it twice", out.Len())
+	}
+	other := open(t)
+	names, err := other.Import(t.Context(), &out, image.ImportOptions{})
+	slices.Sort(names)
+	if err != nil || !slices.Equal(names, []string{"a:1", "b:1"}) {
+		t.Fatal(names, err)
+	}
+	for _, name := range names {
+		if img, err := other.Resolve(t.Context(), name); err != nil || len(img.Layers) == 0 {
+			t.Errorf("%s: %+v, %v", name, img, err)
+		}
+	}
+	out.Reset()
+	if err := s.Export(t.Context(), &out, "a:1", "none:1"); !api.IsKind(err, api.NotFound) || out.Len() > 0 {
+		t.Errorf("%v, after %d bytes", err, out.Len())
+	}
+}
+
+// huge is the beginning of an archive with an entry of a size.
+func huge(size int64) []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	_ = w.WriteHeader(&tar.Header{Name: "oci-layout", Mode: 0o644, Size: 2})
+	_, _ = w.Write([]byte("{}"))
+	_ = w.WriteHeader(&tar.Header{Name: "blobs/sha256/x", Mode: 0o644, Size: size})
+	return b.Bytes()
 }
 
 // archiveOf makes a tar archive of names and contents.
@@ -255,6 +301,7 @@ func TestHostileBundles(t *testing.T) {
 		"document is a bomb":    {in: archiveOf(t, "manifest.json", strings.Repeat(" ", 5<<20)), kind: api.Invalid, want: "more than"},
 		"root without a name":   {in: layerTar, opt: image.ImportOptions{}, kind: api.Invalid, want: "give one"},
 		"name is a digest":      {in: layerTar, opt: image.ImportOptions{Name: "a@" + digestOf(layerTar)}, kind: api.Invalid, want: "a digest cannot be chosen"},
+		"entry of an exabyte":   {in: huge(1 << 60), kind: api.Exhausted, want: "more than 1024 GiB"},
 		"entry beyond the size": {in: rootfs(t, "f", strings.Repeat("x", 2<<20)), opt: image.ImportOptions{Name: "x"}, kind: api.Exhausted, want: "expands beyond"},
 	}
 	for name, c := range cases {

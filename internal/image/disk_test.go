@@ -127,7 +127,7 @@ func TestDiskIsAnImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	var archive bytes.Buffer
-	if err := s.Export(t.Context(), "disk/a", &archive); err != nil {
+	if err := s.Export(t.Context(), &archive, "disk/a"); err != nil {
 		t.Fatal(err)
 	}
 	other := open(t)

@@ -90,7 +90,7 @@ type Images interface {
 	Image(ctx context.Context, name string) (api.Image, error)
 	RemoveImage(ctx context.Context, name string, force bool) error
 	TagImage(ctx context.Context, name, newName string) error
-	ExportImage(ctx context.Context, name, format string, w io.Writer) error
+	ExportImages(ctx context.Context, names []string, format string, w io.Writer) error
 }
 
 // Work starts what takes longer than a request should.

@@ -45,7 +45,8 @@ func (in *importInput) options(body io.Reader) engine.ImportOptions {
 
 type exportInput struct {
 	ImageInput
-	Format string `query:"format" enum:"raw,qcow2,vmdk,vhdx,vdi,ova" doc:"the disk of a disk image in this format, or as an appliance, in place of an archive"`
+	With   []string `query:"with,explode" maxItems:"1000" doc:"further images of the same archive"`
+	Format string   `query:"format" enum:"raw,qcow2,vmdk,vhdx,vdi,ova" doc:"the disk of a disk image in this format, or as an appliance, in place of an archive"`
 }
 
 // imageRoutes registers what concerns images.
@@ -63,9 +64,11 @@ func (s *Server) imageRoutes(a huma.API) {
 		func(ctx context.Context, in *tagInput) (struct{}, error) {
 			return none(s.Images.TagImage(ctx, in.Ref, in.Name))
 		})
-	handleRaw(a, route{id: "export-image", method: "GET", path: one + "/archive", tag: tag, summary: "An image as an OCI archive, or its disk", stream: tarType},
+	handleRaw(a, route{id: "export-image", method: "GET", path: one + "/archive", tag: tag, summary: "Images as an OCI archive, or the disk of one", stream: tarType},
 		func(in *exportInput) *raw {
-			return tarball(func(ctx context.Context, w io.Writer) error { return s.Images.ExportImage(ctx, in.Ref, in.Format, w) })
+			return tarball(func(ctx context.Context, w io.Writer) error {
+				return s.Images.ExportImages(ctx, append([]string{in.Ref}, in.With...), in.Format, w)
+			})
 		})
 	handleRaw(a, route{id: "import-image", method: "POST", path: "/v1/archives", tag: tag, summary: "Make images of an archive",
 		description: "The body is a plain tar, a docker archive or an OCI archive, or with a format a VM's disk. The answer begins while it is read: the states of the operation, until it is done. A client that goes away cancels it.",

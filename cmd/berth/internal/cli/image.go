@@ -26,7 +26,7 @@ const typeKernel = "kernel"
 func newImageCommand(g *global) *cobra.Command {
 	return parent("image", "What instances are made from",
 		newImageListCommand(g, "ls"), newInspectOf(g, "image", "IMAGE"), newPullCommand(g), newPushCommand(g), newImageImportCommand(g),
-		newImageExportCommand(g), newImageHistoryCommand(g), newImageBootstrapCommand(g), newImageTagCommand(g), newRemoveImageCommand(g, "rm"),
+		newLoadCommand(g), newImageExportCommand(g), newImageHistoryCommand(g), newImageBootstrapCommand(g), newImageTagCommand(g), newRemoveImageCommand(g, "rm"),
 		newImagePruneCommand(g))
 }
 
@@ -156,9 +156,8 @@ type imageImportOptions struct {
 func newImageImportCommand(g *global) *cobra.Command {
 	var o imageImportOptions
 	cmd := &cobra.Command{
-		Use:     "import [OPTIONS] FILE|DIRECTORY|- [NAME]",
-		Aliases: []string{"load"},
-		Short:   "Make images of an archive",
+		Use:   "import [OPTIONS] FILE|DIRECTORY|- [NAME]",
+		Short: "Make images of an archive",
 		Long: exits(`Make images of a docker archive, an OCI archive, the directory of an OCI layout,
 or a plain tar archive of a root filesystem, compressed or not; '-' is standard
 input. A plain archive needs a NAME. Prints the names of what it made.
@@ -257,42 +256,6 @@ func openArchive(g *global, source string) (io.ReadCloser, error) {
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(files.Pack(w, source, ".")) }()
 	return r, nil
-}
-
-func newImageExportCommand(g *global) *cobra.Command {
-	var output, format string
-	cmd := &cobra.Command{
-		Use:     "export [OPTIONS] IMAGE",
-		Aliases: []string{"save"},
-		Short:   "Write an image as an archive",
-		Long:    exits("Write an image as an OCI archive, which docker can load too, to standard output\nor to a file. With --format it is the disk of a disk image."),
-		Example: "  berth image export debian:12 | docker load\n  berth image export --format qcow2 -o debian.qcow2 disk/debian:12",
-		Args:    args(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return runImageExport(cmd.Context(), g, output, format, args[0])
-		},
-		ValidArgsFunction: completeImages(g),
-	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "write to a file")
-	cmd.Flags().StringVar(&format, "format", "", "write the disk of a disk image: raw, qcow2, vmdk, vhdx, vdi, ova")
-	return cmd
-}
-
-func runImageExport(ctx context.Context, g *global, output, format, ref string) error {
-	if err := oneOf("--format", format, &format, diskFormats...); err != nil {
-		return usage(err)
-	}
-	if output == "" && terminal.Is(g.Out) {
-		return usage(errors.New("standard output is a terminal; name a file with -o, or pipe it on"))
-	}
-	c, err := g.client()
-	if err != nil {
-		return err
-	}
-	if output == "" {
-		return c.ExportImage(ctx, ref, format, g.Out)
-	}
-	return writeFile(output, func(w io.Writer) error { return c.ExportImage(ctx, ref, format, w) })
 }
 
 // writeFile writes a file whole or not at all: beside it first, then in its

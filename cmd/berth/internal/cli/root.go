@@ -56,6 +56,8 @@ func commands() []command {
 		{groupImages, "pull", newPullCommand},
 		{groupImages, "push", newPushCommand},
 		{groupImages, "images", newImagesCommand},
+		{groupImages, "save", newSaveCommand},
+		{groupImages, "load", newLoadCommand},
 		{groupImages, "rmi", func(g *global) *cobra.Command { return newRemoveImageCommand(g, "rmi") }},
 		{groupImages, "kernel", newKernelCommand},
 		{groupImages, "volume", newVolumeCommand},
