@@ -13,15 +13,18 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/build"
 	"github.com/berthcloud/berth/internal/engine"
 	"github.com/berthcloud/berth/internal/image"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/instance/container"
 	"github.com/berthcloud/berth/internal/instance/vm"
 	"github.com/berthcloud/berth/internal/keeper"
+	"github.com/berthcloud/berth/internal/network"
 	"github.com/berthcloud/berth/internal/network/bridge"
 	"github.com/berthcloud/berth/internal/registry"
 	"github.com/berthcloud/berth/internal/rest"
@@ -71,7 +74,7 @@ func Run(ctx context.Context, c Config, ready func()) (err error) {
 	if err := c.directories(&u); err != nil {
 		return err
 	}
-	e, err := c.build(ctx, &u)
+	backend, err := c.build(ctx, &u)
 	if err != nil {
 		return err
 	}
@@ -79,7 +82,7 @@ func Run(ctx context.Context, c Config, ready func()) (err error) {
 	if err != nil {
 		return err
 	}
-	server := rest.New(rest.Engine(e), c.Log)
+	server := rest.New(backend, c.Log)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	ready()
@@ -177,7 +180,7 @@ func (c *Config) forgetLastBoot() error {
 	if err := errors.Join(err, errNow); err != nil || bytes.Equal(marked, now) {
 		return err
 	}
-	for _, name := range []string{"keeper", "oci", "instances", "layers", "network"} {
+	for _, name := range []string{"keeper", "oci", "instances", "layers", "network", "build"} {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(c.Run, name)))
 	}
 	return err
@@ -199,25 +202,25 @@ func converterUser(host instance.Host) uint32 {
 func (c *Config) cache() string { return filepath.Join(c.Root, "cache") }
 
 // build makes every subsystem, lowest first.
-func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, error) {
+func (c *Config) build(ctx context.Context, u *undo.Stack) (b rest.Backend, err error) {
 	host, err := c.host(ctx)
 	if err != nil {
-		return nil, err
+		return b, err
 	}
 
 	state, err := bolt.Open(filepath.Join(c.Root, "state.db"))
 	if err != nil {
-		return nil, err
+		return b, err
 	}
 	u.Add(func(context.Context) error { return state.Close() })
-	images, err := image.Open(c.Root, image.Options{Converter: image.Converter{Launcher: c.launcher(), User: converterUser(host)}, Agents: c.agents()})
+	images, err := c.openImages(host)
 	if err != nil {
-		return nil, err
+		return b, err
 	}
 	u.Add(func(context.Context) error { return images.Close() })
 	disks, err := c.openStorage()
 	if err != nil {
-		return nil, err
+		return b, err
 	}
 	u.Add(func(context.Context) error { c.retireCgroups(); return nil })
 	keep := keeper.New(keeper.Config{Run: c.Run, Binary: filepath.Join(c.Bin, "berth-keeper")})
@@ -227,13 +230,13 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 		Ports: c.ports(),
 	})
 	if err != nil {
-		return nil, err
+		return b, err
 	}
 	u.Add(func(context.Context) error { return networks.Close() })
 
 	machines, err := c.machines(ctx, keep, host, u)
 	if err != nil {
-		return nil, err
+		return b, err
 	}
 	e, err := engine.New(ctx, engine.Config{
 		Root: c.Root, Run: c.Run, Cgroup: c.cgroup(), Store: state, Images: images, Storage: disks, Networks: networks,
@@ -244,10 +247,46 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (*engine.Engine, erro
 		Host: host, Version: c.Version, Log: c.Log,
 	})
 	if err != nil {
-		return nil, err
+		return b, err
 	}
 	u.Add(func(context.Context) error { return e.Close() })
-	return e, c.serveRegistry(ctx, images, u)
+	b = rest.Engine(e)
+	builds, err := c.builds(ctx, host, images, networks, e)
+	if err != nil {
+		return b, err
+	}
+	u.Add(func(context.Context) error { return builds.Close() })
+	b.Builds = builds
+	return b, c.serveRegistry(ctx, images, u)
+}
+
+// openImages opens the image store, with a place for the directories of builds.
+func (c *Config) openImages(host instance.Host) (*image.Store, error) {
+	directories, err := overlay.NewSnapshotter(build.SnapshotsDir(c.Root), overlay.AsynchronousRemove)
+	if err != nil {
+		return nil, err
+	}
+	return image.Open(c.Root, image.Options{
+		Converter: image.Converter{Launcher: c.launcher(), User: converterUser(host)}, Agents: c.agents(), Snapshotter: directories,
+	})
+}
+
+// builds makes the service of builds. What runs their steps is another keeper than that
+// of instances: the builder's own.
+func (c *Config) builds(ctx context.Context, host instance.Host, images *image.Store, networks network.Set, users build.Users) (*build.Service, error) {
+	net, err := networks.Network(api.NetworkDefault)
+	if err != nil {
+		return nil, err
+	}
+	b := build.Config{
+		Root: filepath.Join(c.Root, "build"), Run: filepath.Join(c.Run, "build"), Bin: c.Bin, Cgroup: c.cgroup(),
+		Version: c.Version.Version, Host: host,
+	}
+	keep := keeper.New(keeper.Config{Run: b.Run, Binary: filepath.Join(c.Bin, "berth-keeper")})
+	return build.New(ctx, build.Options{
+		Config: b, Images: images, Network: net, Users: users, Keeper: keep, Log: c.Log,
+		Steps: container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: b.Runtime(), Host: host}),
+	})
 }
 
 // machines makes the driver of VMs.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image"
@@ -32,11 +33,16 @@ func kernelName(vm api.VMSpec, arch, hostArch string) string {
 	return name
 }
 
-// layersOf returns the layers of an image, bottom first.
+// layersOf returns the layers of an image, bottom first. Of one that an image has twice,
+// as steps of a build have that leave nothing, the upper is enough: it hides the lower
+// one whatever lies between, and overlayfs takes no directory twice.
 func layersOf(img image.Image) []storage.Layer {
-	layers := make([]storage.Layer, len(img.Layers))
+	layers := make([]storage.Layer, 0, len(img.Layers))
 	for i, l := range img.Layers {
-		layers[i] = storage.Layer{Digest: l.EROFS, Path: l.Path}
+		above := img.Layers[i+1:]
+		if !slices.ContainsFunc(above, func(o image.Layer) bool { return o.EROFS == l.EROFS }) {
+			layers = append(layers, storage.Layer{Digest: l.EROFS, Path: l.Path})
+		}
 	}
 	return layers
 }

@@ -55,3 +55,14 @@ func (e *Engine) freeRange(r instance.IDRange) {
 	defer e.mu.Unlock()
 	delete(e.ranges, rangeIndex(r))
 }
+
+// ReserveUsers reserves the user ids of a step of a build, which is a container without
+// a record, until ReleaseUsers.
+func (e *Engine) ReserveUsers() (instance.IDRange, error) { return e.allocateRange(api.Container) }
+
+// ReleaseUsers gives back what ReserveUsers returned.
+func (e *Engine) ReleaseUsers(r instance.IDRange) {
+	if !e.host.Rootless() {
+		e.freeRange(r)
+	}
+}

@@ -33,6 +33,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/log"
@@ -43,8 +44,12 @@ import (
 	"github.com/berthcloud/berth/internal/image/layer"
 )
 
-// namespace is containerd's: the database wants one, Berth needs no second.
-const namespace = "berth"
+// Namespace is containerd's: the database wants one, Berth needs no second.
+const Namespace = "berth"
+
+// SnapshotterName is the name of Options.Snapshotter in the database: what tells BuildKit
+// that a layer is the upper directory of an overlay.
+const SnapshotterName = "overlayfs"
 
 // Options of a Store. The zero value is the default.
 type Options struct {
@@ -63,6 +68,9 @@ type Options struct {
 	Converter Converter
 	// Agents are paths of the guest agent, by architecture, for disks that are made here.
 	Agents map[string]string
+	// Snapshotter keeps the directories of builds, whose books and garbage collection are
+	// the store's.
+	Snapshotter snapshots.Snapshotter
 }
 
 // Store is a store of images. Its methods may be called concurrently. Errors
@@ -126,7 +134,7 @@ func Open(root string, opt Options) (*Store, error) {
 		root: root, opt: opt, bolt: db,
 		converting: map[string]*conversion{}, holds: map[string]string{}, resolved: map[string]Image{},
 	}
-	s.db = metadata.NewDB(db, blobs, nil)
+	s.db = metadata.NewDB(db, blobs, opt.snapshotters())
 	s.db.RegisterCollectibleResource(holdResource, collector{s})
 	if err := s.db.Init(s.context(context.Background())); err != nil {
 		db.Close()
@@ -138,13 +146,20 @@ func Open(root string, opt Options) (*Store, error) {
 	return s, nil
 }
 
+func (o *Options) snapshotters() map[string]snapshots.Snapshotter {
+	if o.Snapshotter == nil {
+		return nil
+	}
+	return map[string]snapshots.Snapshotter{SnapshotterName: o.Snapshotter}
+}
+
 // Close closes the store. No other method may be running or called later.
 func (s *Store) Close() error {
 	return api.E("close the image store", "", s.root, s.bolt.Close())
 }
 
 func (s *Store) context(ctx context.Context) context.Context {
-	return namespaces.WithNamespace(ctx, namespace)
+	return namespaces.WithNamespace(ctx, Namespace)
 }
 
 // blobPath is where the content store keeps a blob. The layout is the OCI

@@ -33,10 +33,10 @@ type Prepared struct {
 	Users  IDRange `json:"users"`  // host ids of its own: the container's user namespace, the VM's QEMU (the first); Size 0 for none
 	Kernel Kernel  `json:"kernel"` // VMs
 
-	Dir     string `json:"dir"`     // existing; survives a reboot of the host
-	RunDir  string `json:"run_dir"` // existing; does not
-	LogPath string `json:"log_path"`
-	Cgroup  string `json:"cgroup"` // path below the hierarchy's root that the run owns, as in /berth/ID
+	Dir     string `json:"dir"`      // existing; survives a reboot of the host
+	RunDir  string `json:"run_dir"`  // existing; does not
+	LogPath string `json:"log_path"` // "": what is attached gets the output, and nobody else
+	Cgroup  string `json:"cgroup"`   // path below the hierarchy's root that the run owns, as in /berth/ID
 }
 
 // SavedDir is where a run of the instance is saved that is to go on: a Create that finds
@@ -74,6 +74,9 @@ type Rootfs struct {
 	// container's own (ids 0 to 65535), never shifted.
 	Upper string `json:"upper,omitempty"`
 	Work  string `json:"work,omitempty"`
+	// Whole says that Upper is to hold by itself all that was changed, for readers that
+	// know nothing of overlayfs's references to the layers below.
+	Whole bool `json:"whole,omitempty"`
 	// Image is the disk that a VM starts from by itself, in place of Layers.
 	Image *DiskImage `json:"image,omitempty"`
 	// Disk is a VM's writable layer: a sparse raw file of DiskSize bytes. It
@@ -117,6 +120,7 @@ type Mount struct {
 	Name     string        `json:"name,omitempty"` // disk: of the volume
 	Size     int64         `json:"size,omitempty"` // tmpfs and disk: bytes, never 0
 	Mode     uint32        `json:"mode,omitempty"` // tmpfs: permission bits, never 0
+	Exec     bool          `json:"exec,omitempty"` // tmpfs: programs in it may be run
 }
 
 // HostsEntry is a line of /etc/hosts.

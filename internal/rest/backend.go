@@ -3,15 +3,16 @@ package rest
 import (
 	"context"
 	"io"
+	"net"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/engine"
 	"github.com/berthcloud/berth/internal/instance"
 )
 
-// Backend is what the front end translates to: an engine, seen through one
-// small interface per group of operations, so that a test can put something
-// else in the place of one.
+// Backend is what the front end translates to: an engine, and the service of builds
+// beside it, seen through one small interface per group of operations, so that a test can
+// put something else in the place of one.
 type Backend struct {
 	Records    Records
 	Lives      Lives
@@ -24,9 +25,10 @@ type Backend struct {
 	Volumes    Volumes
 	Networks   Networks
 	Host       Host
+	Builds     Builds
 }
 
-// Engine returns the Backend of an engine.
+// Engine returns the Backend of an engine, which has no Builds.
 func Engine(e *engine.Engine) Backend {
 	return Backend{Records: e, Lives: e, Snapshots: e, Insides: e, Consoles: e, Images: e, Operations: e, Work: e, Volumes: e, Networks: e, Host: e}
 }
@@ -102,6 +104,13 @@ type Work interface {
 	StartBase(ctx context.Context, platform string) (api.Operation, error)
 	StartImport(context.Context, engine.ImportOptions) (api.Operation, error)
 	StartCommit(context.Context, engine.CommitOptions) (api.Operation, error)
+}
+
+// Builds makes images of Dockerfiles.
+type Builds interface {
+	// Build carries the bytes of a client that speaks BuildKit's control protocol, until
+	// either side leaves, and closes conn.
+	Build(ctx context.Context, conn net.Conn) error
 }
 
 // Operations looks after the work that was started.

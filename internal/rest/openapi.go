@@ -58,6 +58,7 @@ func (s *Server) routes() (*http.ServeMux, *huma.OpenAPI) {
 	s.consoleRoutes(a)
 	s.snapshotRoutes(a)
 	s.imageRoutes(a)
+	s.buildRoutes(a)
 	s.operationRoutes(a)
 	s.volumeRoutes(a)
 	s.networkRoutes(a)

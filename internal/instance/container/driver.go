@@ -123,12 +123,14 @@ func (h *handle) process() keeper.Process {
 		ID: p.ID, Mode: keeper.Runtime, Dir: p.RunDir,
 		Args:    []string{cfg.Runtime, "--root", cfg.State, "create", "--bundle", p.RunDir, "--pid-file", h.inRun("pid")},
 		PIDFile: h.inRun("pid"),
-		Log:     &keeper.Log{Path: p.LogPath},
 		Stdio: keeper.Stdio{
 			Kind: keeper.Pipes, OpenStdin: p.Process.OpenStdin, StdinOnce: p.Process.StdinOnce,
 			UID: p.Users.First, GID: p.Users.First, // the container's root, who hands them to its user
 		},
 		MemoryCgroup: memoryCgroup(cfg.Host.CgroupV2, p.Cgroup),
+	}
+	if p.LogPath != "" {
+		proc.Log = &keeper.Log{Path: p.LogPath}
 	}
 	if p.Process.TTY {
 		proc.Stdio.Kind = keeper.PTY

@@ -233,6 +233,9 @@ func rootOverlay(p *instance.Prepared, host instance.Host) specs.Mount {
 	if p.Spec.AutoRemove {
 		m.Options = append(m.Options, "volatile")
 	}
+	if p.Rootfs.Whole {
+		m.Options = append(m.Options, "redirect_dir=off", "metacopy=off")
+	}
 	return m
 }
 
@@ -260,7 +263,7 @@ func bounds(size int64) []string {
 func ownMount(p *instance.Prepared, m instance.Mount, host instance.Host) specs.Mount {
 	if m.Type == api.MountTmpfs {
 		options := append([]string{"nosuid", "nodev", fmt.Sprintf("mode=%o", m.Mode)}, bounds(m.Size)...)
-		if !isSystem(p) { // programs run in a machine's /tmp
+		if !isSystem(p) && !m.Exec { // programs run in a machine's /tmp
 			options = append(options, "noexec")
 		}
 		if m.ReadOnly {

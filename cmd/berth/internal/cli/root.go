@@ -53,6 +53,7 @@ func commands() []command {
 		{groupInstances, "diff", newDiffCommand},
 		{groupInstances, "commit", newCommitCommand},
 		{groupImages, "image", newImageCommand},
+		{groupImages, "build", newBuildCommand},
 		{groupImages, "pull", newPullCommand},
 		{groupImages, "push", newPushCommand},
 		{groupImages, "images", newImagesCommand},

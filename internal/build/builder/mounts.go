@@ -1,0 +1,116 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/continuity/fs"
+	"github.com/docker/go-units"
+	"github.com/moby/buildkit/executor"
+	"golang.org/x/sys/unix"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/instance"
+	ocimount "github.com/berthcloud/berth/internal/oci/mount"
+	"github.com/berthcloud/berth/internal/undo"
+)
+
+// mount adds one of a step's own mounts: RUN --mount.
+func (x *runner) mount(ctx context.Context, p *instance.Prepared, one executor.Mount, u *undo.Stack) error {
+	mountable, err := one.Src.Mount(ctx, one.Readonly)
+	if err != nil {
+		return err
+	}
+	list, release, err := mountable.Mount()
+	if err != nil {
+		return err
+	}
+	u.Add(func(context.Context) error { return callRelease(release) })
+	if len(list) != 1 {
+		return fmt.Errorf("it is made of %d mounts", len(list))
+	}
+	m := list[0]
+	if m.Type == "tmpfs" {
+		added, err := tmpfs(one.Dest, m.Options, x.config.Host.Memory)
+		p.Mounts = append(p.Mounts, added)
+		return err
+	}
+	source := m.Source
+	if m.Type == "overlay" {
+		if source, err = x.view(ctx, p, parseStack(m.Options), u); err != nil {
+			return err
+		}
+	}
+	// The path is looked up as whoever mounts it sees it: a symbolic link in it leads
+	// nowhere else.
+	source, err = fs.RootPath(source, one.Selector)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(source); err != nil {
+		return errors.New("there is no " + one.Selector + " in what it comes from")
+	}
+	p.Mounts = append(p.Mounts, instance.Mount{Type: api.MountBind, Source: source, Target: one.Dest, ReadOnly: one.Readonly})
+	return nil
+}
+
+// tmpfs is a filesystem in memory, of half the host's where nothing is said, as the
+// kernel has it.
+func tmpfs(dest string, options []string, memory int64) (instance.Mount, error) {
+	m := instance.Mount{Type: api.MountTmpfs, Target: dest, Size: memory / 2, Mode: 0o1777, Exec: true}
+	for _, o := range options {
+		switch key, value, _ := strings.Cut(o, "="); key {
+		case "ro":
+			m.ReadOnly = true
+		case "size":
+			size, err := units.RAMInBytes(value)
+			if err != nil {
+				return m, err
+			}
+			m.Size = size
+		}
+	}
+	return m, nil
+}
+
+// view mounts layers read-only with the step's ids, and returns where. The mount ends
+// with the step.
+func (x *runner) view(ctx context.Context, p *instance.Prepared, st stack, u *undo.Stack) (string, error) {
+	dir, err := os.MkdirTemp(x.config.Tmp(), "view")
+	if err != nil {
+		return "", err
+	}
+	u.Add(func(context.Context) error { return os.Remove(dir) })
+	users, err := userNamespace(ctx, p.Users)
+	if err != nil {
+		return "", err
+	}
+	defer users.Close()
+	ov := ocimount.Overlay{Lower: st.lower, IDMap: p.Users.Size > 0}
+	fd, err := ov.Mount(int(users.Fd()), int(p.Users.First), int(p.Users.First))
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return "", &os.PathError{Op: "move_mount", Path: dir, Err: err}
+	}
+	u.Add(func(context.Context) error { return mount.Unmount(dir, unix.MNT_DETACH) })
+	return dir, nil
+}
+
+// mount is the overlay for the builder's own processes.
+func (st *stack) mount() mount.Mount {
+	options := []string{"lowerdir=" + strings.Join(st.lower, ":")}
+	if st.upper != "" {
+		options = append(options, "upperdir="+st.upper, "workdir="+st.work)
+	}
+	return mount.Mount{Type: "overlay", Source: "overlay", Options: options}
+}
+
+// splitOptions splits the options of mountinfo(5).
+func splitOptions(list string) []string { return strings.Split(list, ",") }

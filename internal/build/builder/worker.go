@@ -1,0 +1,70 @@
+package builder
+
+import (
+	"context"
+	"path/filepath"
+
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
+	"github.com/containerd/containerd/v2/core/diff/apply"
+	leasesproxy "github.com/containerd/containerd/v2/core/leases/proxy"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	snapshotsproxy "github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/containerd/v2/pkg/gc"
+	"github.com/containerd/containerd/v2/plugins/diff/walking"
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/cache/metadata"
+	"github.com/moby/buildkit/client"
+	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
+	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/util/network"
+	"github.com/moby/buildkit/worker/base"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/moby/buildkit/solver/pb"
+
+	"github.com/berthcloud/berth/internal/build"
+	"github.com/berthcloud/berth/internal/image"
+	"github.com/berthcloud/berth/internal/undo"
+)
+
+// newWorker makes BuildKit's worker of what the daemon shows and of Berth's executor.
+func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts docker.RegistryHosts, u *undo.Stack) (*base.Worker, error) {
+	conn := daemon.Conn
+	content := containerdsnapshot.NewContentStore(contentproxy.NewContentStore(contentapi.NewContentClient(conn)), image.Namespace)
+	shown := snapshotsproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), image.SnapshotterName)
+	snapshots := newSnapshotter(containerdsnapshot.NewSnapshotter(image.SnapshotterName, shown, image.Namespace, nil))
+	id, err := base.ID(c.Root)
+	if err != nil {
+		return nil, err
+	}
+	index, err := metadata.NewStore(filepath.Join(c.Root, "metadata.db"))
+	if err != nil {
+		return nil, err
+	}
+	x, err := newExecutor(c, daemon, snapshots, u)
+	if err != nil {
+		return nil, err
+	}
+	return base.NewWorker(ctx, base.WorkerOpt{
+		ID:               id,
+		Root:             c.Root,
+		Labels:           map[string]string{"org.mobyproject.buildkit.worker.executor": "berth"},
+		Platforms:        []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
+		BuildkitVersion:  client.BuildkitVersion{Package: "github.com/berthcloud/berth", Version: c.Version},
+		NetworkProviders: map[pb.NetMode]network.Provider{}, // endpoints are the executor's business
+		Executor:         x,
+		Snapshotter:      snapshots,
+		ContentStore:     content,
+		Applier:          apply.NewFileSystemApplier(content),
+		Differ:           walking.NewWalkingDiff(content),
+		ImageStore:       names{daemon},
+		RegistryHosts:    hosts,
+		LeaseManager:     leaseutil.WithNamespace(leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)), image.Namespace),
+		GarbageCollect:   func(ctx context.Context) (gc.Stats, error) { return nil, daemon.Collect(ctx) },
+		MetadataStore:    index,
+		MountPoolRoot:    filepath.Join(c.Tmp(), "mounts"),
+	})
+}

@@ -1,0 +1,43 @@
+package build
+
+import (
+	"path/filepath"
+
+	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/network"
+)
+
+// Config says where builds live. A builder gets it as JSON on its standard input, whose
+// end is the builder's.
+type Config struct {
+	Root    string        // ROOT/build
+	Run     string        // RUN/build
+	Bin     string        // directory of Berth's programs
+	Cgroup  string        // that steps' cgroups go under, as in /berth
+	Version string        // of Berth
+	Host    instance.Host // what a step's plan depends on
+}
+
+// StoreSocket is where the daemon shows its store to a builder.
+func (c *Config) StoreSocket() string { return filepath.Join(c.Run, "store.sock") }
+
+// Socket is where the builder listens for builds.
+func (c *Config) Socket() string { return filepath.Join(c.Run, "builder.sock") }
+
+// StepsDir holds a directory for each step that runs.
+func (c *Config) StepsDir() string { return filepath.Join(c.Run, "steps") }
+
+// Tmp is for files that end with the builder.
+func (c *Config) Tmp() string { return filepath.Join(c.Root, "tmp") }
+
+// Runtime is the directory of the runtime's state.
+func (c *Config) Runtime() string { return filepath.Join(c.Run, "oci") }
+
+// SnapshotsDir is where the snapshotter is.
+func SnapshotsDir(root string) string { return filepath.Join(root, "build", "snapshots") }
+
+// Step is what the daemon gives to a step of a build.
+type Step struct {
+	Users    instance.IDRange  `json:"users"`
+	Endpoint *network.Endpoint `json:"endpoint,omitempty"` // nil where it wants none
+}

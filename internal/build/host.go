@@ -1,0 +1,110 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/berthcloud/berth/internal/image"
+)
+
+// The host service is what a builder asks of its daemon beside the store. Its messages
+// are JSON: both ends are programs of one build.
+const hostService = "berth.build.Host"
+
+// stepRequest asks for what a step needs.
+type stepRequest struct {
+	ID      string `json:"id"`
+	Network bool   `json:"network"`
+}
+
+// nothing is an empty message.
+type nothing struct{}
+
+// registerHost serves the host service by s.
+func registerHost(g *grpc.Server, s *Service) {
+	g.RegisterService(&grpc.ServiceDesc{ServiceName: hostService, Methods: []grpc.MethodDesc{
+		method("Begin", s.begin),
+		method("End", func(ctx context.Context, id string) (nothing, error) { return nothing{}, s.end(ctx, id) }),
+		method("Collect", func(ctx context.Context, _ nothing) (nothing, error) { return nothing{}, s.collect(ctx) }),
+		method("Image", func(ctx context.Context, name string) (images.Image, error) {
+			return s.backing.Images.Get(ctx, name)
+		}),
+		method("Images", func(ctx context.Context, filters []string) ([]images.Image, error) {
+			return s.backing.Images.List(ctx, filters...)
+		}),
+		method("Name", s.name),
+	}}, nil) // the methods know what they belong to
+}
+
+// method makes a method of the host service of a function.
+func method[In, Out any](name string, f func(context.Context, In) (Out, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		var message wrapperspb.BytesValue
+		var in In
+		if err := read(&message); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(message.Value, &in); err != nil {
+			return nil, err
+		}
+		out, err := f(namespaces.WithNamespace(ctx, image.Namespace), in)
+		if err != nil {
+			return nil, errgrpc.ToGRPC(err)
+		}
+		text, err := json.Marshal(out)
+		return wrapperspb.Bytes(text), err
+	}}
+}
+
+// Daemon is the host service as a builder sees it. Errors are those of package errdefs.
+type Daemon struct{ Conn *grpc.ClientConn }
+
+// Begin reserves what a step needs until End. A step with an id has it once.
+func (d Daemon) Begin(ctx context.Context, id string, network bool) (step Step, err error) {
+	err = d.call(ctx, "Begin", stepRequest{ID: id, Network: network}, &step)
+	return step, err
+}
+
+// End gives back what Begin reserved. It is no error if there is nothing.
+func (d Daemon) End(ctx context.Context, id string) error { return d.call(ctx, "End", id, &nothing{}) }
+
+// Collect removes garbage from the image store.
+func (d Daemon) Collect(ctx context.Context) error {
+	return d.call(ctx, "Collect", nothing{}, &nothing{})
+}
+
+// Image returns what a name leads to.
+func (d Daemon) Image(ctx context.Context, name string) (img images.Image, err error) {
+	err = d.call(ctx, "Image", name, &img)
+	return img, err
+}
+
+// Images returns all names that pass one of containerd's filters.
+func (d Daemon) Images(ctx context.Context, filters ...string) (list []images.Image, err error) {
+	err = d.call(ctx, "Images", filters, &list)
+	return list, err
+}
+
+// Name gives content a name, that of other content too, and makes it ready for use.
+func (d Daemon) Name(ctx context.Context, img images.Image) (named images.Image, err error) {
+	err = d.call(ctx, "Name", img, &named)
+	return named, err
+}
+
+func (d Daemon) call(ctx context.Context, name string, in, out any) error {
+	text, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	var reply wrapperspb.BytesValue
+	if err := d.Conn.Invoke(ctx, "/"+hostService+"/"+name, wrapperspb.Bytes(text), &reply); err != nil {
+		return errgrpc.ToNative(err)
+	}
+	return json.Unmarshal(reply.Value, out)
+}

@@ -1,0 +1,253 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/testenv"
+)
+
+// buildScenarios make images of Dockerfiles.
+var buildScenarios = []scenario{
+	{"build", localOnly, nil, builds},
+	{"build runs as both kinds", localOnly, both, buildRuns},
+	{"build stages", localOnly, nil, buildStages},
+	{"build mounts", localOnly, nil, buildMounts},
+	{"build inputs", localOnly, nil, buildInputs},
+	{"build network", localOnly, nil, buildNetwork},
+	{"build refused", localOnly, nil, buildRefused},
+	{"build interrupted", localOnly, nil, buildInterrupted},
+	{"build, killed", localOnly, nil, buildKilled},
+}
+
+// context writes the files of a build context, by name, and returns its directory.
+func buildContext(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := testenv.Dir(t)
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// build builds, and returns its progress.
+func (w *world) build(t *testing.T, args ...string) string {
+	t.Helper()
+	r := w.Try(t.Context(), append([]string{"build", "--progress", "plain"}, args...)...)
+	if r.Exit != 0 || r.Err != nil {
+		t.Fatalf("berth build %s: %s", strings.Join(args, " "), r)
+	}
+	return r.Stderr
+}
+
+// wants fails the test unless a text has all the words.
+func wants(t *testing.T, what, text string, words ...string) {
+	t.Helper()
+	for _, word := range words {
+		if !strings.Contains(text, word) {
+			t.Errorf("%s lacks %q:\n%s", what, word, text)
+		}
+	}
+}
+
+// builds makes an image of a plain Dockerfile, and again from the cache.
+func builds(t *testing.T, w *world, _ api.Kind) {
+	dir := buildContext(t, map[string]string{
+		"Dockerfile": `FROM base
+ARG WHO=nobody
+ENV COLOR=blue
+WORKDIR /srv/app
+COPY --chown=5:6 --chmod=640 file sub/
+RUN echo "$WHO $COLOR" >made && echo one:x:77:0::/:/bin/sh >>/etc/passwd && chown one made && ln made twice
+RUN <<EOF
+set -e
+rm /bin/vi
+mkfifo pipe
+EOF
+USER one
+LABEL kind=test
+ENTRYPOINT ["cat"]
+CMD ["made"]
+HEALTHCHECK CMD true
+`,
+		"file": "content\n", "ignored": "x", ".dockerignore": "ignored\n",
+	})
+	w.build(t, "-t", "made", "-t", "made:two", "--build-arg", "WHO=somebody", dir)
+	w.later(t, "image", "rm", "made", "made:two")
+	expect(t, "its command", w.Try(t.Context(), "run", "--rm", "made"), 0, "somebody blue\n")
+	expect(t, "what it holds", w.Try(t.Context(), "run", "--rm", "--user", "0", "--entrypoint", "sh", "made", "-c",
+		`stat -c "%n %a %u:%g %h" sub/file made; test -p pipe && ls -a; ! ls /bin/vi`), 0,
+		"sub/file 640 5:6 1\nmade 644 77:0 2\n.\n..\nmade\npipe\nsub\ntwice\n")
+	again := w.build(t, "-t", "made", "--build-arg", "WHO=somebody", dir)
+	if n := strings.Count(again, "CACHED"); n != 4 {
+		t.Errorf("%d steps are from the cache, not 4:\n%s", n, again)
+	}
+	if again := w.build(t, "-t", "made", "--no-cache", "--build-arg", "WHO=somebody", dir); strings.Count(again, "CACHED") > 1 { // WORKDIR depends on nothing
+		t.Errorf("--no-cache takes steps from the cache:\n%s", again)
+	}
+	history := w.Berth(t, "image", "history", "--format", "{{.By}}", "made")
+	wants(t, "history", history, "HEALTHCHECK", "COPY", "WORKDIR /srv/app")
+}
+
+// buildRuns runs what was built as either kind.
+func buildRuns(t *testing.T, w *world, kind api.Kind) {
+	dir := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN echo built >/built\nRUN rm /bin/vi\n"})
+	w.build(t, "-t", "made", dir)
+	w.later(t, "image", "rm", "made")
+	expect(t, "run", w.Try(t.Context(), run(kind, "--rm", "made", "sh", "-c", "cat /built; ls /bin/vi 2>&1")...), 1, "built\nls: /bin/vi: No such file or directory\n")
+}
+
+// buildStages takes files from stages, and gives files out.
+func buildStages(t *testing.T, w *world, _ api.Kind) {
+	dir := buildContext(t, map[string]string{"Dockerfile": `FROM base AS one
+RUN echo one >/one && chmod 600 /one
+FROM base AS two
+RUN echo two >/two
+FROM scratch AS files
+COPY --from=one /one /
+COPY --from=two /two /sub/
+FROM base
+COPY --from=files / /got/
+ONBUILD RUN echo onbuild >/onbuild
+`})
+	w.build(t, "-t", "made", dir)
+	w.later(t, "image", "rm", "made")
+	expect(t, "stages", w.Try(t.Context(), "run", "--rm", "made", "sh", "-c", "cd /got; ls -ln one | cut -c1-10; cat one sub/two"), 0, "-rw-------\none\ntwo\n")
+	out := testenv.Dir(t)
+	w.build(t, "--target", "files", "-o", out, dir)
+	if text, err := os.ReadFile(filepath.Join(out, "sub/two")); err != nil || string(text) != "two\n" {
+		t.Errorf("-o has %q, %v", text, err)
+	}
+	child := buildContext(t, map[string]string{"Dockerfile": "FROM made\n"})
+	w.build(t, "-t", "child", child)
+	w.later(t, "image", "rm", "child")
+	expect(t, "ONBUILD", w.Try(t.Context(), "run", "--rm", "child", "cat", "/onbuild"), 0, "onbuild\n")
+}
+
+// buildMounts uses each type of RUN --mount.
+func buildMounts(t *testing.T, w *world, _ api.Kind) {
+	dir := buildContext(t, map[string]string{"in": "from the context\n", "token": "hidden", "Dockerfile": `FROM base AS tools
+RUN echo tool >/tool && chmod 600 /tool
+RUN mkdir /deep && echo deeper >/deep/tool && chown 33:33 /deep/tool && chmod 600 /deep/tool
+FROM base
+ARG N=1
+RUN --mount=type=cache,target=/cache echo $N >>/cache/count && cat /cache/count >/counted
+RUN --mount=type=bind,target=/ctx cat /ctx/in >/read && ! touch /ctx/x
+RUN --mount=type=bind,from=tools,target=/tools cat /tools/tool /tools/deep/tool >>/read && stat -c %u:%g /tools/tool /tools/deep/tool >>/read
+RUN --mount=type=bind,from=tools,source=/deep,target=/deep cat /deep/tool >>/read
+RUN --mount=type=tmpfs,target=/mem,size=4m cp /bin/true /mem && /mem/true && ! head -c 5000000 /dev/zero >/mem/x
+RUN --mount=type=secret,id=token test "$(cat /run/secrets/token)" = hidden
+RUN --mount=type=secret,id=token,uid=5,mode=0400,target=/t,env=TOKEN stat -c %u:%a /t >>/read && echo ${#TOKEN} >>/read
+RUN ls -d /cache /ctx /tools /mem /run/secrets /t >/left 2>/dev/null || true
+`})
+	secret := "id=token,src=" + filepath.Join(dir, "token")
+	w.build(t, "-t", "made", "--secret", secret, dir)
+	w.build(t, "-t", "made", "--secret", secret, "--build-arg", "N=2", dir)
+	w.later(t, "image", "rm", "made")
+	expect(t, "mounts", w.Try(t.Context(), "run", "--rm", "made", "cat", "/counted", "/read", "/left"), 0,
+		"1\n2\nfrom the context\ntool\ndeeper\n0:0\n33:33\ndeeper\n5:400\n6\n")
+}
+
+// buildInputs takes Dockerfile and context from elsewhere.
+func buildInputs(t *testing.T, w *world, _ api.Kind) {
+	w.later(t, "image", "rm", "made")
+	in := strings.NewReader("FROM base\nRUN echo stdin >/x\n")
+	if r := w.TryInput(t.Context(), in, "build", "-q", "-t", "made", "-"); r.Exit != 0 || !strings.HasPrefix(r.Stdout, "sha256:") {
+		t.Fatalf("from standard input: %s", r)
+	}
+	expect(t, "from standard input", w.Try(t.Context(), "run", "--rm", "made", "cat", "/x"), 0, "stdin\n")
+	dir := buildContext(t, map[string]string{"other/My.dockerfile": "# syntax=docker/dockerfile:1\nFROM base\nCOPY x /\nCOPY --from=more y /\n", "ctx/x": "x", "more/y": "y"})
+	w.build(t, "-t", "made", "-f", filepath.Join(dir, "other/My.dockerfile"), "--build-context", "more="+filepath.Join(dir, "more"), filepath.Join(dir, "ctx"))
+	expect(t, "by -f and --build-context", w.Try(t.Context(), "run", "--rm", "made", "cat", "/x", "/y"), 0, "xy")
+}
+
+// buildNetwork has a network of its own, or none.
+func buildNetwork(t *testing.T, w *world, _ api.Kind) {
+	dir := buildContext(t, map[string]string{"Dockerfile": `FROM base
+RUN ip -o addr show eth0 | grep -c 'inet ' && grep -c nameserver /etc/resolv.conf && grep extra /etc/hosts
+RUN --network=none ! ip addr show eth0
+`})
+	w.build(t, "--add-host", "extra:10.9.8.7", dir)
+	none := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN ! ip addr show eth0\n"})
+	w.build(t, "--network", "none", none)
+	host := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN test $(readlink /proc/self/ns/net) = '" + testenv.Shell(t, w.Machine, "readlink /proc/self/ns/net") + "'\n"})
+	w.build(t, "--network", "host", host)
+}
+
+func buildRefused(t *testing.T, w *world, _ api.Kind) {
+	fails := func(what, dockerfile string, words ...string) {
+		t.Helper()
+		dir := buildContext(t, map[string]string{"Dockerfile": dockerfile})
+		r := w.Try(t.Context(), "build", "-t", "made", "--progress", "plain", dir)
+		if r.Exit != 1 {
+			t.Errorf("%s: %s", what, r)
+		}
+		wants(t, what, r.Stderr, words...)
+	}
+	fails("a syntax error", "FROM base\nRUNN true\n", "Dockerfile:2", ">>> RUNN true", "unknown instruction: RUNN")
+	fails("a step that fails", "FROM base\nRUN echo why; exit 3\n", ">>> RUN echo why; exit 3", "exit code: 3", "why")
+	fails("a program that is not there", "FROM base\nRUN [\"/nothing\"]\n", ">>> RUN [\"/nothing\"]")
+	fails("a file that is not there", "FROM base\nCOPY nothing /\n", ">>> COPY nothing /", "not found")
+	refused(t, "no context", w.Try(t.Context(), "build", "/nothing"), 125, "/nothing")
+	refused(t, "no Dockerfile", w.Try(t.Context(), "build", testenv.Dir(t)), 125, "Dockerfile", "-f")
+	refused(t, "no network", w.Try(t.Context(), "build", "--network", "web", testenv.Dir(t)), 125, "--network web")
+	refused(t, "no image was made", w.Try(t.Context(), "image", "inspect", "made"), 1, "made")
+}
+
+// sleeper is a Dockerfile whose second step goes on until it is ended.
+const sleeper = "FROM base\nRUN echo first >/first\nRUN exec sleep 987654\n"
+
+// startSleeper begins a build and returns once its endless step runs.
+func startSleeper(t *testing.T, w *world) (cancel func(), done <-chan testenv.Result, pid string) {
+	t.Helper()
+	dir := buildContext(t, map[string]string{"Dockerfile": sleeper})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan testenv.Result, 1)
+	go func() { ended <- w.Try(ctx, "build", "-t", "made", dir) }()
+	testenv.Eventually(t, time.Minute, func() error {
+		if pid = testenv.Shell(t, w.Machine, "pgrep -xf 'sleep 987654' || true"); pid == "" {
+			return errors.New("the step does not run")
+		}
+		return nil
+	})
+	return cancel, ended, pid
+}
+
+// buildInterrupted ends a build in the middle of a step.
+func buildInterrupted(t *testing.T, w *world, _ api.Kind) {
+	cancel, done, pid := startSleeper(t, w)
+	cancel()
+	<-done
+	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, pid) })
+	refused(t, "no image was made", w.Try(t.Context(), "image", "inspect", "made"), 1, "made")
+	dir := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN echo first >/first\n"})
+	wants(t, "what was made before is kept", w.build(t, dir), "CACHED")
+}
+
+// buildKilled kills berthd in the middle of a step: nothing of it is left, and the next
+// berthd builds on what was made.
+func buildKilled(t *testing.T, w *world, _ api.Kind) {
+	_, done, pid := startSleeper(t, w)
+	w.Kill(t)
+	if r := <-done; r.Exit == 0 {
+		t.Errorf("the build lived longer than berthd: %s", r)
+	}
+	w.Start(t)
+	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, pid) })
+	dir := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN echo first >/first\nRUN cat /first\n"})
+	w.build(t, "-t", "made", dir)
+	w.later(t, "image", "rm", "made")
+	expect(t, "run", w.Try(t.Context(), "run", "--rm", "made", "cat", "/first"), 0, "first\n")
+}

@@ -1,0 +1,48 @@
+package rest
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/coder/websocket"
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// buildRoutes registers what concerns builds.
+func (s *Server) buildRoutes(a huma.API) {
+	handleRaw(a, route{id: "build", method: "GET", path: "/v1/build", tag: "images", summary: "Build images", stream: websocketType,
+		description: "A websocket of binary messages, which carry one connection of gRPC: BuildKit's control protocol (moby.buildkit.v1.Control). " +
+			"A build ends with its connection."},
+		func(*struct{}) *raw { return answer(s.build) })
+}
+
+// build upgrades a request to a connection that builds.
+func (s *Server) build(w http.ResponseWriter, r *http.Request) {
+	if s.Builds == nil {
+		fail(w, api.E("build", api.Unsupported, "", errors.New("this daemon does not build images")))
+		return
+	}
+	st, ok := s.accept(w, r)
+	if !ok {
+		return
+	}
+	defer s.streams.Done()
+	defer st.conn.CloseNow()
+	defer st.cancel()
+	work, cancel := s.untilClosing(st.ctx)
+	defer cancel()
+	if err := s.Builds.Build(work, websocket.NetConn(work, st.conn, websocket.MessageBinary)); err != nil {
+		s.log.Error("build", "error", err)
+		_ = st.conn.Close(websocket.StatusInternalError, websocketReason(s.errClosing(err)))
+	}
+}
+
+// maxReason bounds the text with which a websocket closes, in bytes (RFC 6455, 5.5).
+const maxReason = 123
+
+func websocketReason(err error) string {
+	text := api.OneLine(err.Error())
+	return text[:min(len(text), maxReason)]
+}
