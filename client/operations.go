@@ -17,6 +17,7 @@ type OperationRequest struct {
 	Base      *BaseRequest      `json:"base,omitempty"`
 	Import    *ImportRequest    `json:"import,omitempty"`
 	Commit    *CommitRequest    `json:"commit,omitempty"`
+	Check     *CheckRequest     `json:"check,omitempty"`
 }
 
 // PullRequest fetches an image from a registry.
@@ -30,6 +31,13 @@ type PullRequest struct {
 type PushRequest struct {
 	Image    string `json:"image"`
 	Insecure bool   `json:"insecure,omitempty"` // plain HTTP, or a certificate nobody vouches for
+}
+
+// CheckRequest reads all images. The operation fails, with an error of kind Corrupt, while
+// something is broken.
+type CheckRequest struct {
+	Repair   bool `json:"repair,omitempty"`   // fetch or make anew what is broken
+	Insecure bool `json:"insecure,omitempty"` // over plain HTTP, or with a certificate nobody vouches for, too
 }
 
 // BootstrapRequest makes an image from a distribution's packages.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -125,30 +126,36 @@ func (s *Store) place(ctx context.Context, f *os.File, mediaType string, labels 
 		return fail(err)
 	}
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: hash.Digest(), Size: size}
+	return desc, s.settle(ctx, f, desc, labels)
+}
 
+// settle is place for a file whose bytes are on the disk and have the descriptor's digest.
+func (s *Store) settle(ctx context.Context, f *os.File, desc ocispec.Descriptor, labels map[string]string) error {
 	s.placing.RLock()
 	defer s.placing.RUnlock()
 	path := s.blobPath(desc.Digest.String())
-	if err := f.Chmod(0o400); err != nil {
-		return fail(err)
+	err := f.Chmod(0o400)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(path), 0o700)
 	}
-	if err := os.MkdirAll(path[:len(path)-65], 0o700); err != nil {
-		return fail(err)
+	if err == nil {
+		err = os.Rename(f.Name(), path)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return fail(err)
+	if err != nil {
+		discard(f)
+		return diskFull(err)
 	}
 	f.Close()
 	// The store finds the file and takes it into its books.
 	w, err := s.content.Writer(ctx, content.WithRef("place-"+rand.Text()), content.WithDescriptor(desc))
 	if err == nil {
-		err = w.Commit(ctx, size, desc.Digest, content.WithLabels(labels))
+		err = w.Commit(ctx, desc.Size, desc.Digest, content.WithLabels(labels))
 		w.Close()
 	}
 	if err != nil && !errdefs.IsAlreadyExists(err) {
-		return ocispec.Descriptor{}, err
+		return err
 	}
-	return desc, s.setLabels(ctx, desc.Digest, labels)
+	return s.setLabels(ctx, desc.Digest, labels)
 }
 
 // usage returns the bytes of all content.

@@ -34,7 +34,7 @@ func (s *Store) Export(ctx context.Context, w io.Writer, names ...string) error 
 		}
 		for _, d := range append([]ocispec.Descriptor{desc, m.Config}, m.Layers...) {
 			if !s.keep(ctx, d.Digest) {
-				return api.E(op, api.Corrupt, Familiar(rec.Name), fmt.Errorf("%s is not in the store any more; berth image fsck --repair may get it back", short(d.Digest)))
+				return api.E(op, api.Corrupt, Familiar(rec.Name), fmt.Errorf("%s is not in the store any more; berth image fsck --repair may bring it back", short(d.Digest)))
 			}
 		}
 		opts = append(opts, archive.WithManifest(desc, rec.Name))

@@ -244,15 +244,21 @@ func (r *Repositories) refers(ctx context.Context, name string, m *parsed) error
 
 // writeManifestBytes stores a manifest as it is.
 func (s *Store) writeManifestBytes(ctx context.Context, desc ocispec.Descriptor, body []byte, m *parsed) error {
-	labels := map[string]string{}
-	for i, d := range slices.Concat(m.manifests, m.blobs) {
-		labels[fmt.Sprintf("containerd.io/gc.ref.content.r.%d", i)] = d.Digest.String()
-	}
+	labels := gcLabels(m)
 	err := content.WriteBlob(ctx, s.content, "manifest-"+desc.Digest.Encoded(), bytes.NewReader(body), desc, content.WithLabels(labels))
 	if err != nil {
 		return err
 	}
 	return s.setLabels(ctx, desc.Digest, labels)
+}
+
+// gcLabels lead the garbage collector from a manifest or an index to all it refers to.
+func gcLabels(m *parsed) map[string]string {
+	labels := map[string]string{}
+	for i, d := range slices.Concat(m.manifests, m.blobs) {
+		labels[fmt.Sprintf("containerd.io/gc.ref.content.r.%d", i)] = d.Digest.String()
+	}
+	return labels
 }
 
 // untag takes a tag from the manifest that it means, which stays in the repository,

@@ -104,6 +104,7 @@ type Work interface {
 	StartBase(ctx context.Context, platform string) (api.Operation, error)
 	StartImport(context.Context, engine.ImportOptions) (api.Operation, error)
 	StartCommit(context.Context, engine.CommitOptions) (api.Operation, error)
+	StartCheck(context.Context, engine.CheckOptions) (api.Operation, error)
 }
 
 // Builds makes images of Dockerfiles.

@@ -25,6 +25,7 @@ type OperationRequest struct {
 	Base      *BaseRequest      `json:"base,omitempty" doc:"make the tiny image base"`
 	Import    *ImportRequest    `json:"import,omitempty" doc:"make images of an archive on the daemon's host"`
 	Commit    *CommitRequest    `json:"commit,omitempty" doc:"make an image of an instance"`
+	Check     *CheckRequest     `json:"check,omitempty" doc:"read all images and tell what is broken"`
 }
 
 // PullRequest fetches an image from its registry.
@@ -74,6 +75,12 @@ type CommitRequest struct {
 	Message  string `json:"message,omitempty" maxLength:"4096"`
 }
 
+// CheckRequest reads all images and tells what is broken.
+type CheckRequest struct {
+	Repair   bool `json:"repair,omitempty" doc:"fetch or make anew what is broken"`
+	Insecure bool `json:"insecure,omitempty" doc:"fetch it over plain HTTP and with certificates nobody vouches for, too"`
+}
+
 type startInput struct{ Body OperationRequest }
 
 // operationRoutes registers what concerns operations.
@@ -104,14 +111,14 @@ func (s *Server) operationRoutes(a huma.API) {
 // startOperation starts what the one field of the body says.
 func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operation, error) {
 	b, set := in.Body, 0
-	for _, given := range []bool{b.Pull != nil, b.Push != nil, b.Bootstrap != nil, b.Kernel != nil, b.Base != nil, b.Import != nil, b.Commit != nil} {
+	for _, given := range []bool{b.Pull != nil, b.Push != nil, b.Bootstrap != nil, b.Kernel != nil, b.Base != nil, b.Import != nil, b.Commit != nil, b.Check != nil} {
 		if given {
 			set++
 		}
 	}
 	switch {
 	case set != 1:
-		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, push, bootstrap, kernel, base, import, commit"))
+		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, push, bootstrap, kernel, base, import, commit, check"))
 	case b.Pull != nil:
 		return s.Work.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure})
 	case b.Push != nil:
@@ -122,6 +129,8 @@ func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operat
 		return s.Work.StartKernel(ctx, b.Kernel.Flavor, b.Kernel.Platform)
 	case b.Base != nil:
 		return s.Work.StartBase(ctx, b.Base.Platform)
+	case b.Check != nil:
+		return s.Work.StartCheck(ctx, engine.CheckOptions(*b.Check))
 	case b.Commit != nil:
 		return s.Work.StartCommit(ctx, engine.CommitOptions{Ref: b.Commit.Instance, Image: b.Commit.Image, Author: b.Commit.Author, Message: b.Commit.Message})
 	}

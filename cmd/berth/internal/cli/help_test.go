@@ -38,7 +38,7 @@ func TestCommands(t *testing.T) {
 	for _, line := range []string{
 		"run", "create", "start", "stop", "kill", "restart", "pause", "unpause", "rm", "rename", "ps", "logs", "attach", "exec",
 		"inspect", "wait", "stats", "top", "cp", "events", "update", "info", "version", "system prune", "system df",
-		"image import", "image ls", "image inspect", "image rm", "image tag", "image export", "save", "load", "image load", "image bootstrap", "image prune",
+		"image import", "image ls", "image inspect", "image rm", "image tag", "image export", "save", "load", "image load", "image fsck", "image bootstrap", "image prune",
 		"pull", "images", "rmi", "kernel ls", "kernel bootstrap", "volume create", "volume ls", "volume inspect", "volume rm", "volume prune",
 		"completion",
 	} {

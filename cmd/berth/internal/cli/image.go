@@ -27,7 +27,7 @@ func newImageCommand(g *global) *cobra.Command {
 	return parent("image", "What instances are made from",
 		newImageListCommand(g, "ls"), newInspectOf(g, "image", "IMAGE"), newPullCommand(g), newPushCommand(g), newImageImportCommand(g),
 		newLoadCommand(g), newImageExportCommand(g), newImageHistoryCommand(g), newImageBootstrapCommand(g), newImageTagCommand(g), newRemoveImageCommand(g, "rm"),
-		newImagePruneCommand(g))
+		newImagePruneCommand(g), newImageCheckCommand(g))
 }
 
 // newImagesCommand is 'berth images', docker's name for 'berth image ls'.
