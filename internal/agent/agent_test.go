@@ -388,7 +388,7 @@ func FuzzServer(f *testing.F) {
 
 func TestConfigRoundTrip(t *testing.T) {
 	want := &Config{
-		Layers: 3, Disk: true, OpenStdin: true, Size: Size{Rows: 25, Cols: 1000}, Hostname: "h", Hosts: "a\nb\n", ResolvConf: "c",
+		Layers: 3, Disk: true, OpenStdin: true, Size: Size{Rows: 25, Cols: 1000}, Hostname: "h", MachineID: "0123", Hosts: "a\nb\n", ResolvConf: "c",
 		Process:      Process{Args: []string{"true", ""}, Env: []string{"A=\u00e4"}, User: "web", Dir: "/srv"},
 		Interfaces:   []Interface{{MAC: "52:54:00:00:00:01", Name: "eth0", Addresses: []string{"10.0.0.2/24", "fd00::2/64"}, Gateway: "10.0.0.1", MTU: 1500}},
 		Mounts:       []Mount{{Tag: "share0", Path: "f", Target: "/t", ReadOnly: true}, {Target: "/tmp", Size: 1 << 40, Mode: 0o1777}},
@@ -405,9 +405,10 @@ func TestConfigRoundTrip(t *testing.T) {
 	if _, err := (&Config{Hosts: strings.Repeat("x", MaxConfig)}).Encode(); err == nil {
 		t.Error("a configuration beyond the bound was accepted")
 	}
+	older := len(data) - len(want.MachineID) - 1 // as a host wrote it that knew no MachineID
 	for n := range data {
-		if _, err := DecodeConfig(data[:n]); err == nil {
-			t.Errorf("the first %d of %d bytes were taken for a configuration", n, len(data))
+		if _, err := DecodeConfig(data[:n]); (err == nil) != (n == older) {
+			t.Errorf("the first %d of %d bytes, taken for a configuration: %v", n, len(data), err)
 		}
 	}
 }

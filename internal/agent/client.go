@@ -212,6 +212,31 @@ func (c *Client) Refresh(ctx context.Context, w Wake) error {
 	return err
 }
 
+// Hold returns once nothing moves in the guest but its agent. That lasts until LetGo,
+// which any later client may call, and which a copy of the machine waits for too.
+func (c *Client) Hold(ctx context.Context) error {
+	_, err := c.ask(ctx, Request{Op: OpHold})
+	return err
+}
+
+// LetGo undoes Hold, where that was called.
+func (c *Client) LetGo(ctx context.Context) error {
+	_, err := c.ask(ctx, Request{Op: OpLetGo})
+	return err
+}
+
+// Become makes a machine of its own of the guest, which is the copy of another one: its
+// name, addresses and keys. That can take an emulated processor many seconds, so ctx
+// alone bounds it. It may be called again.
+func (c *Client) Become(ctx context.Context, config *Config) error {
+	data, err := config.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = c.call(ctx, Request{Op: OpBecome, Config: data}, func(*stream) error { return nil })
+	return err
+}
+
 // Shutdown asks the guest to end its entrypoint and power off.
 func (c *Client) Shutdown(ctx context.Context) error {
 	_, err := c.ask(ctx, Request{Op: OpShutdown})

@@ -57,6 +57,10 @@ type Config struct {
 	NewPrivs     bool        `json:"new_privs,omitempty"` // setuid programs may gain privileges
 	PIDs         int64       `json:"pids,omitempty"`      // most processes of the user; 0 for no limit
 	Limits       []Limit     `json:"limits,omitempty"`    // of the entrypoint and of what is executed beside it
+	// MachineID is what the machine id (machine-id(5)) has to be where the disk was
+	// another machine's: then that, and all else that tells one from the other, is
+	// made anew, once. "" leaves the disk as it is.
+	MachineID string `json:"machine_id,omitempty"`
 }
 
 // Process is a command to run in the guest.
@@ -161,7 +165,8 @@ func (c *Config) Encode() ([]byte, error) {
 	return f.data, nil
 }
 
-// configMagic begins an encoded Config. Its number changes with the fields.
+// configMagic begins an encoded Config. Its number changes with the fields, unless they
+// are added at the end: an older agent does not look there.
 const configMagic = "berth guest 3\n"
 
 // DecodeConfig reads a configuration from the start of a partition; zeros fill
@@ -198,6 +203,9 @@ func (c *Config) fields(f *fields) {
 	f.unsigned(&c.Capabilities)
 	number(f, &c.PIDs)
 	list(f, &c.Limits, (*fields).limit)
+	if !f.reading || len(f.data) > 0 { // an older host ends here
+		f.text(&c.MachineID)
+	}
 }
 
 func (f *fields) networkInterface(i *Interface) {

@@ -25,6 +25,9 @@ const (
 	OpGrowDisk  Op = "grow-disk"  // has the filesystem use a disk of Request.Limit bytes
 	OpSetClock  Op = "set-clock"  // sets the clock to Request.Time
 	OpRefresh   Op = "refresh"    // takes clock and randomness of Request.Wake, an encoded Wake
+	OpHold      Op = "hold"       // holds all processes but the agent still, until let-go: beyond the end of the connection, and in a copy too
+	OpLetGo     Op = "let-go"     // lets them go on, where they are held
+	OpBecome    Op = "become"     // makes of the copy of another machine the one of Request.Config, an encoded Config
 	OpShutdown  Op = "shutdown"   // ends the entrypoint by SIGKILL and powers off
 	OpPing      Op = "ping"       // answered at once
 )
@@ -46,6 +49,7 @@ type Request struct {
 	Limit  int64  `json:"limit,omitempty"`
 	Time   int64  `json:"time,omitempty"` // nanoseconds since 1970
 	Wake   []byte `json:"wake,omitempty"`
+	Config []byte `json:"config,omitempty"`
 
 	NamesOnly bool `json:"names_only,omitempty"`
 }

@@ -100,10 +100,11 @@ func boot() (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := furnish(config); err != nil {
+	m := newMachine(config, modules, disk)
+	if err := m.renewOnce(); err != nil {
 		return nil, err
 	}
-	return newMachine(config, modules, disk), nil
+	return m, furnish(config)
 }
 
 // furnish makes of a root filesystem the machine that the configuration describes.

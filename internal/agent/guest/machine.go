@@ -18,6 +18,7 @@ type machine struct {
 	disk    *os.File // the root of the writable disk
 	reaper  *reaper
 	group   workload
+	held    stillness
 
 	main    *process // the entrypoint
 	console *os.File // the master of the entrypoint's terminal, or nil

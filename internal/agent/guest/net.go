@@ -1,13 +1,13 @@
 package guest
 
 import (
-	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -53,9 +53,47 @@ func configureNetwork(interfaces []agent.Interface) error {
 	return nil
 }
 
+// reconfigureNetwork is configureNetwork in the copy of a machine: the addresses that its
+// interfaces have are that one's.
+func reconfigureNetwork(interfaces []agent.Interface) error {
+	n, err := openNetlink()
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	for _, i := range interfaces {
+		name, err := interfaceOf(i)
+		if err != nil {
+			return err
+		}
+		index, err := n.index(name)
+		if err != nil {
+			return err
+		}
+		i.Name = name // which the guest may have chosen, and programs know
+		if err := n.flush(index); err != nil {
+			return fmt.Errorf("interface %s: %w", name, err)
+		}
+		if err := n.configure(i); err != nil {
+			return fmt.Errorf("interface %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// interfaceOf finds an interface that may have its address already.
+func interfaceOf(i agent.Interface) (name string, err error) {
+	if i.Device != "" {
+		if name, err = interfaceByMAC(i.Device); err == nil {
+			return name, nil
+		}
+	}
+	return interfaceByMAC(i.MAC)
+}
+
 // configure names an interface, gives it its addresses and its way out.
 func (n *netlink) configure(i agent.Interface) error {
-	kernelName, err := interfaceByMAC(cmp.Or(i.Device, i.MAC))
+	kernelName, err := interfaceOf(i)
 	if err != nil {
 		return err
 	}
@@ -202,17 +240,54 @@ func (n *netlink) addDefaultRoute(index int32, gateway netip.Addr) error {
 	return n.call(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body)
 }
 
+// flush takes all IPv4 addresses from an interface, and so the routes by them.
+func (n *netlink) flush(index int32) error {
+	var addresses [][]byte
+	err := n.dump(unix.RTM_GETADDR, []byte{unix.AF_INET, 0, 0, 0, 0, 0, 0, 0}, func(body []byte) {
+		if len(body) >= unix.SizeofIfAddrmsg && int32(binary.NativeEndian.Uint32(body[4:])) == index {
+			addresses = append(addresses, slices.Clone(body))
+		}
+	})
+	for _, body := range addresses {
+		if err == nil {
+			err = n.call(unix.RTM_DELADDR, 0, body)
+		}
+		if errors.Is(err, unix.EADDRNOTAVAIL) {
+			err = nil // a secondary address has gone with its first
+		}
+	}
+	return err
+}
+
+// dump asks for a list and calls each with the body of every message of it.
+func (n *netlink) dump(kind uint16, body []byte, each func([]byte)) error {
+	if err := n.send(kind, unix.NLM_F_DUMP, body); err != nil {
+		return err
+	}
+	answer := make([]byte, 32<<10)
+	for {
+		k, _, err := unix.Recvfrom(n.fd, answer, 0)
+		if err != nil {
+			return os.NewSyscallError("netlink receive", err)
+		}
+		for rest := answer[:k]; len(rest) >= unix.SizeofNlMsghdr; {
+			size, what := int(binary.NativeEndian.Uint32(rest)), binary.NativeEndian.Uint16(rest[4:])
+			switch {
+			case size < unix.SizeofNlMsghdr || size > len(rest) || what == unix.NLMSG_ERROR:
+				return errors.New("netlink: the list is cut off")
+			case what == unix.NLMSG_DONE:
+				return nil
+			}
+			each(rest[unix.SizeofNlMsghdr:size])
+			rest = rest[min((size+3)&^3, len(rest)):]
+		}
+	}
+}
+
 // call sends one request and waits for its acknowledgement.
 func (n *netlink) call(kind, flags uint16, body []byte) error {
-	n.seq++
-	message := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+len(body))
-	binary.NativeEndian.PutUint32(message, uint32(unix.SizeofNlMsghdr+len(body)))
-	binary.NativeEndian.PutUint16(message[4:], kind)
-	binary.NativeEndian.PutUint16(message[6:], flags|unix.NLM_F_REQUEST|unix.NLM_F_ACK)
-	binary.NativeEndian.PutUint32(message[8:], n.seq)
-	message = append(message, body...)
-	if err := unix.Sendto(n.fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return os.NewSyscallError("netlink send", err)
+	if err := n.send(kind, flags|unix.NLM_F_ACK, body); err != nil {
+		return err
 	}
 	answer := make([]byte, 8192)
 	k, _, err := unix.Recvfrom(n.fd, answer, 0)
@@ -226,6 +301,17 @@ func (n *netlink) call(kind, flags uint16, body []byte) error {
 		return unix.Errno(-code)
 	}
 	return nil
+}
+
+func (n *netlink) send(kind, flags uint16, body []byte) error {
+	n.seq++
+	message := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+len(body))
+	binary.NativeEndian.PutUint32(message, uint32(unix.SizeofNlMsghdr+len(body)))
+	binary.NativeEndian.PutUint16(message[4:], kind)
+	binary.NativeEndian.PutUint16(message[6:], flags|unix.NLM_F_REQUEST)
+	binary.NativeEndian.PutUint32(message[8:], n.seq)
+	message = append(message, body...)
+	return os.NewSyscallError("netlink send", unix.Sendto(n.fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
 }
 
 // attribute appends a netlink attribute, padded to four bytes.

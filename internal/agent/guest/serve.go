@@ -80,6 +80,12 @@ func (m *machine) answer(c *agent.Call) {
 		c.Reply(replyOf(unix.ClockSettime(unix.CLOCK_REALTIME, &now)))
 	case agent.OpRefresh:
 		c.Reply(replyOf(wake(r.Wake)))
+	case agent.OpHold:
+		c.Reply(replyOf(m.held.hold()))
+	case agent.OpLetGo:
+		c.Reply(replyOf(m.held.letGo()))
+	case agent.OpBecome:
+		c.Reply(replyOf(m.become(r.Config)))
 	case agent.OpPing:
 		c.Reply(agent.Reply{})
 	case agent.OpShutdown:

@@ -33,10 +33,12 @@ func Service() error {
 	if err != nil {
 		return err
 	}
+	m := newMachine(config, nil, nil)
 	if _, err := os.Stat(servicePath); errors.Is(err, os.ErrNotExist) {
-		awaitInterfaces(config.Interfaces)
 		// A machine that cannot be all that it should be can still be repaired.
-		err := errors.Join(openNetwork(), furnish(config))
+		err := m.renewOnce()
+		awaitInterfaces(config.Interfaces)
+		err = errors.Join(err, openNetwork(), furnish(config))
 		if err == nil {
 			err = os.WriteFile(servicePath, nil, 0o600)
 		}
@@ -45,7 +47,7 @@ func Service() error {
 		}
 	}
 	config.Process.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	newMachine(config, nil, nil).serve()
+	m.serve()
 	return errNoPort
 }
 
@@ -98,20 +100,4 @@ func (m *machine) answerService(c *agent.Call) {
 }
 
 // shutDown has the machine's init shut down, whichever it is.
-func (m *machine) shutDown() agent.Reply {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return replyOf(err)
-	}
-	defer null.Close()
-	cmd := m.command(m.beside(agent.Process{Args: []string{"poweroff"}}))
-	cmd.files = [3]*os.File{null, null, null}
-	p, failed := m.reaper.start(cmd)
-	if failed != nil {
-		return failureReply(failed)
-	}
-	if exit := p.wait(); exit.Code != 0 {
-		return agent.Reply{Kind: api.Internal, Error: fmt.Sprintf("poweroff has ended with status %d", exit.Code)}
-	}
-	return agent.Reply{}
-}
+func (m *machine) shutDown() agent.Reply { return replyOf(m.runTool("poweroff")) }
