@@ -117,7 +117,7 @@ func (b *bench) timeLoad(ctx context.Context, argv []string) (float64, error) {
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
 	defer m.Close()
-	err = errors.Join(m.LoadAll(ctx, state), m.Cont(ctx))
+	err = errors.Join(m.LoadAll(ctx, state, false), m.Cont(ctx))
 	return milliseconds(time.Since(start)), err
 }
 

@@ -41,3 +41,13 @@ func (c *Client) RemoveSnapshot(ctx context.Context, ref, name string) error {
 	}
 	return c.send(ctx, request{method: "DELETE", path: path})
 }
+
+// Clone makes another VM of a VM, as it is now or, where the snapshot is not "", as it was
+// then. Without a name one is chosen.
+func (c *Client) Clone(ctx context.Context, ref, name, snapshot string) (api.Instance, error) {
+	path, err := at("instances", ref, "clone")
+	if err != nil {
+		return api.Instance{}, err
+	}
+	return call[api.Instance](ctx, c, request{method: "POST", path: path, query: query("name", name, "snapshot", snapshot)})
+}

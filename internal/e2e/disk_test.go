@@ -154,7 +154,7 @@ func debianDisk(t *testing.T, include ...string) string {
 // diskGuest boots Debian from its disk by both firmwares, and lives with its agent:
 // commands, files, a restart of berthd, a reboot of its own, a clean end.
 func diskGuest(t *testing.T, w *world, _ api.Kind) {
-	w.Berth(t, "image", "import", "--agent", debianDisk(t), "disk/debian:12")
+	w.Berth(t, "image", "import", "--agent", debianDisk(t, "openssh-server"), "disk/debian:12")
 	w.later(t, "image", "rm", "disk/debian:12")
 	w.later(t, "volume", "rm", "extra")
 	w.start(t, api.VM, "uefi", "--firmware", "uefi", "--hostname", "ship", "--memory", "384m", "--mount", "type=disk,source=extra,size=64m,target=/srv/extra", "disk/debian:12")
@@ -189,6 +189,7 @@ func diskGuest(t *testing.T, w *world, _ api.Kind) {
 		t.Errorf("of its further disk it says %q", got)
 	}
 	savesDisk(t, w)
+	clonesDisk(t, w)
 	w.Berth(t, "update", "--disk", "12g", "uefi")
 	if got := w.Berth(t, "exec", "uefi", "sh", "-c", "df --output=size -BG / | tail -1"); strings.TrimSpace(got) != "12G" {
 		t.Errorf("of 12 GiB its root filesystem has %q", got)
@@ -224,6 +225,36 @@ func savesDisk(t *testing.T, w *world) {
 	if said := w.Berth(t, "exec", "bios", "cat", "/root/note", bootID); said != "one\n"+boot {
 		t.Errorf("the restored machine says %q of boot %s", said, boot)
 	}
+}
+
+// clonesDisk makes a machine of one that started from a disk. Its ssh server proves itself by
+// keys of its own.
+func clonesDisk(t *testing.T, w *world) {
+	const keys = "for kind in rsa ecdsa ed25519; do ssh-keyscan -t $kind localhost 2>/dev/null | cut -d ' ' -f 3; done"
+	testenv.Eventually(t, 5*time.Minute, func() error { // where the bootloader has not long been left
+		if said := w.Berth(t, "exec", "bios", "sh", "-c", keys); len(strings.Fields(said)) != 3 {
+			return fmt.Errorf("its keys are %q", said)
+		}
+		return nil
+	})
+	seen := map[string]string{}
+	w.Berth(t, "clone", "--name", "copy", "bios")
+	t.Cleanup(func() { w.remove(t, "copy") })
+	for _, name := range []string{"bios", "copy"} {
+		said := w.Berth(t, "exec", name, "sh", "-c", "hostname; cat /etc/machine-id; cat /sys/class/net/e*/address; hostname -I;"+keys)
+		lines := strings.Split(said, "\n")
+		if len(lines) != 7 || lines[0] != w.field(t, name, ".ID")[:12] {
+			t.Errorf("%s says %q", name, said)
+		}
+		for _, line := range lines {
+			if other := seen[line]; other != "" {
+				t.Errorf("%s and %s both have %s", name, other, line)
+			}
+			seen[line] = name
+		}
+	}
+	w.Berth(t, "exec", "copy", "sh", "-c", "ping -c 1 -W 5 bios >/dev/null || ssh-keyscan -T 20 bios >/dev/null")
+	w.Berth(t, "rm", "-f", "copy")
 }
 
 // commitsDisk makes a disk image of a machine that runs and writes. Its filesystem is at

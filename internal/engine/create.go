@@ -157,7 +157,7 @@ func (e *Engine) outline(rec record, img image.Image) (*instance.Prepared, error
 		return nil, err
 	}
 	return &instance.Prepared{
-		ID: rec.ID, Spec: rec.Spec, Arch: rec.Arch, Process: proc, Rootfs: e.rootfs(rec, img), Hostname: rec.Spec.Hostname, Users: rec.Users,
+		ID: rec.ID, Spec: rec.Spec, Arch: rec.Arch, Cloned: rec.Cloned, Process: proc, Rootfs: e.rootfs(rec, img), Hostname: rec.Spec.Hostname, Users: rec.Users,
 		Dir: e.dir(rec.ID), RunDir: e.runDir(rec.ID), LogPath: e.logPath(rec.ID), Cgroup: e.cgroup(rec.ID),
 		HostNet: rec.Spec.Network.Name == api.NetworkHost,
 	}, nil

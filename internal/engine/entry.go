@@ -33,6 +33,7 @@ type record struct {
 	Users      instance.IDRange `json:"users"`               // 0 for none
 	MAC        string           `json:"mac"`                 // stays the same over restarts
 	FailedRuns int              `json:"failed_runs"`         // in a row, for the back-off of restarts
+	Cloned     bool             `json:"cloned,omitempty"`    // from another instance, whose disk its own begins as
 	Rebooting  bool             `json:"rebooting,omitempty"` // it is restarting by its own wish, which no policy counts
 }
 

@@ -61,7 +61,7 @@ func (e *Engine) saveTo(ctx context.Context, en *entry, dir string) error {
 		return api.E("", api.Unsupported, "", errors.New("snapshots are of VMs: 'berth commit' makes an image of what a container has changed"))
 	}
 	if en.currentRun() != nil {
-		saver, _, err := en.saver("")
+		saver, _, err := en.saver("", api.Running, api.Paused)
 		if err != nil {
 			return err
 		}

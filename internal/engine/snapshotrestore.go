@@ -75,29 +75,15 @@ func (e *Engine) settleDisks(ctx context.Context, en *entry) error {
 	return e.unsave(ctx, en)
 }
 
-// copySaved makes a saved directory out of another. The state is nobody's to write and
-// is shared.
+// copySaved makes a saved directory out of another.
 func copySaved(to, from string) error {
 	partial := to + ".new"
 	if err := os.RemoveAll(partial); err != nil {
 		return err
 	}
 	err := os.Mkdir(partial, 0o700)
-	entries, rerr := os.ReadDir(from)
-	err = errors.Join(err, rerr)
-	for _, entry := range entries {
-		if err != nil {
-			break
-		}
-		source, target := filepath.Join(from, entry.Name()), filepath.Join(partial, entry.Name())
-		if entry.Name() == instance.SavedState {
-			err = os.Link(source, target)
-		} else {
-			err = disk.Clone(target, source)
-		}
-	}
 	if err == nil {
-		err = disk.SyncTree(partial)
+		err = addSaved(partial, from)
 	}
 	if err == nil {
 		err = os.Rename(partial, to)
@@ -106,4 +92,22 @@ func copySaved(to, from string) error {
 		return errors.Join(err, os.RemoveAll(partial))
 	}
 	return disk.Sync(filepath.Dir(to))
+}
+
+// addSaved adds the files of one saved directory to another, for good. The state is
+// nobody's to write and is shared.
+func addSaved(to, from string) error {
+	entries, err := os.ReadDir(from)
+	for _, entry := range entries {
+		if err != nil {
+			return err
+		}
+		source, target := filepath.Join(from, entry.Name()), filepath.Join(to, entry.Name())
+		if entry.Name() == instance.SavedState {
+			err = os.Link(source, target)
+		} else {
+			err = disk.Clone(target, source)
+		}
+	}
+	return errors.Join(err, disk.SyncTree(to))
 }

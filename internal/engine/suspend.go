@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/instance"
@@ -31,7 +32,7 @@ func (e *Engine) Suspend(ctx context.Context, ref string) error {
 		return api.E("suspend", "", ref, err)
 	}
 	defer unlock()
-	saver, r, err := en.saver("suspend")
+	saver, r, err := en.saver("suspend", api.Running)
 	if err != nil {
 		return err
 	}
@@ -50,8 +51,8 @@ func (e *Engine) Suspend(ctx context.Context, ref string) error {
 	return e.awaitEnd(context.WithoutCancel(ctx), en, r)
 }
 
-// saver returns the ability to save the present run, which has to be running.
-func (en *entry) saver(op string) (instance.Saver, *run, error) {
+// saver returns the ability to save the present run, which has to be in one of the states.
+func (en *entry) saver(op string, states ...api.State) (instance.Saver, *run, error) {
 	h, err := en.handle(op)
 	if err != nil {
 		return nil, nil, err
@@ -61,7 +62,7 @@ func (en *entry) saver(op string) (instance.Saver, *run, error) {
 	switch {
 	case !ok:
 		return nil, nil, api.E(op, api.Unsupported, inst.Name, errors.New("the memory of a container is not saved: 'berth pause' holds it still, and 'berth run --vm' makes a VM of the same image, which can be"))
-	case inst.Status.State != api.Running:
+	case !slices.Contains(states, inst.Status.State):
 		return nil, nil, api.E(op, api.Conflict, inst.Name, errors.New("it is "+string(inst.Status.State)+", not running"))
 	}
 	return s, en.currentRun(), nil

@@ -218,7 +218,8 @@ type Saver interface {
 // SaveOptions say what Save does beside saving the memory.
 type SaveOptions struct {
 	Disks bool // the disks are saved too, as they are at that moment
-	End   bool // the run ends once it is saved
+	End   bool // the run ends once it is saved; else it goes on, or stays paused
+	Copy  bool // another instance is to go on from there: kind Unsupported where that could not become one of its own
 }
 
 // DiskSaver is found by type assertion on a Driver: one that can tell an instance's own
@@ -230,6 +231,9 @@ type DiskSaver interface {
 	// PutDisks moves what is in such a directory into the place of the instance's own. It
 	// may be called again. Create does that with what it finds in SavedDir.
 	PutDisks(ctx context.Context, p *Prepared, dir string) error
+	// Copyable says why another instance cannot go on from the memory that is saved in a
+	// directory; nil where it can.
+	Copyable(dir string) error
 }
 
 // Freezer holds a run still as a whole, with what it keeps on its disks at rest.

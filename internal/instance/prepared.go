@@ -17,9 +17,10 @@ type Prepared struct {
 	ID   string   `json:"id"`
 	Spec api.Spec `json:"spec"`
 
-	Arch    string  `json:"arch,omitempty"` // of the image, as GOARCH; "" for the host's
-	Idle    bool    `json:"idle,omitempty"` // nothing of Process is to run: the driver is to be asked about the instance
-	Process Process `json:"process"`        // image and Spec merged
+	Arch    string  `json:"arch,omitempty"`   // of the image, as GOARCH; "" for the host's
+	Idle    bool    `json:"idle,omitempty"`   // nothing of Process is to run: the driver is to be asked about the instance
+	Cloned  bool    `json:"cloned,omitempty"` // its disk, and what it goes on from, were another instance's
+	Process Process `json:"process"`          // image and Spec merged
 	Rootfs  Rootfs  `json:"rootfs"`
 
 	Interfaces []Interface  `json:"interfaces,omitempty"` // beside loopback

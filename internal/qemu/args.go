@@ -303,9 +303,9 @@ func (b *builder) nics() {
 		options := "mac=" + n.MAC
 		if n.Tap != "" {
 			b.plan.Taps = append(b.plan.Taps, Tap{FD: b.next, Name: n.Tap})
-			b.add("-netdev", fmt.Sprintf("tap,id=net%d,fd=%d", i, b.next))
+			b.add("-netdev", fmt.Sprintf("tap,id=%s,fd=%d", netdev(i), b.next))
 			b.next++
-			options = fmt.Sprintf("netdev=net%d,%s", i, options)
+			options = fmt.Sprintf("netdev=%s,%s", netdev(i), options)
 		}
 		if b.m.pci() {
 			options += ",romfile=" // no network boot
@@ -317,6 +317,9 @@ func (b *builder) nics() {
 		}
 	}
 }
+
+// netdev is what QEMU calls what is at the other end of a network card.
+func netdev(nic int) string { return "net" + strconv.Itoa(nic) }
 
 // connect has a helper's socket connected to and adds its chardev.
 func (b *builder) connect(id, path string) {
@@ -368,6 +371,15 @@ func (b *builder) helpers() {
 	// cannot be given up one by one; deflate-on-oom gives them back before the guest's
 	// kernel kills for want of memory.
 	b.device("virtio-balloon", "free-page-reporting="+onOff(b.m.Template == nil)+",deflate-on-oom=on")
+}
+
+// generation adds the VM generation id (Microsoft's "Virtual Machine Generation ID"),
+// which QEMU chooses, and tells the guest of when it goes on from a saved state. Linux
+// takes that for a reason to forget its randomness (drivers/virt/vmgenid.c, Linux 5.18).
+func (b *builder) generation() {
+	if b.m.GenerationID {
+		b.add("-device", "vmgenid,guid=auto")
+	}
 }
 
 func onOff(on bool) string {

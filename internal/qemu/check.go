@@ -65,6 +65,8 @@ func (m *Machine) checkBoard() error {
 		return errors.New("a microvm has no PCI, and so nothing that tells of a crash")
 	case m.LocalTime && m.Type != Q35 && m.Type != PC:
 		return fmt.Errorf("a machine of type %s has no clock that could show local time", m.Type)
+	case m.GenerationID && (m.Type != Q35 && m.Type != PC || m.Firmware == NoFirmware):
+		return errors.New("a VM generation id takes the ACPI of a PC with a firmware")
 	case m.Watchdog && m.Events == "":
 		return errors.New("a watchdog needs somebody who listens")
 	case m.Type == MicroVM && m.TPM != "":

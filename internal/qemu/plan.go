@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 )
 
@@ -112,6 +113,10 @@ type Machine struct {
 	// processors. Watchdog adds a watchdog to that.
 	Events   string
 	Watchdog bool
+
+	// GenerationID is a device by which a guest's kernel learns that it goes on from where
+	// another machine may go on too: each start of QEMU has another one. It takes ACPI.
+	GenerationID bool
 
 	// Template makes this machine a template or a copy of one; nil for neither.
 	Template *Template
@@ -264,7 +269,30 @@ func NewPlan(m Machine) (*Plan, error) {
 	b.tpm()
 	b.crashes()
 	b.helpers()
+	b.generation()
 	return b.plan, nil
+}
+
+// Moved returns the machine with each of its files where to says.
+func (m Machine) Moved(to func(path string) string) Machine {
+	for _, path := range []*string{&m.UEFICode, &m.UEFIVars, &m.TPM, &m.Events, &m.QMP, &m.Console} {
+		*path = to(*path)
+	}
+	m.Disks, m.Ports, m.Shares = slices.Clone(m.Disks), slices.Clone(m.Ports), slices.Clone(m.Shares)
+	for i := range m.Disks {
+		d := &m.Disks[i]
+		d.Path, d.Overlay, d.Extents = to(d.Path), to(d.Overlay), slices.Clone(d.Extents)
+		for k := range d.Extents {
+			d.Extents[k] = to(d.Extents[k])
+		}
+	}
+	for i := range m.Ports {
+		m.Ports[i].Socket, m.Ports[i].File = to(m.Ports[i].Socket), to(m.Ports[i].File)
+	}
+	for i := range m.Shares {
+		m.Shares[i].Socket = to(m.Shares[i].Socket)
+	}
+	return m
 }
 
 // Encode returns the plan as Launch reads it.

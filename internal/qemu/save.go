@@ -30,11 +30,29 @@ func (m *Monitor) SaveAll(ctx context.Context, state *os.File) error {
 
 // LoadAll fills an Incoming machine with what SaveAll saved. It stands still after
 // it, until Cont. A QEMU that cannot read the state ends.
-func (m *Monitor) LoadAll(ctx context.Context, state *os.File) error {
+//
+// QEMU announces the machine's addresses to the network, unless it is a copy of another
+// one, whose addresses they are.
+func (m *Monitor) LoadAll(ctx context.Context, state *os.File, isCopy bool) error {
 	if err := m.capabilities(ctx, false); err != nil {
 		return err
 	}
+	if isCopy {
+		if err := m.Execute(ctx, "migrate-set-parameters", map[string]int{"announce-rounds": 0}, nil); err != nil {
+			return err
+		}
+	}
 	return m.incoming(ctx, state)
+}
+
+// SetLinks plugs all network cards in, or out: what the guest sends goes nowhere then.
+func (m *Monitor) SetLinks(ctx context.Context, layout *Machine, up bool) error {
+	for i := range layout.NICs {
+		if err := m.Execute(ctx, "set_link", map[string]any{"name": netdev(i), "up": up}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Settle returns once QEMU is not writing a state any more: one that another monitor

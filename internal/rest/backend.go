@@ -58,12 +58,13 @@ type Lives interface {
 	Wait(ctx context.Context, ref, condition string) (api.Exit, error)
 }
 
-// Snapshots keeps instances as they were.
+// Snapshots keeps instances as they were, and makes others of them.
 type Snapshots interface {
 	CreateSnapshot(ctx context.Context, ref, name string) (api.Snapshot, error)
 	Snapshots(ctx context.Context, ref string) ([]api.Snapshot, error)
 	RestoreSnapshot(ctx context.Context, ref, name string) (api.Instance, error)
 	RemoveSnapshot(ctx context.Context, ref, name string) error
+	Clone(ctx context.Context, ref string, o engine.CloneOptions) (api.Instance, error)
 }
 
 // Insides reaches into instances.

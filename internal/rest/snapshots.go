@@ -7,6 +7,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/engine"
 )
 
 type newSnapshotInput struct {
@@ -17,6 +18,12 @@ type newSnapshotInput struct {
 type snapshotInput struct {
 	RefInput
 	Snapshot string `path:"snapshot" maxLength:"63"`
+}
+
+type cloneInput struct {
+	RefInput
+	Name     string `query:"name" maxLength:"63" doc:"default: one is chosen"`
+	Snapshot string `query:"snapshot" maxLength:"63" doc:"of the source, to begin from; default: the source as it is now"`
 }
 
 // snapshotRoutes registers what concerns snapshots of instances.
@@ -39,5 +46,10 @@ func (s *Server) snapshotRoutes(a huma.API) {
 	handle(a, route{id: "remove-snapshot", method: "DELETE", path: one, tag: tag, summary: "Remove a snapshot"},
 		func(ctx context.Context, in *snapshotInput) (struct{}, error) {
 			return none(s.Snapshots.RemoveSnapshot(ctx, in.Ref, in.Snapshot))
+		})
+	handle(a, route{id: "clone-instance", method: "POST", path: "/v1/instances/{ref}/clone", tag: tag, summary: "Make another VM of a VM", status: http.StatusCreated,
+		description: "It goes on from the memory and disk of a VM that runs, is paused or suspended, or of a snapshot; of one at rest it has the disk. Name, addresses and keys are its own."},
+		func(ctx context.Context, in *cloneInput) (api.Instance, error) {
+			return s.Snapshots.Clone(ctx, in.Ref, engine.CloneOptions{Name: in.Name, Snapshot: in.Snapshot})
 		})
 }

@@ -166,7 +166,8 @@ func (h *handle) forwardSizes(ctx context.Context, sizes <-chan api.Size, stop <
 	}
 }
 
-// Pause freezes the guest's processors.
+// Pause freezes the guest's processors. A copy of what stands still may have to become
+// another machine, so its agent holds all else before, if it answers.
 func (h *handle) Pause(ctx context.Context) error {
 	if err := h.awaitSettled(ctx); err != nil {
 		return h.fail("pause", err)
@@ -176,6 +177,7 @@ func (h *handle) Pause(ctx context.Context) error {
 		return h.fail("pause", err)
 	}
 	defer m.Close()
+	_ = h.hold(ctx)
 	return h.fail("pause", m.Stop(ctx))
 }
 
@@ -193,8 +195,7 @@ func (h *handle) Unpause(ctx context.Context) error {
 	if err := m.Cont(ctx); err != nil {
 		return h.fail("unpause", err)
 	}
-	h.tellTime(ctx)
-	return nil
+	return h.fail("unpause", h.unhold(context.WithoutCancel(ctx), setClock))
 }
 
 // Stats measures the guest, and what it costs the host.

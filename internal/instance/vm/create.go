@@ -52,12 +52,15 @@ func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (
 	h := &handle{driver: d, p: p, run: runFile{
 		Machine: plan.Machine, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory, Disk: p.Rootfs.DiskSize,
 		MaxCPUs: plan.machine.MaxCPUs, MaxMemory: plan.machine.MaxMemory,
-		Layout: &plan.machine, Resumed: plan.saved,
+		Layout: &plan.machine, Resumed: plan.saved, Copied: plan.copied,
 	}}
 	// Everything below is taken back by the one function that also ends a run.
 	u.Add(h.clean)
 	if plan.saved {
 		err = errors.Join(d.PutDisks(ctx, p, p.SavedDir()), h.takeFiles())
+		if err == nil && plan.copied != nil && h.startsItself() {
+			err = h.makeSeed(ctx, plan) // its guest reads that again when it reboots
+		}
 	} else {
 		err = h.makeDisks(ctx, plan)
 	}
@@ -207,7 +210,7 @@ func (h *handle) writeFiles(ctx context.Context, plan *plan) error {
 	if err != nil {
 		return err
 	}
-	for _, mark := range []string{"killed", "woken", crashFile} {
+	for _, mark := range []string{"killed", "woken", crashFile, heldMark} {
 		if err := os.Remove(h.inRun(mark)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -278,7 +281,7 @@ func (h *handle) clean(ctx context.Context) error {
 	errs = append(errs, err)
 	// run.json goes last: as long as it stands, the run can be found and
 	// cleaned again.
-	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", "seed", vncFile, "tpm", "tpm.json", "events", crashFile, savingMark, "run.json"}
+	names := []string{"config", "head", "tail", "layers.vmdk", "qemu.json", "qmp", "ctl", "in", "out", "err", "wake", "woken", "killed", "seed", vncFile, "tpm", "tpm.json", "events", crashFile, savingMark, heldMark, "run.json"}
 	for i := range h.p.Mounts {
 		names = append([]string{fmt.Sprintf("fs%d", i), fmt.Sprintf("fs%d.json", i)}, names...)
 	}

@@ -95,6 +95,7 @@ func newDiskPlan(p *instance.Prepared, host instance.Host, chosen api.Machine, c
 	}
 	// What runs by the agent is the guest's administrator, with all of root's rights.
 	guest.Process, guest.Capabilities, guest.NewPrivs = agent.Process{}, ^uint64(0), true
+	m.GenerationID = hasGenerationID(m)
 	qp, err := qemu.NewPlan(m)
 	if err != nil {
 		return nil, api.E("", api.Invalid, p.Spec.Name, err)

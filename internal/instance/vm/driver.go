@@ -22,6 +22,7 @@
 //	exit                    the entrypoint's exit code, written by the guest
 //	killed                  exists where Berth itself ended QEMU by force
 //	saving                  names the saved machine that is being written
+//	held                    exists where the guest was told to hold itself still
 package vm
 
 import (
@@ -142,6 +143,18 @@ type runFile struct {
 
 	Layout  *qemu.Machine `json:"layout"`            // as it was started; for one that goes on from it
 	Resumed bool          `json:"resumed,omitempty"` // it goes on from a saved machine
+
+	Dir    string   `json:"dir,omitempty"`    // of a saved machine: its instance's Prepared.Dir
+	Copied []string `json:"copied,omitempty"` // of one that goes on from another instance's: the MAC addresses that its guest was saved with
+}
+
+// writeJSON writes a file of root's alone.
+func writeJSON(path string, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o600)
 }
 
 func readRun(dir string) (*runFile, error) {

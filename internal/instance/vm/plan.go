@@ -47,8 +47,9 @@ type plan struct {
 	NoTemplate string `json:"no_template,omitempty"`
 
 	machine qemu.Machine
-	state   string // of a copy of a template, and of a saved machine: the file that it begins from
-	saved   bool   // it goes on from a saved machine
+	state   string   // of a copy of a template, and of a saved machine: the file that it begins from
+	saved   bool     // it goes on from a saved machine
+	copied  []string // from another instance's: the MAC addresses that its guest was saved with; else nil
 }
 
 // Plan says what Create would do.
@@ -124,6 +125,7 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	if m.Type == qemu.Q35 && !m.Full {
 		m.MaxCPUs, m.MaxMemory = max(host.CPUs, cpus), max(host.Memory, memory)/qemu.MemoryBlock*qemu.MemoryBlock
 	}
+	m.GenerationID = hasGenerationID(m)
 	qp, err := qemu.NewPlan(m)
 	if err != nil {
 		return nil, api.E("", api.Invalid, p.Spec.Name, err)
@@ -154,6 +156,12 @@ func size(p *instance.Prepared, host instance.Host, chosen api.Machine) (cpus in
 		return fail(api.Exhausted, "%d CPUs are more than the host's %d", cpus, host.CPUs)
 	}
 	return cpus, memory, api.E("", api.Unsupported, "", undelegated(p.Spec.Limits, host))
+}
+
+// hasGenerationID reports whether a machine can have a VM generation id: QEMU 7.2 knows
+// it on PCs alone, and its table comes with a firmware that qboot is not.
+func hasGenerationID(m qemu.Machine) bool {
+	return (m.Type == qemu.Q35 || m.Type == qemu.PC) && m.Firmware != qemu.NoFirmware
 }
 
 // maxFile is how large QEMU may make a file: a disk, or a memory that is shared. An
@@ -286,6 +294,9 @@ func guestConfig(p *instance.Prepared, mounts []agent.Mount) (*agent.Config, err
 	}
 	if p.Idle {
 		c.Process = agent.IdleProcess()
+	}
+	if p.Cloned {
+		c.MachineID = instance.MachineID(p.ID)
 	}
 	names, err := caps.Bounding(caps.Defaults(), p.Spec.Security)
 	if err != nil {

@@ -32,19 +32,24 @@ func (d *Driver) createSaved(ctx context.Context, p *instance.Prepared) (*handle
 	if err != nil {
 		return fail(api.E("", api.Corrupt, p.SavedDir(), err))
 	}
-	m := *run.Layout
+	plan := &plan{
+		Machine: run.Machine, Notice: run.Notice, Limits: given(resources(p.Spec.Limits, run.Layout.Memory), d.cfg.Host),
+		machine: *run.Layout, state: filepath.Join(p.SavedDir(), instance.SavedState), saved: true,
+	}
+	if run.Dir != "" && run.Dir != p.Dir {
+		if err := plan.takeOver(run.Dir, p); err != nil {
+			return fail(err)
+		}
+	}
+	m := &plan.machine
 	m.Incoming, m.MaxFile = true, maxFile(p, p.Rootfs.DiskSize, m.Memory)
 	if m.Template != nil {
 		m.Template = &qemu.Template{Copy: true} // its memory was saved too
 	}
-	qp, err := qemu.NewPlan(m)
-	if err != nil {
+	if plan.QEMU, err = qemu.NewPlan(*m); err != nil {
 		return fail(err)
 	}
-	return d.create(ctx, p, &plan{
-		Machine: run.Machine, Notice: run.Notice, QEMU: qp, Limits: given(resources(p.Spec.Limits, m.Memory), d.cfg.Host),
-		machine: m, state: filepath.Join(p.SavedDir(), instance.SavedState), saved: true,
-	})
+	return d.create(ctx, p, plan)
 }
 
 // takeFiles gives a run the files of the saved machine that it goes on from.
@@ -75,7 +80,7 @@ func (h *handle) loadSaved(ctx context.Context, path string) error {
 	defer m.Close()
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	err = m.LoadAll(ctx, state)
+	err = m.LoadAll(ctx, state, h.run.Copied != nil)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -135,6 +140,9 @@ func (h *handle) recoverResumed(ctx context.Context) error {
 // letResumed lets the processors go, whatever becomes of the caller's request. What is
 // left to do then nobody waits for who does not call the guest.
 func (h *handle) letResumed(ctx context.Context, m *qemu.Monitor) error {
+	if h.run.Copied != nil {
+		return h.letCopied(ctx, m)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), monitorTimeout)
 	defer cancel()
 	if err := os.WriteFile(h.inRun("woken"), nil, 0o600); err != nil {
@@ -175,7 +183,9 @@ func (h *handle) settle(ctx context.Context) {
 				h.driver.cfg.Log.Warn("remove what a machine has gone on from", "instance", h.p.Spec.Name, "error", err)
 			}
 		})
-		h.refresh(ctx)
+		if err := h.unhold(ctx, refresh); err != nil {
+			h.driver.cfg.Log.Error("a machine that goes on is still held", "instance", h.p.Spec.Name, "error", err)
+		}
 		beside.Wait()
 	})
 }
@@ -198,21 +208,13 @@ func (h *handle) awaitSettled(ctx context.Context) error {
 }
 
 // refresh gives the guest new randomness, and the time: what it was saved with another
-// machine may go on with too. As with the clock, the machine goes on in any case.
-func (h *handle) refresh(ctx context.Context) {
-	if h.startsItself() && !h.p.Rootfs.Image.Agent {
-		return
-	}
-	short, cancel := context.WithTimeout(ctx, clockTimeout)
-	defer cancel()
-	client, release, err := h.connectAgent(short)
-	if err != nil {
-		return
-	}
-	defer release()
+// machine may go on with too.
+func refresh(ctx context.Context, c *agent.Client) error {
 	w := agent.Wake{Time: time.Now()}
 	rand.Read(w.Seed[:])
-	if err := client.Refresh(short, w); api.IsKind(err, api.Unsupported) { // an older agent
-		_ = client.SetClock(short, time.Now())
+	err := c.Refresh(ctx, w)
+	if api.IsKind(err, api.Unsupported) { // an older agent
+		return setClock(ctx, c)
 	}
+	return err
 }

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/api"
-	"github.com/berthcloud/berth/internal/agent"
 	"github.com/berthcloud/berth/internal/disk"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/qemu"
@@ -39,8 +39,14 @@ import (
 //
 // QEMU gets no file: what a guest that has taken it over can write is bounded here.
 
-// savingMark of the run directory names the directory that is being written.
+// savingMark of the run directory is about the saved machine that is being written.
 const savingMark = "saving"
+
+// saving is the content of savingMark.
+type saving struct {
+	Dir    string `json:"dir"`              // that is being written
+	Paused bool   `json:"paused,omitempty"` // the machine stood still before
+}
 
 // maxState is how long a state may be: each page has a header, and devices are small.
 func maxState(memory int64) int64 { return memory + memory/64 + 256<<20 }
@@ -48,32 +54,77 @@ func maxState(memory int64) int64 { return memory + memory/64 + 256<<20 }
 // Save writes the machine to dir.
 func (h *handle) Save(ctx context.Context, dir string, o instance.SaveOptions) error {
 	op := map[bool]string{true: "suspend", false: "snapshot"}[o.End]
+	if o.Copy {
+		op = "clone"
+	}
 	if err := h.savable(o); err != nil {
 		return h.fail(op, err)
 	}
-	partial := dir + ".new"
+	s := saving{Dir: dir + ".new"}
 	err := h.awaitSettled(ctx)
 	if err == nil {
-		err = os.RemoveAll(partial)
+		err = h.beginSaving(ctx, &s)
 	}
 	if err == nil {
-		err = os.Mkdir(partial, 0o700)
+		if held := h.holdToSave(ctx, s); o.Copy {
+			err = held
+		}
 	}
 	if err == nil {
-		err = os.WriteFile(h.inRun(savingMark), []byte(partial), 0o600)
+		err = h.write(ctx, s.Dir, o.Disks)
 	}
-	if err == nil {
-		err = h.write(ctx, partial, o.Disks)
-	}
-	if err == nil {
-		err = commitDir(partial, dir)
+	if err == nil && o.End {
+		err = commitDir(s.Dir, dir)
 	}
 	// Whatever has become of the caller's request, the machine ends, or goes on.
-	ctx = context.WithoutCancel(ctx)
+	whole := context.WithoutCancel(ctx)
 	if err == nil && o.End {
-		return h.fail(op, h.quit(ctx))
+		return h.fail(op, h.quit(whole))
 	}
-	return h.fail(op, errors.Join(err, h.goOn(ctx)))
+	// It does not wait for the disk to take in what was written.
+	err = errors.Join(err, h.goOn(whole))
+	if err == nil {
+		err = commitDir(s.Dir, dir)
+	}
+	if err != nil {
+		err = errors.Join(err, os.RemoveAll(s.Dir))
+	}
+	return h.fail(op, err)
+}
+
+// beginSaving makes the directory that is to be written, and the mark.
+func (h *handle) beginSaving(ctx context.Context, s *saving) error {
+	state, err := h.runState(ctx)
+	switch {
+	case err != nil:
+		return err
+	case state != qemu.StateRunning && state != qemu.StatePaused:
+		return api.E("", api.Conflict, "", fmt.Errorf("its machine stands still by itself (%s): 'berth inspect %s' says why", state, h.p.Spec.Name))
+	}
+	s.Paused = state == qemu.StatePaused
+	mark, err := json.Marshal(s)
+	if err == nil {
+		err = os.RemoveAll(s.Dir)
+	}
+	if err == nil {
+		err = os.Mkdir(s.Dir, 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(h.inRun(savingMark), mark, 0o600)
+	}
+	return err
+}
+
+// holdToSave holds a guest that is to be saved. One that does not hold itself is saved as
+// well, but no copy of it can become another machine.
+func (h *handle) holdToSave(ctx context.Context, s saving) error {
+	if s.Paused && !isHeld(h.p.RunDir) {
+		return api.E("", api.Conflict, "", errors.New("its agent did not answer when it was paused, so no copy of it could be given an identity of its own: unpause it first"))
+	}
+	if err := h.hold(ctx); err != nil {
+		return api.E("", "", "", fmt.Errorf("no copy of it could be given an identity of its own; stop it first: %w", err))
+	}
+	return nil
 }
 
 // savable says why a machine cannot be saved, before anything is touched.
@@ -114,6 +165,11 @@ func (h *handle) write(ctx context.Context, dir string, disks bool) error {
 	if err := h.writeState(ctx, m, filepath.Join(dir, instance.SavedState)); err != nil {
 		return err
 	}
+	run := h.run
+	run.Dir = h.p.Dir
+	if err := writeJSON(filepath.Join(dir, "run.json"), run); err != nil {
+		return err
+	}
 	files := h.keptFiles()
 	if disks {
 		maps.Copy(files, diskFiles(h.p))
@@ -124,7 +180,7 @@ func (h *handle) write(ctx context.Context, dir string, disks bool) error {
 // keptFiles are those of a run that its guest knows, by their names in a saved machine.
 func (h *handle) keptFiles() map[string]string {
 	files := map[string]string{"exit": exitPath(h.p), "layers.qcow2": overlayPath(h.p)}
-	for _, name := range []string{"run.json", "config", "head", "tail", "layers.vmdk", "seed"} {
+	for _, name := range []string{heldMark, "config", "head", "tail", "layers.vmdk", "seed"} {
 		files[name] = h.inRun(name)
 	}
 	return files
@@ -243,47 +299,49 @@ func (h *handle) quit(ctx context.Context) error {
 	return m.Quit(ctx)
 }
 
-// goOn lets a machine go on that was being saved, and removes what was written of a
-// saved machine that did not become whole.
+// goOn lets a machine go on that was being saved, unless it stood still before.
 func (h *handle) goOn(ctx context.Context) error {
-	partial, err := os.ReadFile(h.inRun(savingMark))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	s, err := h.readSaving()
+	if s == nil {
 		return err
 	}
-	removed := os.RemoveAll(string(partial))
 	m, err := h.monitor(ctx)
 	if err != nil {
-		return errors.Join(removed, err)
+		return err
 	}
 	defer m.Close()
 	short, cancel := context.WithTimeout(ctx, monitorTimeout)
 	defer cancel()
-	for _, step := range []func() error{
-		func() error { return m.Settle(short) },
-		func() error { return m.PutBack(short, h.run.Layout) },
-		func() error { return m.Cont(short) },
-		func() error { return os.Remove(h.inRun(savingMark)) },
-	} {
-		if err := step(); err != nil {
-			return errors.Join(removed, err)
+	steps := []func(context.Context) error{m.Settle, func(ctx context.Context) error { return m.PutBack(ctx, h.run.Layout) }, m.Cont}
+	if s.Paused {
+		// Only by going on does QEMU take its disks back, which it has given away as if
+		// another QEMU went on with them. The guest is held meanwhile.
+		steps = append(steps, m.Stop)
+	}
+	for _, step := range steps {
+		if err := step(short); err != nil {
+			return err
 		}
 	}
-	h.tellTime(ctx)
-	return removed
+	if !s.Paused {
+		if err := h.unhold(ctx, setClock); err != nil {
+			return err
+		}
+	}
+	return os.Remove(h.inRun(savingMark))
 }
 
-// tellTime sets the guest's clock, which stood still. The machine goes on in any case;
-// a wrong clock is no reason to say it does not.
-func (h *handle) tellTime(ctx context.Context) {
-	if h.startsItself() && !h.p.Rootfs.Image.Agent {
-		return
+// readSaving reads the mark of a machine that is being saved; nil where it is not.
+func (h *handle) readSaving() (*saving, error) {
+	mark, err := os.ReadFile(h.inRun(savingMark))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
 	}
-	short, cancel := context.WithTimeout(ctx, clockTimeout)
-	defer cancel()
-	_ = h.withAgent(short, func(c *agent.Client) error { return c.SetClock(short, time.Now()) })
+	if err != nil {
+		return nil, err
+	}
+	var s saving
+	return &s, json.Unmarshal(mark, &s)
 }
 
 // recover brings a run that was found again to where its berthd wanted it.
@@ -294,5 +352,15 @@ func (h *handle) recover(ctx context.Context) error {
 	if h.run.Resumed && h.sleeps() {
 		return h.recoverResumed(ctx)
 	}
-	return h.goOn(ctx)
+	s, err := h.readSaving()
+	if s != nil {
+		return errors.Join(os.RemoveAll(s.Dir), h.goOn(ctx))
+	}
+	if _, held := os.Stat(h.inRun(heldMark)); held != nil || err != nil {
+		return err
+	}
+	if state, err := h.runState(ctx); err != nil || state != qemu.StateRunning {
+		return err
+	}
+	return h.unhold(ctx, refresh) // it was to be paused, or has just gone on
 }

@@ -116,6 +116,9 @@ func (h *handle) makeSeed(ctx context.Context, plan *plan) error {
 		size += int64(len(content)+4095) / 4096 * 4096
 	}
 	seed := plan.machine.Disks[1]
+	if before, err := os.Stat(seed.Path); err == nil {
+		size = max(size, before.Size()) // a guest that goes on knows how large it is
+	}
 	for _, path := range []string{seed.Path, seed.Overlay} {
 		if err := os.Remove(path); path != "" && err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err

@@ -35,6 +35,7 @@ func commands() []command {
 		{groupInstances, "suspend", newSuspendCommand},
 		{groupInstances, "resume", newResumeCommand},
 		{groupInstances, "snapshot", newSnapshotCommand},
+		{groupInstances, "clone", newCloneCommand},
 		{groupInstances, "rm", newRemoveCommand},
 		{groupInstances, "rename", newRenameCommand},
 		{groupInstances, "update", newUpdateCommand},
