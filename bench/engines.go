@@ -183,16 +183,24 @@ func (b *bench) startBerth(ctx context.Context) error {
 	socket := filepath.Join(dir, "run/berthd.sock")
 	b.daemon = &server{label: "berth", netns: filepath.Base(b.dir) + "b", dir: dir,
 		cli: []string{filepath.Join(b.bin, "berth"), "-H", "unix://" + socket}}
-	if err := fillStore(ctx, filepath.Join(dir, "root")); err != nil {
+	if err := fillStore(ctx, filepath.Join(dir, "root"), b.kernels()); err != nil {
 		return err
 	}
 	return b.daemon.start(ctx, []string{"version"}, filepath.Join(b.bin, "berthd"),
 		"--root", filepath.Join(dir, "root"), "--run", filepath.Join(dir, "run"), "--socket", socket)
 }
 
-// fillStore makes the image and the guest kernel before the daemon starts:
+// kernels are the guest kernels that the wanted rows need.
+func (b *bench) kernels() []string {
+	if b.match.MatchString(b.devices(0).name) {
+		return []string{"cloud", "standard"}
+	}
+	return []string{"cloud"}
+}
+
+// fillStore makes the image and the guest kernels before the daemon starts:
 // from its network namespace it reaches no mirror.
-func fillStore(ctx context.Context, root string) (err error) {
+func fillStore(ctx context.Context, root string, kernels []string) (err error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return err
 	}
@@ -204,8 +212,12 @@ func fillStore(ctx context.Context, root string) (err error) {
 	if _, err := images.Base(ctx, "", nil); err != nil {
 		return err
 	}
-	_, err = images.BootstrapKernel(ctx, "cloud", "", nil)
-	return err
+	for _, kernel := range kernels {
+		if _, err := images.BootstrapKernel(ctx, kernel, "", nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // version returns Berth's version.

@@ -56,6 +56,14 @@ func tools() []string {
 
 // start makes the image and the container.
 func (in *inside) start(ctx context.Context) error {
+	if err := in.makeImage(ctx); err != nil {
+		return err
+	}
+	return in.daemon.command(ctx, "run", "-d", "--name", insideName, "-v", in.data+":/volume", insideName, "sleep", "10000")
+}
+
+// makeImage makes the image, and what is to be a volume.
+func (in *inside) makeImage(ctx context.Context) error {
 	for _, dir := range []string{in.root + "/bin", in.root + "/data", in.root + "/tmp", in.data} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -78,10 +86,7 @@ func (in *inside) start(ctx context.Context) error {
 	if err := quiet(ctx, "sh", "-c", script, "sh", in.root, self, strings.Join(tools(), " "), in.data); err != nil {
 		return err
 	}
-	if err := in.daemon.command(ctx, "image", "import", in.root+".tar", insideName); err != nil {
-		return err
-	}
-	return in.daemon.command(ctx, "run", "-d", "--name", insideName, "-v", in.data+":/volume", insideName, "sleep", "10000")
+	return in.daemon.command(ctx, "image", "import", in.root+".tar", insideName)
 }
 
 // task is one piece of work: the same command in the container and outside, but

@@ -22,17 +22,13 @@ func (in *inside) network(ctx context.Context) (rows []row, err error) {
 		}
 		return measureBoth(ctx, here, back)
 	}
-	gateway, err := output(ctx, "sh", "-c", "ip -n "+in.daemon.netns+" -o -4 addr show scope global | sed 's/.* inet \\([0-9.]*\\).*/\\1/'")
-	if err != nil {
-		return nil, err
-	}
 	near, far := in.daemon.netns+"n", in.daemon.netns+"f"
 	defer func() { err = errors.Join(err, removeNetns(near), removeNetns(far)) }()
 	const peer = "10.255.255.1"
 	if err := vethPair(ctx, near, far, peer); err != nil {
 		return nil, err
 	}
-	inner, err := listen(ctx, in.daemon.netns, gateway)
+	gateway, inner, err := in.gateway(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +49,17 @@ func (in *inside) network(ctx context.Context) (rows []row, err error) {
 		}
 	}
 	return measureBoth(ctx, here, back)
+}
+
+// gateway starts an iperf3 server on the host's end of the bridge, and returns its
+// address. What it returns beside that ends it.
+func (in *inside) gateway(ctx context.Context) (address string, end func(), err error) {
+	address, err = output(ctx, "sh", "-c", "ip -n "+in.daemon.netns+" -o -4 addr show scope global | sed 's/.* inet \\([0-9.]*\\).*/\\1/'")
+	if err != nil {
+		return "", nil, err
+	}
+	end, err = listen(ctx, in.daemon.netns, address)
+	return address, end, err
 }
 
 // traffic runs an iperf3 client and reads how much arrived.

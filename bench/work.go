@@ -24,7 +24,15 @@ const span = 100 * time.Millisecond
 
 // work does what its one argument says, and returns the exit status.
 func work(args []string) int {
-	figure, err := 0.0, errors.New("want one of cpu, copy, pages, calls")
+	figure, err := 0.0, errors.New("want one of cpu, copy, pages, calls, or reads or stream with a file")
+	if len(args) == 2 {
+		switch args[0] {
+		case "reads":
+			figure, err = readAtRandom(args[1])
+		case "stream":
+			figure, err = readInOrder(args[1])
+		}
+	}
 	if len(args) == 1 {
 		switch args[0] {
 		case "cpu":
@@ -102,4 +110,51 @@ func calls() (float64, error) {
 		unix.Getppid()
 	}
 	return 0.01, nil
+}
+
+// What one run reads of a file, past the cache: so many pages, and so many MiB.
+const (
+	reads    = 8192
+	streamed = 8 * deviceMiB
+)
+
+// readAtRandom reads pages of a file, and returns how many in a second.
+func readAtRandom(path string) (float64, error) {
+	random := rand.New(rand.NewPCG(1, 2))
+	return readDirect(path, 4096, reads, func(size int64) int64 { return random.Int64N(size/4096) * 4096 })
+}
+
+// readInOrder reads a file from its begin to its end several times, and returns how many
+// MiB in a second.
+func readInOrder(path string) (float64, error) {
+	at := int64(0)
+	return readDirect(path, 1<<20, streamed, func(size int64) int64 {
+		now := at
+		at = (at + 1<<20) % size
+		return now
+	})
+}
+
+// readDirect reads blocks of a file past the cache, and returns how many in a second.
+func readDirect(path string, block, count int, next func(size int64) int64) (float64, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	buf, err := unix.Mmap(-1, 0, block, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0, os.NewSyscallError("mmap", err)
+	}
+	start := time.Now()
+	for range count {
+		if _, err := file.ReadAt(buf, next(info.Size())); err != nil {
+			return 0, err
+		}
+	}
+	return float64(count) / time.Since(start).Seconds(), nil
 }
