@@ -22,6 +22,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -54,7 +55,7 @@ func fault(err error) agent.Exit {
 
 // boot makes the root filesystem, the devices and the network.
 func boot() (*machine, error) {
-	if err := mountAll(early); err != nil {
+	if err := mountAll(slices.Concat(early, expected)); err != nil {
 		return nil, err
 	}
 	modules, err := openModules()
@@ -85,7 +86,7 @@ func boot() (*machine, error) {
 		if err := sleep(); err != nil {
 			return nil, err
 		}
-		if err := rescan(disks.layers); err != nil {
+		if err := addPartitions(disks.layers); err != nil {
 			return nil, err
 		}
 	}

@@ -25,10 +25,19 @@ func resizeExt4(dir *os.File, blocks uint64) error {
 // resizePartition tells the kernel how long a partition is, which may be in use. Start
 // and length are in bytes.
 func resizePartition(disk *os.File, number int, start, length int64) error {
+	return os.NewSyscallError("grow the partition", tellPartition(int(disk.Fd()), unix.BLKPG_RESIZE_PARTITION, number, start, length))
+}
+
+// addPartition tells the kernel of a partition. Start and length are in bytes.
+func addPartition(disk, number int, start, length int64) error {
+	return os.NewSyscallError("add a partition", tellPartition(disk, unix.BLKPG_ADD_PARTITION, number, start, length))
+}
+
+func tellPartition(disk int, op int32, number int, start, length int64) error {
 	part := unix.BlkpgPartition{Start: start, Length: length, Pno: int32(number)}
-	arg := unix.BlkpgIoctlArg{Op: unix.BLKPG_RESIZE_PARTITION, Datalen: int32(unsafe.Sizeof(part)), Data: (*byte)(unsafe.Pointer(&part))}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, disk.Fd(), blkPart, uintptr(unsafe.Pointer(&arg))); errno != 0 {
-		return os.NewSyscallError("grow the partition", errno)
+	arg := unix.BlkpgIoctlArg{Op: op, Datalen: int32(unsafe.Sizeof(part)), Data: (*byte)(unsafe.Pointer(&part))}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(disk), blkPart, uintptr(unsafe.Pointer(&arg))); errno != 0 {
+		return errno
 	}
 	return nil
 }

@@ -30,8 +30,9 @@ var early = []mountPoint{
 	{"sysfs", "/sys", "sysfs", noSetuid, ""},
 }
 
-// late is the rest of what programs expect, mounted in the new root.
-var late = []mountPoint{
+// expected is the rest of what programs expect. It moves with what it is mounted in, so
+// that a template has it already.
+var expected = []mountPoint{
 	{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0620,gid=5,ptmxmode=0666"},
 	{"shm", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
 	{"mqueue", "/dev/mqueue", "mqueue", noSetuid, ""},
@@ -106,7 +107,7 @@ func mountRoot(config *agent.Config, disks disks) (writable *os.File, err error)
 	if err := switchRoot("/root"); err != nil {
 		return nil, err
 	}
-	return writable, mountAll(late)
+	return writable, nil
 }
 
 // rest brings the writable disk to rest, so that the next boot finds nothing to

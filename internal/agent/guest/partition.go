@@ -21,6 +21,7 @@ const (
 	gptLeast      = 92 // bytes of a header
 	gptMostTable  = 1 << 20
 	gptLeastEntry = 128
+	gptEntries    = 128 // that a table has room for at the least
 
 	// alignment of a partition's end, in sectors: filesystems have blocks of 4 KiB.
 	partAlign = 8
