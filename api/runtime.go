@@ -108,6 +108,7 @@ type Image struct {
 	Size     int64        `json:"size" doc:"bytes of content in the store: layers as distributed and as EROFS"`
 	Platform string       `json:"platform,omitempty"`
 	Type     string       `json:"type" doc:"rootfs, disk or kernel"`
+	Part     bool         `json:"part,omitempty" doc:"it has no tag and belongs to another image here: as a platform, or a signature"`
 	Layers   []ImageLayer `json:"layers,omitempty" doc:"bottom first; inspect only"`
 	Config   *ImageConfig `json:"config,omitempty" doc:"inspect only"`
 	Disk     *DiskImage   `json:"disk,omitempty" doc:"of an image that holds a VM's disk"`
@@ -227,6 +228,34 @@ type Pruned struct {
 	Volumes   []string `json:"volumes,omitempty"`
 	Templates []string `json:"templates,omitempty"`
 	Bytes     int64    `json:"bytes" doc:"freed"`
+}
+
+// Usage is what there is on a host, and what it takes of the disk.
+type Usage struct {
+	Images     UsageRow `json:"images" doc:"blobs that they share are counted once"`
+	Instances  UsageRow `json:"instances" doc:"with their writable layers, logs, snapshots and saved states"`
+	Volumes    UsageRow `json:"volumes"`
+	Templates  UsageRow `json:"templates" doc:"saved machines that VMs begin as copies of"`
+	BuildCache UsageRow `json:"build-cache" doc:"what build steps have changed; layers of its images are among the images"`
+}
+
+// UsageRow is what there is of one type.
+type UsageRow struct {
+	Total       int   `json:"total"`
+	Active      int   `json:"active" doc:"in use"`
+	Size        int64 `json:"size" doc:"bytes on the disk"`
+	Reclaimable int64 `json:"reclaimable" doc:"bytes that pruning would free"`
+}
+
+// Add counts one more.
+func (u *UsageRow) Add(size int64, active bool) {
+	u.Total++
+	u.Size += size
+	if active {
+		u.Active++
+	} else {
+		u.Reclaimable += size
+	}
 }
 
 // Snapshot is an instance as it was at a moment.

@@ -36,15 +36,24 @@ func (c *Client) Templates(ctx context.Context) ([]api.Template, error) {
 	return call[[]api.Template](ctx, c, request{path: "/v1/templates"})
 }
 
-// PruneOptions says what Prune removes beside stopped instances.
+// Usage tells what there is, and what it takes of the disk.
+func (c *Client) Usage(ctx context.Context) (api.Usage, error) {
+	return get[api.Usage](ctx, c, nil, "usage")
+}
+
+// PruneOptions says what Prune removes beside stopped instances and images without a tag.
 type PruneOptions struct {
-	Images    bool // images that no instance uses
-	Volumes   bool // volumes that no instance mounts
-	Templates bool // saved machines that VMs begin as copies of
+	ImagesOnly bool // no instances; but images without a tag that were pushed here
+	Images     bool // images that no instance uses; what was pushed here stays
+	Volumes    bool // volumes that no instance mounts
+	Templates  bool // saved machines that VMs begin as copies of
+	// Filters: until, a time or a duration before now; label and label!.
+	Filters map[string][]string
 }
 
 // Prune removes what is not in use.
 func (c *Client) Prune(ctx context.Context, o PruneOptions) (api.Pruned, error) {
-	q := query("images", flag(o.Images), "volumes", flag(o.Volumes), "templates", flag(o.Templates))
+	q := query("images-only", flag(o.ImagesOnly), "images", flag(o.Images), "volumes", flag(o.Volumes), "templates", flag(o.Templates))
+	addFilters(q, o.Filters)
 	return call[api.Pruned](ctx, c, request{method: "POST", path: "/v1/prune", query: q})
 }

@@ -148,11 +148,11 @@ func TestDiskIsAnImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	other.Hold("instance", b.Digest)
-	if removed, _, err := other.Prune(t.Context(), true); err != nil || len(removed) != 0 {
+	if removed, _, err := other.Prune(t.Context(), image.PruneOptions{All: true}); err != nil || len(removed) != 0 {
 		t.Errorf("pruned %v, %v", removed, err)
 	}
 	other.Release("instance")
-	if removed, freed, err := other.Prune(t.Context(), true); err != nil || len(removed) != 2 || freed == 0 {
+	if removed, freed, err := other.Prune(t.Context(), image.PruneOptions{All: true}); err != nil || len(removed) != 2 || freed == 0 {
 		t.Errorf("pruned %v, %d bytes, %v", removed, freed, err)
 	}
 	if _, err := os.Stat(b.Disk.Path); err == nil {

@@ -232,14 +232,14 @@ func TestNamesAndRemoval(t *testing.T) {
 	if _, err := s.Remove(ctx, "host:5000/b:2"); !api.IsKind(err, api.InUse) {
 		t.Error(err)
 	}
-	if removed, _, err := s.Prune(ctx, true); err != nil || len(removed) != 0 {
+	if removed, _, err := s.Prune(ctx, image.PruneOptions{All: true}); err != nil || len(removed) != 0 {
 		t.Error(removed, err)
 	}
 	if full, err := s.Inspect(ctx, "host:5000/b:2"); err != nil || len(full.Users) != 1 || full.Users[0] != "i" {
 		t.Errorf("%+v, %v", full, err)
 	}
 	s.Release("i")
-	if removed, freed, err := s.Prune(ctx, true); err != nil || len(removed) != 1 || freed == 0 {
+	if removed, freed, err := s.Prune(ctx, image.PruneOptions{All: true}); err != nil || len(removed) != 1 || freed == 0 {
 		t.Error(removed, freed, err)
 	}
 	for _, name := range []string{"a:1", "host:5000/b:2", "nothing"} {

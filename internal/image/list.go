@@ -27,9 +27,10 @@ func (s *Store) List(ctx context.Context) ([]api.Image, error) {
 	if err != nil {
 		return nil, api.E("list images", "", "", err)
 	}
-	out := make([]api.Image, 0, len(all))
+	out, parts := make([]api.Image, 0, len(all)), s.parts(ctx, all)
 	for _, rec := range all {
 		img, _ := s.describe(ctx, rec, false)
+		img.Part = parts[rec.Target.Digest] && untagged(rec)
 		out = append(out, img)
 	}
 	slices.SortFunc(out, func(a, b api.Image) int { return cmp.Compare(a.Name, b.Name) })

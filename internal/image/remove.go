@@ -66,39 +66,3 @@ func (s *Store) users(ctx context.Context, rec images.Image) ([]string, error) {
 	}
 	return s.holders()[desc.Digest.String()], nil
 }
-
-// Prune collects garbage; with all it first removes the names of all images
-// that no instance holds, kernels excepted. It returns the names and the bytes
-// freed.
-func (s *Store) Prune(ctx context.Context, all bool) ([]string, int64, error) {
-	ctx = s.context(ctx)
-	var removed []string
-	if all {
-		var err error
-		if removed, err = s.removeUnused(ctx); err != nil {
-			return removed, 0, api.E("prune images", "", "", err)
-		}
-	}
-	freed, err := s.Collect(ctx)
-	return removed, freed, err
-}
-
-func (s *Store) removeUnused(ctx context.Context) ([]string, error) {
-	recs, err := s.images.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	held := s.holders()
-	var removed []string
-	for _, rec := range recs {
-		desc, m, err := s.manifest(ctx, rec.Target)
-		if err == nil && (m.ArtifactType == kernelArtifact || len(held[desc.Digest.String()]) > 0) {
-			continue
-		}
-		if err := s.images.Delete(ctx, rec.Name); err != nil && !notFound(err) {
-			return removed, err
-		}
-		removed = append(removed, Familiar(rec.Name))
-	}
-	return removed, nil
-}

@@ -146,4 +146,5 @@ type Host interface {
 	Events(ctx context.Context, o engine.EventOptions, f func(api.Event) error) error
 	Prune(context.Context, engine.PruneOptions) (api.Pruned, error)
 	Templates(context.Context) ([]api.Template, error)
+	Usage(context.Context) (api.Usage, error)
 }

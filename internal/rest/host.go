@@ -17,9 +17,11 @@ type eventsInput struct {
 }
 
 type pruneInput struct {
-	Images    bool `query:"images" doc:"also images that no instance uses"`
-	Volumes   bool `query:"volumes" doc:"also volumes that no instance mounts"`
-	Templates bool `query:"templates" doc:"also the saved machines that VMs begin as copies of"`
+	ImagesOnly bool `query:"images-only" doc:"no instances; and images without a tag though they were pushed here"`
+	Images     bool `query:"images" doc:"also images that no instance uses; what was pushed here stays"`
+	Volumes    bool `query:"volumes" doc:"also volumes that no instance mounts"`
+	Templates  bool `query:"templates" doc:"also the saved machines that VMs begin as copies of"`
+	FilterInput
 }
 
 // hostRoutes registers what concerns the host as a whole.
@@ -31,10 +33,17 @@ func (s *Server) hostRoutes(a huma.API) {
 		func(ctx context.Context, _ *struct{}) (api.Info, error) { return s.Host.Info(ctx) })
 	handle(a, route{id: "list-templates", method: "GET", path: "/v1/templates", tag: tag, summary: "List the saved machines that VMs begin as copies of, the one used last first"},
 		func(ctx context.Context, _ *struct{}) ([]api.Template, error) { return orEmpty(s.Host.Templates(ctx)) })
-	handle(a, route{id: "prune", method: "POST", path: "/v1/prune", tag: tag, summary: "Remove stopped instances, and what nothing uses"},
+	handle(a, route{id: "prune", method: "POST", path: "/v1/prune", tag: tag, summary: "Remove stopped instances, and what nothing uses",
+		description: "Filters: until, a time or a duration before now; label, label!."},
 		func(ctx context.Context, in *pruneInput) (api.Pruned, error) {
-			return s.Host.Prune(ctx, engine.PruneOptions{Images: in.Images, Volumes: in.Volumes, Templates: in.Templates})
+			filters, err := in.filters()
+			if err != nil {
+				return api.Pruned{}, err
+			}
+			return s.Host.Prune(ctx, engine.PruneOptions{ImagesOnly: in.ImagesOnly, Images: in.Images, Volumes: in.Volumes, Templates: in.Templates, Filters: filters})
 		})
+	handle(a, route{id: "get-usage", method: "GET", path: "/v1/usage", tag: tag, summary: "What there is, and what it takes of the disk"},
+		func(ctx context.Context, _ *struct{}) (api.Usage, error) { return s.Host.Usage(ctx) })
 	handleRaw(a, route{id: "watch-events", method: "GET", path: "/v1/events", tag: tag, summary: "What happens, as it happens", stream: linesType, schema: api.Event{},
 		description: "Filters: type, action, name, id."},
 		func(in *eventsInput) *raw {

@@ -44,13 +44,13 @@ func newImageListCommand(g *global, name string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   name + " [OPTIONS]",
 		Short: "List images",
-		Long:  exits("List images. Guest kernels are images too: -a or 'berth kernel ls' show them."),
+		Long:  exits("List images. Guest kernels are images too: -a or 'berth kernel ls' show them. So are\nplatforms and signatures of images that were pushed here."),
 		Args:  args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runImageList(cmd.Context(), g, o, func(i api.Image) bool { return o.all || i.Type != typeKernel })
+			return runImageList(cmd.Context(), g, o, func(i api.Image) bool { return o.all || i.Type != typeKernel && !i.Part })
 		},
 	}
-	cmd.Flags().BoolVarP(&o.all, "all", "a", false, "guest kernels too")
+	cmd.Flags().BoolVarP(&o.all, "all", "a", false, "guest kernels, platforms and signatures too")
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "only names")
 	cmd.Flags().BoolVar(&o.digests, "digests", false, "show digests in full")
 	addFormat(cmd, &o.format)
@@ -338,47 +338,30 @@ func runImageBootstrap(ctx context.Context, g *global, quiet bool, b client.Boot
 }
 
 func newImagePruneCommand(g *global) *cobra.Command {
-	var force bool
+	o := pruneOptions{PruneOptions: client.PruneOptions{ImagesOnly: true}}
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
-		Short: "Remove images that no instance uses",
-		Long:  exits("Remove all images that no instance was made from; guest kernels stay. Asks first\nunless -f is given."),
-		Args:  args(0, 0),
+		Short: "Remove images without a tag, or all that no instance uses",
+		Long: exits(`Remove images without a tag that no instance uses, those too that others have pushed
+to this host's registry; signatures of images stay with them. With -a remove all
+images that no instance uses, but guest kernels, and tags that others have pushed.
+Asks first unless -f is given.
+
+Filters: until=24h, until=2026-01-31T12:00:00Z (created before that), label=KEY,
+label=KEY=VALUE, label!=KEY.`),
+		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runImagePrune(cmd.Context(), g, force)
+			what := "all images without a tag that no instance uses"
+			if o.Images {
+				what = "all images that no instance uses"
+			}
+			return prune(cmd.Context(), g, what, o)
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	f := cmd.Flags()
+	f.BoolVarP(&o.Images, "all", "a", false, "all images that no instance uses")
+	f.StringArrayVar(&o.filters, "filter", nil, "only what matches KEY=VALUE")
+	f.BoolVarP(&o.force, "force", "f", false, "do not ask")
+	addFormat(cmd, &o.format)
 	return cmd
-}
-
-func runImagePrune(ctx context.Context, g *global, force bool) error {
-	if err := confirm(ctx, g, force, "This removes all images that no instance uses."); err != nil {
-		return err
-	}
-	c, err := g.client()
-	if err != nil {
-		return err
-	}
-	list, err := c.Images(ctx)
-	if err != nil {
-		return err
-	}
-	for _, i := range list {
-		if i.Type == typeKernel {
-			continue
-		}
-		if full, err := c.Image(ctx, i.Name); api.IsKind(err, api.NotFound) || len(full.Users) > 0 {
-			continue
-		} else if err != nil {
-			return err
-		}
-		if err := c.RemoveImage(ctx, i.Name, false); api.IsKind(err, api.InUse) {
-			continue // an instance was made of it between the two requests
-		} else if err != nil {
-			return err
-		}
-		fmt.Fprintf(g.Out, "removed image %s\n", i.Name)
-	}
-	return nil
 }

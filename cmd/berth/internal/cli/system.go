@@ -11,6 +11,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/client"
+	"github.com/berthcloud/berth/cmd/berth/internal/parse"
 	"github.com/berthcloud/berth/cmd/berth/internal/show"
 	"github.com/berthcloud/berth/cmd/berth/internal/terminal"
 )
@@ -22,8 +23,9 @@ func newSystemCommand(g *global) *cobra.Command {
 // pruneOptions are the flags of system prune.
 type pruneOptions struct {
 	client.PruneOptions
-	force  bool
-	format string
+	filters []string
+	force   bool
+	format  string
 }
 
 func newPruneCommand(g *global) *cobra.Command {
@@ -31,8 +33,15 @@ func newPruneCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove stopped instances, and what nothing uses",
-		Long:  exits("Remove stopped instances with their files; with -a also images that no\ninstance uses, with --volumes also volumes that no instance mounts. Asks first\nunless -f is given."),
-		Args:  args(0, 0),
+		Long: exits(`Remove stopped instances with their files, and images without a tag; with -a also
+images that no instance uses, with --volumes also volumes that no instance mounts.
+What others have pushed to this host's registry stays. Asks first unless -f is
+given.
+
+Filters: until=24h, until=2026-01-31T12:00:00Z (created before that), label=KEY,
+label=KEY=VALUE, label!=KEY.`),
+		Example: "  berth system prune -a -f --filter until=240h --filter label!=keep",
+		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runPrune(cmd.Context(), g, o)
 		},
@@ -40,6 +49,7 @@ func newPruneCommand(g *global) *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&o.Images, "all", "a", false, "also images that no instance uses")
 	f.BoolVar(&o.Volumes, "volumes", false, "also volumes that no instance mounts")
+	f.StringArrayVar(&o.filters, "filter", nil, "only what matches KEY=VALUE")
 	f.BoolVar(&o.Templates, "templates", false, "also the saved machines that VMs begin as copies of; boots make them anew")
 	f.BoolVarP(&o.force, "force", "f", false, "do not ask")
 	addFormat(cmd, &o.format)
@@ -47,7 +57,7 @@ func newPruneCommand(g *global) *cobra.Command {
 }
 
 func runPrune(ctx context.Context, g *global, o pruneOptions) error {
-	what := "all stopped instances"
+	what := "all stopped instances and images without a tag"
 	if o.Images {
 		what += ", all images that no instance uses"
 	}
@@ -56,6 +66,19 @@ func runPrune(ctx context.Context, g *global, o pruneOptions) error {
 	}
 	if o.Templates {
 		what += ", all templates of VMs"
+	}
+	return prune(ctx, g, what, o)
+}
+
+// prune asks whether to remove what is named, and does.
+func prune(ctx context.Context, g *global, what string, o pruneOptions) error {
+	filters, err := parse.Filters(o.filters)
+	if err != nil {
+		return usage(fmt.Errorf("--filter: %w", err))
+	}
+	o.Filters = filters
+	if len(filters) > 0 {
+		what += ", as far as they match the filter"
 	}
 	if err := confirm(ctx, g, o.force, "This removes "+what+"."); err != nil {
 		return err
@@ -113,21 +136,16 @@ func confirm(ctx context.Context, g *global, force bool, what string) error {
 	}
 }
 
-// diskUsage is one line of system df.
-type diskUsage struct {
-	Type   string `json:"type"`
-	Total  int    `json:"total"`
-	Active int    `json:"active"` // in use
-	Size   int64  `json:"size"`   // bytes; -1 where nobody counts them
-}
-
 func newUsageCommand(g *global) *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
 		Use:   "df [OPTIONS]",
-		Short: "Show how many images, instances, volumes and templates there are, and their size",
-		Long:  exits("Show how many images, instances, volumes and templates of VMs there are, how many\nare in use, and what images and templates take. Layers that images share are counted\nwith each."),
-		Args:  args(0, 0),
+		Short: "Show what images, instances, volumes, templates and builds take of the disk",
+		Long: exits(`Show how many images, instances, volumes and templates of VMs there are, how many
+are in use, what they take of the disk, and what pruning would free of that. Blobs
+that images share are counted once; instances with their writable layers, logs and
+snapshots.`),
+		Args: args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runUsage(cmd.Context(), g, format)
 		},
@@ -136,66 +154,29 @@ func newUsageCommand(g *global) *cobra.Command {
 	return cmd
 }
 
+// usageRow is one line of system df.
+type usageRow struct {
+	Type string `json:"type"`
+	api.UsageRow
+}
+
 func runUsage(ctx context.Context, g *global, format string) error {
 	c, err := g.client()
 	if err != nil {
 		return err
 	}
-	images, err := c.Images(ctx)
+	u, err := c.Usage(ctx)
 	if err != nil {
 		return err
 	}
-	instances, err := c.List(ctx, client.ListOptions{All: true})
-	if err != nil {
-		return err
+	rows := []usageRow{
+		{"images", u.Images}, {"instances", u.Instances}, {"volumes", u.Volumes}, {"build cache", u.BuildCache}, {"templates", u.Templates},
 	}
-	volumes, err := c.Volumes(ctx)
-	if err != nil {
-		return err
-	}
-	templates, err := c.Templates(ctx)
-	if err != nil {
-		return err
-	}
-	used := map[string]bool{}   // digests that instances were made from
-	copied := map[string]bool{} // templates that VMs which run began from
-	rows := []diskUsage{
-		{Type: "images", Total: len(images)},
-		{Type: "instances", Total: len(instances), Size: -1},
-		{Type: "volumes", Total: len(volumes), Size: -1},
-		{Type: "templates", Total: len(templates)},
-	}
-	for _, i := range instances {
-		used[i.Digest], used[i.Spec.Image] = true, true
-		if i.Status.State.Alive() {
-			rows[1].Active++
-			if m := i.Status.Machine; m != nil {
-				copied[m.Template] = true
-			}
-		}
-	}
-	for _, i := range images {
-		rows[0].Size += i.Size
-		if used[i.Digest] || used[i.Name] {
-			rows[0].Active++
-		}
-	}
-	for _, v := range volumes {
-		if len(v.Users) > 0 {
-			rows[2].Active++
-		}
-	}
-	for _, t := range templates {
-		rows[3].Size += t.Size
-		if copied[t.ID] {
-			rows[3].Active++
-		}
-	}
-	type row = diskUsage
-	return show.List(g.Out, format, rows, []show.Column[row]{
-		{Key: "Type", Title: "TYPE", Value: func(r row) string { return r.Type }},
-		{Key: "TotalCount", Title: "TOTAL", Value: func(r row) string { return show.Int(r.Total) }},
-		{Key: "Active", Title: "ACTIVE", Value: func(r row) string { return show.Int(r.Active) }},
-		{Key: "Size", Title: "SIZE", Value: func(r row) string { return show.Bytes(r.Size) }},
+	return show.List(g.Out, format, rows, []show.Column[usageRow]{
+		{Key: "Type", Title: "TYPE", Value: func(r usageRow) string { return r.Type }},
+		{Key: "TotalCount", Title: "TOTAL", Value: func(r usageRow) string { return show.Int(r.Total) }},
+		{Key: "Active", Title: "ACTIVE", Value: func(r usageRow) string { return show.Int(r.Active) }},
+		{Key: "Size", Title: "SIZE", Value: func(r usageRow) string { return show.Bytes(r.Size) }},
+		{Key: "Reclaimable", Title: "RECLAIMABLE", Value: func(r usageRow) string { return show.Bytes(r.Reclaimable) }},
 	})
 }
