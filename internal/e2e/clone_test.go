@@ -57,13 +57,7 @@ func clones(t *testing.T, w *world, kind api.Kind) {
 				t.Errorf("%s says over TCP: %q", machine, said)
 			}
 			w.Berth(t, "exec", "peer", "ping", "-c", "1", "-W", "5", machine)
-			last := lastNumber(w.Berth(t, "logs", machine))
-			testenv.Eventually(t, time.Minute, func() error {
-				if n := lastNumber(w.Berth(t, "logs", machine)); n <= last {
-					return fmt.Errorf("%s counts no further than %d", machine, n)
-				}
-				return nil
-			})
+			goesOn(t, w, machine)
 		}
 		told(board)
 		for _, word := range []string{"one", "two"} {

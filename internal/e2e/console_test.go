@@ -217,6 +217,13 @@ func trustedModule(t *testing.T, w *world, kind api.Kind) {
 	if now := swtpm(); now != pid {
 		t.Errorf("swtpm was process %s and is %s", pid, now)
 	}
+	w.Berth(t, "suspend", "trusted")
+	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, pid) })
+	w.Berth(t, "resume", "trusted")
+	expect(t, "after a suspension", w.Try(t.Context(), "exec", "trusted", "sh", "-c", readClock), 0, "1\n")
+	refused(t, "a snapshot", w.Try(t.Context(), "snapshot", "create", "trusted"), 1, "trusted", "TPM", "--tpm")
+	refused(t, "a clone", w.Try(t.Context(), "clone", "trusted"), 1, "trusted", "TPM")
+	pid = swtpm()
 	w.Berth(t, "restart", "trusted")
 	w.logged(t, "trusted", "resets 2\n")
 	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, pid) })

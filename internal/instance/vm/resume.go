@@ -46,6 +46,9 @@ func (d *Driver) createSaved(ctx context.Context, p *instance.Prepared) (*handle
 	if m.Template != nil {
 		m.Template = &qemu.Template{Copy: true} // its memory was saved too
 	}
+	if plan.TPM, err = planTPM(p, d.cfg.Host, run.Machine); err != nil {
+		return fail(err)
+	}
 	if plan.QEMU, err = qemu.NewPlan(*m); err != nil {
 		return fail(err)
 	}

@@ -82,7 +82,7 @@ func (h *handle) Save(ctx context.Context, dir string, o instance.SaveOptions) e
 		return h.fail(op, h.quit(whole))
 	}
 	// It does not wait for the disk to take in what was written.
-	err = errors.Join(err, h.goOn(whole))
+	err = endSaving(err, h.goOn(whole))
 	if err == nil {
 		err = commitDir(s.Dir, dir)
 	}
@@ -90,6 +90,20 @@ func (h *handle) Save(ctx context.Context, dir string, o instance.SaveOptions) e
 		err = errors.Join(err, os.RemoveAll(s.Dir))
 	}
 	return h.fail(op, err)
+}
+
+// endSaving is why a machine was not saved, of the errors of the saving and of its going
+// on: where QEMU has ended, that says all.
+func endSaving(saved, gone error) error {
+	switch {
+	case gone == nil:
+		return saved
+	case api.IsKind(gone, api.NotFound): // and its run is not kept any more
+		return api.E("", api.Conflict, "", errors.New("it ended while it was being saved: 'berth ps -a' shows why"))
+	case broken(saved):
+		return gone
+	}
+	return errors.Join(saved, gone)
 }
 
 // beginSaving makes the directory that is to be written, and the mark.
@@ -135,7 +149,7 @@ func (h *handle) savable(o instance.SaveOptions) error {
 		return unsupported("it was started by a berthd that saved no machines: restart it first")
 	case len(layout.Shares) > 0:
 		return unsupported("it mounts directories of the host by virtiofs, which QEMU cannot save: stop it, or make it without -v")
-	case h.run.Machine.TPM:
+	case h.run.Machine.TPM && !o.End:
 		return errTPM()
 	case o.Disks && slices.ContainsFunc(h.p.Mounts, isDisk):
 		return unsupported("it has further disks, which are volumes and no part of a snapshot, and its memory fits only them as they are: make it without them, or stop it for a snapshot of its own disk")
@@ -146,7 +160,7 @@ func (h *handle) savable(o instance.SaveOptions) error {
 }
 
 func errTPM() error {
-	return unsupported("it has a TPM, whose secrets are not saved: make it without --tpm")
+	return unsupported("it has a TPM, which must not be put back to what it was, or be there twice: make it without --tpm")
 }
 
 // write fills the directory of a saved machine.
