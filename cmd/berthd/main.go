@@ -49,6 +49,7 @@ func run(args []string) int {
 	flags.StringVar(&c.Socket, "socket", "", "`path` of the API's unix socket (default RUN/berthd.sock)")
 	flags.StringVar(&c.Bin, "bin", "", "`directory` of berth-oci, berth-keeper, berth-qemu and berth-agent (default: berthd's own)")
 	flags.StringVar(&c.Cgroup, "cgroup", "", "`path`, below the root of the hierarchies, of the cgroup that an ordinary user's berthd may divide (default: its own, or one that his systemd makes)")
+	flags.StringVar(&c.Policy, "policy", policyFile(ordinary), "`file` that says which images have to be signed, and by whom, in the format of containers-policy.json(5); none where it is missing")
 	flags.IntVar(&c.Templates, "vm-templates", defaultTemplates, "how many saved machines to keep at most, of which VMs begin as copies; 0 boots every VM")
 	registryFlags(flags, &c.Registry)
 	level := flags.String("log-level", "info", "debug, info, warn or error")

@@ -23,6 +23,22 @@ func userPlaces() (root, run string) {
 	return filepath.Join(data, "berth"), filepath.Join(runtime, "berth")
 }
 
+// policyFile returns the policy of an ordinary user's daemon where he has one, else that
+// of the host.
+func policyFile(ordinary bool) string {
+	const name = "berth/policy.json"
+	config := os.Getenv("XDG_CONFIG_HOME")
+	if config == "" {
+		config = filepath.Join(os.Getenv("HOME"), ".config")
+	}
+	if own := filepath.Join(config, name); ordinary {
+		if _, err := os.Stat(own); err == nil {
+			return own
+		}
+	}
+	return filepath.Join("/etc", name)
+}
+
 // launch becomes the program that runs this one again as root of the user's own
 // namespaces. It returns where that cannot be.
 func launch(c daemon.Config, level, format string) int {
@@ -33,7 +49,7 @@ func launch(c daemon.Config, level, format string) int {
 	err := syscall.Exec(helper, []string{
 		"berth-rootless", "launch", c.Run, filepath.Join(c.Bin, "berthd"), c.Cgroup,
 		"--root", c.Root, "--run", c.Run, "--socket", c.Socket, "--bin", c.Bin, "--log-level", level, "--log-format", format,
-		"--vm-templates", strconv.Itoa(c.Templates),
+		"--vm-templates", strconv.Itoa(c.Templates), "--policy", c.Policy,
 	}, os.Environ())
 	return fail(fmt.Errorf("without root: %s: %w", helper, err))
 }

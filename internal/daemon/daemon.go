@@ -45,6 +45,7 @@ type Config struct {
 	Run     string // directory of what does not
 	Socket  string // default: RUN/berthd.sock
 	Bin     string // directory of Berth's other programs; default: that of this one
+	Policy  string // file that says which images have to be signed; "" for none
 	Version api.VersionInfo
 	Log     *slog.Logger
 
@@ -267,6 +268,7 @@ func (c *Config) openImages(host instance.Host) (*image.Store, error) {
 		return nil, err
 	}
 	return image.Open(c.Root, image.Options{
+		Policy: c.Policy,
 		Converter: image.Converter{Launcher: c.launcher(), User: converterUser(host)}, Agents: c.agents(), Snapshotter: directories,
 	})
 }

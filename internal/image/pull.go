@@ -94,6 +94,9 @@ func (p *puller) pull(ctx context.Context, resolver remotes.Resolver, full strin
 	if !images.IsManifestType(target.MediaType) && !images.IsIndexType(target.MediaType) {
 		return api.E("", api.Unsupported, "", fmt.Errorf("the registry offers %.80q, which is no image", target.MediaType))
 	}
+	if err := p.s.checkPolicy(ctx, resolver, full, target.Digest); err != nil {
+		return err
+	}
 	desc, err := p.manifests(ctx, target)
 	if err != nil {
 		return err

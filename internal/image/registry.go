@@ -47,7 +47,7 @@ func (s *Store) resolver(opt Access, g *guard) remotes.Resolver {
 		Hosts: func(host string) ([]docker.RegistryHost, error) {
 			insecure := opt.Insecure || slices.Contains(s.opt.Insecure, host)
 			client := g.client(insecure)
-			h := docker.RegistryHost{Client: client, Host: host, Scheme: "https", Path: "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve | docker.HostCapabilityPush}
+			h := docker.RegistryHost{Client: client, Host: host, Scheme: "https", Path: "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve | docker.HostCapabilityPush | docker.HostCapabilityReferrers}
 			if host == "docker.io" {
 				h.Host = hubHost
 			}

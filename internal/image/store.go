@@ -61,6 +61,9 @@ type Options struct {
 	// Insecure names registries, as host or host:port, that are spoken to over
 	// plain http. Those on a loopback address always may be.
 	Insecure []string
+	// Policy is the file that says which images need which signatures (package
+	// trust), read at each pull. Without one, or where it is not there, none do.
+	Policy string
 	// Stall is how long a registry may send nothing. Default: one minute.
 	Stall time.Duration
 	// Converter reads disks in other formats than raw. Without one only raw disks

@@ -1,0 +1,168 @@
+package trust
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
+	"github.com/sigstore/sigstore-go/pkg/bundle"
+)
+
+// Media types and annotations of signatures.
+const (
+	// Bundle begins the media types of signatures as cosign makes them from version 3
+	// on: blobs of manifests that refer to the image.
+	Bundle = "application/vnd.dev.sigstore.bundle"
+	// SimpleSigning is the media type of what older ones sign: layers of a manifest
+	// whose tag is made of the image's digest. The signature is an annotation.
+	SimpleSigning = "application/vnd.dev.cosign.simplesigning.v1+json"
+
+	signatureAnnotation   = "dev.cosignproject.cosign/signature"
+	certificateAnnotation = "dev.sigstore.cosign/certificate"
+	chainAnnotation       = "dev.sigstore.cosign/chain"
+	logAnnotation         = "dev.sigstore.cosign/bundle"
+)
+
+// SimpleTag returns the tag of the manifest with the simple signatures of an image.
+func SimpleTag(target digest.Digest) string {
+	return target.Algorithm().String() + "-" + target.Encoded() + ".sig"
+}
+
+// Signature is what a registry has of one: its blob, and of a simple one the
+// annotations of its layer.
+type Signature struct {
+	MediaType   string
+	Blob        []byte
+	Annotations map[string]string
+}
+
+// verify returns nil if the signature is a verifier's, and of the image.
+func (s *Signature) verify(v *verifier, r requirement, ref reference.Named, target digest.Digest) error {
+	if s.MediaType == SimpleSigning {
+		return s.verifySimple(v, r, ref, target)
+	}
+	b := &bundle.Bundle{}
+	if err := b.UnmarshalJSON(s.Blob); err != nil {
+		return err
+	}
+	if b.GetDsseEnvelope() == nil {
+		return errors.New("it signs no statement")
+	}
+	return v.verifyStatement(b, target.Algorithm().String(), target.Encoded())
+}
+
+// payload is what a simple signature signs (containers-signature(5)).
+type payload struct {
+	Critical struct {
+		Identity struct {
+			Reference string `json:"docker-reference"`
+		} `json:"identity"`
+		Image struct {
+			Digest digest.Digest `json:"docker-manifest-digest"`
+		} `json:"image"`
+		Type string `json:"type"`
+	} `json:"critical"`
+}
+
+// payloadType is what cosign and podman call it.
+const payloadType = "cosign container image signature"
+
+func (s *Signature) verifySimple(v *verifier, r requirement, ref reference.Named, target digest.Digest) error {
+	b, err := s.bundle()
+	if err != nil {
+		return err
+	}
+	if err := v.verifyArtifact(b, s.Blob); err != nil {
+		return err
+	}
+	// Only what is signed is looked into.
+	var p payload
+	if err := json.Unmarshal(s.Blob, &p); err != nil {
+		return fmt.Errorf("what it signs is no JSON: %w", err)
+	}
+	switch {
+	case p.Critical.Type != payloadType:
+		return fmt.Errorf("it signs a %.100q", p.Critical.Type)
+	case p.Critical.Image.Digest != target:
+		return fmt.Errorf("it is of %.100s, another image", p.Critical.Image.Digest)
+	}
+	return r.agrees(p.Critical.Identity.Reference, ref)
+}
+
+// bundle writes a simple signature as a bundle, so that all are verified by one code.
+func (s *Signature) bundle() (*bundle.Bundle, error) {
+	signature, err := base64.StdEncoding.DecodeString(s.Annotations[signatureAnnotation])
+	if err != nil || len(signature) == 0 {
+		return nil, errors.New("it has no signature")
+	}
+	sum := sha256.Sum256(s.Blob)
+	material := &protobundle.VerificationMaterial{Content: &protobundle.VerificationMaterial_PublicKey{PublicKey: &protocommon.PublicKeyIdentifier{}}}
+	if text := s.Annotations[certificateAnnotation]; text != "" {
+		chain := &protocommon.X509CertificateChain{}
+		for rest := []byte(text + "\n" + s.Annotations[chainAnnotation]); ; {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			chain.Certificates = append(chain.Certificates, &protocommon.X509Certificate{RawBytes: block.Bytes})
+		}
+		material.Content = &protobundle.VerificationMaterial_X509CertificateChain{X509CertificateChain: chain}
+	}
+	if text := s.Annotations[logAnnotation]; text != "" {
+		entry, err := logEntry([]byte(text))
+		if err != nil {
+			return nil, err
+		}
+		material.TlogEntries = append(material.TlogEntries, entry)
+	}
+	return bundle.NewBundle(&protobundle.Bundle{
+		MediaType:            Bundle + "+json;version=0.1",
+		VerificationMaterial: material,
+		Content: &protobundle.Bundle_MessageSignature{MessageSignature: &protocommon.MessageSignature{
+			MessageDigest: &protocommon.HashOutput{Algorithm: protocommon.HashAlgorithm_SHA2_256, Digest: sum[:]},
+			Signature:     signature,
+		}},
+	})
+}
+
+// logEntry reads the entry of a log as cosign annotates it: the log has promised to
+// include it.
+func logEntry(text []byte) (*protorekor.TransparencyLogEntry, error) {
+	var doc struct {
+		SignedEntryTimestamp []byte
+		Payload              struct {
+			Body  []byte `json:"body"`
+			Time  int64  `json:"integratedTime"`
+			Index int64  `json:"logIndex"`
+			LogID string `json:"logID"`
+		}
+	}
+	if err := json.Unmarshal(text, &doc); err != nil {
+		return nil, fmt.Errorf("its entry of a log is not readable: %w", err)
+	}
+	var kind struct {
+		Kind    string `json:"kind"`
+		Version string `json:"apiVersion"`
+	}
+	if err := json.Unmarshal(doc.Payload.Body, &kind); err != nil {
+		return nil, fmt.Errorf("its entry of a log is not readable: %w", err)
+	}
+	id, err := decodeHex(doc.Payload.LogID)
+	if err != nil {
+		return nil, err
+	}
+	return &protorekor.TransparencyLogEntry{
+		LogIndex: doc.Payload.Index, LogId: &protocommon.LogId{KeyId: id}, IntegratedTime: doc.Payload.Time,
+		KindVersion:       &protorekor.KindVersion{Kind: kind.Kind, Version: kind.Version},
+		InclusionPromise:  &protorekor.InclusionPromise{SignedEntryTimestamp: doc.SignedEntryTimestamp},
+		CanonicalizedBody: doc.Payload.Body,
+	}, nil
+}
