@@ -20,6 +20,7 @@ import (
 	"github.com/berthcloud/berth/internal/build"
 	"github.com/berthcloud/berth/internal/engine"
 	"github.com/berthcloud/berth/internal/image"
+	"github.com/berthcloud/berth/internal/image/trust"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/instance/container"
 	"github.com/berthcloud/berth/internal/instance/vm"
@@ -268,7 +269,7 @@ func (c *Config) openImages(host instance.Host) (*image.Store, error) {
 		return nil, err
 	}
 	return image.Open(c.Root, image.Options{
-		Policy: c.Policy,
+		Policy: c.Policy, Verifier: trust.Program{Path: filepath.Join(c.Bin, "berth-verify"), User: converterUser(host)},
 		Converter: image.Converter{Launcher: c.launcher(), User: converterUser(host)}, Agents: c.agents(), Snapshotter: directories,
 	})
 }

@@ -217,6 +217,7 @@ func TestPushStaysSecret(t *testing.T) {
 	toThief := func(r *http.Request) string { return thief.URL + r.URL.Path + "upload" }
 	for name, start := range map[string]func(http.Handler) *httptest.Server{"tls": httptest.NewTLSServer, "plain": httptest.NewServer} {
 		t.Run(name, func(t *testing.T) {
+			taken.Clear()
 			srv := start(basicAuth(uploading(toThief, nil)))
 			t.Cleanup(srv.Close)
 			host := srv.Listener.Addr().String()

@@ -25,6 +25,9 @@ const (
 	maxSignature  = 1 << 20 // bytes
 )
 
+// bundleAnnotation is of every manifest with a bundle that cosign makes.
+const bundleAnnotation = "dev.sigstore.bundle.content"
+
 // checkPolicy asks the policy whether what a name led to may be pulled. The policy is
 // read anew, so that a change counts at once.
 func (s *Store) checkPolicy(ctx context.Context, resolver remotes.Resolver, name string, target digest.Digest) error {
@@ -42,7 +45,7 @@ func (s *Store) checkPolicy(ctx context.Context, resolver remotes.Resolver, name
 		}
 		f := signatureFetcher{resolver: resolver, repository: named.Name(), target: target}
 		return f.all(ctx)
-	})
+	}, s.opt.Verifier)
 }
 
 // signatureFetcher fetches the signatures of one image.
@@ -67,7 +70,8 @@ func (f *signatureFetcher) all(ctx context.Context) ([]trust.Signature, error) {
 			return nil, remoteError(ctx, err)
 		}
 		for _, desc := range refer {
-			if !strings.HasPrefix(desc.ArtifactType, trust.Bundle) {
+			// Some registries list the type of the manifest's empty configuration.
+			if !strings.HasPrefix(desc.ArtifactType, trust.Bundle) && desc.Annotations[bundleAnnotation] == "" {
 				continue
 			}
 			if err := f.manifest(ctx, fetcher, desc, trust.Bundle); err != nil {

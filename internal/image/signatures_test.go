@@ -9,24 +9,32 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	ggcrname "github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
+	"github.com/sigstore/sigstore-go/pkg/sign"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image"
 	"github.com/berthcloud/berth/internal/image/trust"
+	"github.com/berthcloud/berth/internal/testenv"
 )
 
 // signAs signs an image in a registry by a new key, as cosign does, and returns the
@@ -58,6 +66,55 @@ func signAs(t *testing.T, name string, target v1.Hash) string {
 	return path
 }
 
+// bundleAs signs an image in a registry by a new key, as cosign 3 does, and returns the
+// public key's file.
+func bundleAs(t *testing.T, name string, target v1.Image) string {
+	t.Helper()
+	of, err := partial.Descriptor(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := sign.NewEphemeralKeypair(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	statement := fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":%q}}],"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{}}`, of.Digest.Hex)
+	b, err := sign.Bundle(&sign.DSSEData{Data: statement, PayloadType: "application/vnd.in-toto+json"}, keys, sign.BundleOptions{Context: t.Context()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob, err := protojson.Marshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const mediaType = trust.Bundle + ".v0.3+json"
+	img, err := mutate.Append(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), mediaType), mutate.Addendum{Layer: static.NewLayer(blob, mediaType)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := ggcrname.ParseReference(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refers := mutate.Subject(img, *of).(v1.Image)
+	digest, err := refers.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref.Context().Digest(digest.String()), refers); err != nil {
+		t.Fatal(err)
+	}
+	text, err := keys.GetPublicKeyPem()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "key.pub")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // pushSignatures puts the manifest of an image's signatures where it is looked for.
 func pushSignatures(t *testing.T, name string, target v1.Hash, layers ...mutate.Addendum) {
 	t.Helper()
@@ -76,7 +133,9 @@ func pushSignatures(t *testing.T, name string, target v1.Hash, layers ...mutate.
 
 // TestPullPolicy pulls what somebody has signed, and what nobody has.
 func TestPullPolicy(t *testing.T) {
-	host, digests := newRegistry(t, nil), map[string]v1.Hash{}
+	srv := httptest.NewServer(registry.New(registry.WithReferrersSupport(true), registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(srv.Close)
+	host, digests := strings.TrimPrefix(srv.URL, "http://"), map[string]v1.Hash{}
 	for _, repo := range []string{"team/app:1", "team/app:2", "free/app:1", "banned/app:1"} {
 		of, err := push(t, host, repo, rootfs(t, "file", repo)).Digest()
 		if err != nil {
@@ -95,7 +154,7 @@ func TestPullPolicy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s, err := image.Open(t.TempDir(), image.Options{Policy: file})
+	s, err := image.Open(t.TempDir(), image.Options{Policy: file, Verifier: trust.Program{Path: filepath.Join(testenv.Programs(t), "berth-verify"), User: 65534}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +184,8 @@ func TestPullPolicy(t *testing.T) {
 	write(key)
 	pull("team/app:1", "")
 	pull("team/app:2", "the image has none")
+	write(bundleAs(t, host+"/team/app:3", push(t, host, "team/app:3", rootfs(t, "file", "3"))))
+	pull("team/app:3", "")
 	pull("free/app:1", "")
 	pull("banned/app:1", "rejects the repository")
 	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
@@ -165,7 +226,7 @@ func TestHostileSignatures(t *testing.T) {
 	if err := os.WriteFile(file, []byte(`{"default": [{"type": "sigstoreSigned", "keyPath": "/nonexistent"}]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := image.Open(t.TempDir(), image.Options{Policy: file})
+	s, err := image.Open(t.TempDir(), image.Options{Policy: file, Verifier: trust.Program{Path: filepath.Join(testenv.Programs(t), "berth-verify"), User: 65534}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image/layer"
+	"github.com/berthcloud/berth/internal/image/trust"
 )
 
 // Namespace is containerd's: the database wants one, Berth needs no second.
@@ -64,6 +65,8 @@ type Options struct {
 	// Policy is the file that says which images need which signatures (package
 	// trust), read at each pull. Without one, or where it is not there, none do.
 	Policy string
+	// Verifier verifies signatures. It is needed where there is a policy.
+	Verifier trust.Verifier
 	// Stall is how long a registry may send nothing. Default: one minute.
 	Stall time.Duration
 	// Converter reads disks in other formats than raw. Without one only raw disks

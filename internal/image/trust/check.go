@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -20,13 +21,13 @@ type Signatures func(context.Context) ([]Signature, error)
 // as in docker.io/library/debian:12, the digest that of what the name led to.
 //
 // Errors: Denied, naming what is required and why no signature meets it; Invalid where a
-// key of the policy cannot be read; those of fetching.
-func (p *Policy) Check(ctx context.Context, name string, target digest.Digest, fetch Signatures) error {
+// key of the policy cannot be read; those of fetching and of the verifier.
+func (p *Policy) Check(ctx context.Context, name string, target digest.Digest, fetch Signatures, v Verifier) error {
 	ref, err := reference.ParseNamed(name)
 	if err != nil {
 		return api.E("", api.Invalid, name, err)
 	}
-	var have []Signature
+	q := Request{Name: name, Digest: target}
 	fetched := false
 	for _, r := range p.requirements(ref.Name()) {
 		switch r.Type {
@@ -36,34 +37,73 @@ func (p *Policy) Check(ctx context.Context, name string, target digest.Digest, f
 			return p.denied(errors.New("rejects the repository"))
 		}
 		if !fetched {
-			if have, err = fetch(ctx); err != nil {
+			if q.Signatures, err = fetch(ctx); err != nil {
 				return err
 			}
 			fetched = true
 		}
-		if err := p.met(r, ref, target, have); err != nil {
+		if err := p.meet(ctx, r, q, v); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// met returns nil if one of the signatures meets a requirement.
-func (p *Policy) met(r requirement, ref reference.Named, target digest.Digest, have []Signature) error {
-	if len(have) == 0 {
+// meet returns nil if one of the signatures meets a requirement.
+func (p *Policy) meet(ctx context.Context, r requirement, q Request, v Verifier) error {
+	if len(q.Signatures) == 0 {
 		return p.denied(errors.New("requires a signature, and the image has none"))
 	}
-	v, err := r.verifier()
-	if err != nil {
-		return api.E("read policy", api.Invalid, p.path, err)
+	if err := r.fill(&q); err != nil {
+		return p.broken(err)
 	}
-	var last error
-	for _, s := range have {
-		if last = s.verify(v, r, ref, target); last == nil {
-			return nil
+	answer, err := v.Verify(ctx, &q)
+	switch {
+	case err != nil:
+		return err
+	case answer.Unreadable != "":
+		return p.broken(fmt.Errorf("%s: %s", r.who(), api.OneLine(answer.Unreadable)))
+	case answer.Why != "":
+		return p.denied(fmt.Errorf("requires a signature by %s, and of the image's %d none is: %s", r.who(), len(q.Signatures), api.OneLine(answer.Why)))
+	}
+	return nil
+}
+
+// fill adds who has to sign.
+func (r *requirement) fill(q *Request) (err error) {
+	read := func(path string) (text []byte) {
+		if path != "" && err == nil {
+			text, err = os.ReadFile(path)
 		}
+		return text
 	}
-	return p.denied(fmt.Errorf("requires a signature by %s, and of the image's %d none is: %s", v.who, len(have), api.OneLine(last.Error())))
+	q.Identity = r.Identity
+	for _, path := range r.keys() {
+		q.Keys = append(q.Keys, read(path))
+	}
+	if r.KeyData != nil {
+		q.Keys = append(q.Keys, r.KeyData)
+	}
+	if p := r.PKI; p != nil {
+		q.Roots, q.Intermediates, q.Email, q.Host = read(p.Roots), read(p.Intermediates), p.Email, p.Host
+	}
+	if f := r.Fulcio; f != nil {
+		q.Roots, q.Issuer, q.Email, q.Log = read(f.CA), f.Issuer, f.Subject, read(r.RekorKey)
+	}
+	return err
+}
+
+// who says in a message by whom a signature has to be.
+func (r *requirement) who() string {
+	switch {
+	case r.Fulcio != nil:
+		return r.Fulcio.Subject + " as " + r.Fulcio.Issuer + " knows him"
+	case r.PKI != nil:
+		return strings.TrimSpace(r.PKI.Email + " " + r.PKI.Host)
+	case len(r.keys()) == 0:
+		return "the key in it"
+	}
+	return "the key " + strings.Join(r.keys(), " or ")
 }
 
 // denied is the error of an image that does not do, with the way out.
@@ -71,31 +111,5 @@ func (p *Policy) denied(why error) error {
 	return api.E("", api.Denied, "", fmt.Errorf("the policy %s %w; have it signed, or change the policy", p.path, why))
 }
 
-// agrees reports whether the name that was signed is, as the requirement wants it, the
-// one that is pulled. cosign signs repositories without tags, and podman names with
-// them.
-func (r *requirement) agrees(signed string, ref reference.Named) error {
-	name, err := reference.ParseNormalizedNamed(signed)
-	if err != nil {
-		return fmt.Errorf("it is of %.100q, which is no image's name", signed)
-	}
-	tagged := !reference.IsNameOnly(name)
-	if !tagged && r.Identity.Type == matchExact {
-		return fmt.Errorf("it is of the repository %.100s, without a tag", signed)
-	}
-	_, byDigest := ref.(reference.Digested)
-	want, exact := ref.Name(), tagged && !byDigest
-	switch r.Identity.Type {
-	case matchRepository:
-		exact = false
-	case exactRepository:
-		want, exact = r.Identity.Repository, false
-	}
-	if name.Name() != want {
-		return fmt.Errorf("it is of %.100s", signed)
-	}
-	if exact && strings.TrimPrefix(name.String(), name.Name()) != strings.TrimPrefix(ref.String(), ref.Name()) {
-		return fmt.Errorf("it is of %.100s, another tag", signed)
-	}
-	return nil
-}
+// broken is the error of a policy that cannot be followed.
+func (p *Policy) broken(why error) error { return api.E("read policy", api.Invalid, p.path, why) }

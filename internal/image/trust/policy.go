@@ -13,7 +13,8 @@
 // package does not know is an error: a requirement that is not understood must not
 // pass for one that is met.
 //
-// Reading and deciding are here; package image fetches the signatures.
+// Reading and deciding are here; package image fetches the signatures, and berth-verify
+// (package verify) verifies them.
 package trust
 
 import (
@@ -48,7 +49,7 @@ type requirement struct {
 	Fulcio   *fulcio  `json:"fulcio"`
 	RekorKey string   `json:"rekorPublicKeyPath"`
 	PKI      *pki     `json:"pki"`
-	Identity identity `json:"signedIdentity"`
+	Identity Identity `json:"signedIdentity"`
 }
 
 // fulcio is an authority of short-lived certificates, and who signs by one.
@@ -66,24 +67,29 @@ type pki struct {
 	Host          string `json:"subjectHostname"`
 }
 
-// identity says how the name that was signed has to be like the name that is pulled.
-type identity struct {
+// Identity says how the name that was signed has to be like the name that is pulled.
+type Identity struct {
 	Type       string `json:"type"`
-	Repository string `json:"dockerRepository"`
+	Repository string `json:"dockerRepository,omitempty"`
 }
 
-// Types of requirements, and of identities.
+// Types of requirements.
 const (
 	acceptAnything = "insecureAcceptAnything"
 	reject         = "reject"
 	signed         = "sigstoreSigned"
-
-	matchExact          = "matchExact"
-	matchDigestOrExact  = "matchRepoDigestOrExact"
-	matchRepository     = "matchRepository"
-	exactRepository     = "exactRepository"
-	transportRegistries = "docker"
 )
+
+// Types of identities.
+const (
+	MatchExact         = "matchExact"
+	MatchDigestOrExact = "matchRepoDigestOrExact" // the default
+	MatchRepository    = "matchRepository"
+	ExactRepository    = "exactRepository"
+)
+
+// registries is the transport that images of registries come by.
+const registries = "docker"
 
 // Load reads a policy. Where there is no such file, nothing is required.
 //
@@ -124,7 +130,7 @@ func parse(content []byte) (*Policy, error) {
 	if len(doc.Default) == 0 {
 		return nil, errors.New(`"default" is missing: say what is required of all other images, as [{"type": "insecureAcceptAnything"}]`)
 	}
-	p := &Policy{rules: doc.Transports[transportRegistries], others: doc.Default}
+	p := &Policy{rules: doc.Transports[registries], others: doc.Default}
 	if everything, ok := p.rules[""]; ok { // of this transport
 		p.others = everything
 	}
@@ -166,8 +172,8 @@ func check(list []requirement) error {
 			return errors.New("pki needs caRootsPath, and subjectEmail or subjectHostname")
 		}
 		switch r.Identity.Type {
-		case "", matchExact, matchDigestOrExact, matchRepository:
-		case exactRepository:
+		case "", MatchExact, MatchDigestOrExact, MatchRepository:
+		case ExactRepository:
 			if r.Identity.Repository == "" {
 				return errors.New("exactRepository needs dockerRepository")
 			}

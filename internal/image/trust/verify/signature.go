@@ -1,4 +1,4 @@
-package trust
+package verify
 
 import (
 	"crypto/sha256"
@@ -8,46 +8,30 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
+
+	"github.com/berthcloud/berth/internal/image/trust"
 )
 
-// Media types and annotations of signatures.
+// Annotations of simple signatures.
 const (
-	// Bundle begins the media types of signatures as cosign makes them from version 3
-	// on: blobs of manifests that refer to the image.
-	Bundle = "application/vnd.dev.sigstore.bundle"
-	// SimpleSigning is the media type of what older ones sign: layers of a manifest
-	// whose tag is made of the image's digest. The signature is an annotation.
-	SimpleSigning = "application/vnd.dev.cosign.simplesigning.v1+json"
-
 	signatureAnnotation   = "dev.cosignproject.cosign/signature"
 	certificateAnnotation = "dev.sigstore.cosign/certificate"
 	chainAnnotation       = "dev.sigstore.cosign/chain"
 	logAnnotation         = "dev.sigstore.cosign/bundle"
 )
 
-// SimpleTag returns the tag of the manifest with the simple signatures of an image.
-func SimpleTag(target digest.Digest) string {
-	return target.Algorithm().String() + "-" + target.Encoded() + ".sig"
-}
-
-// Signature is what a registry has of one: its blob, and of a simple one the
-// annotations of its layer.
-type Signature struct {
-	MediaType   string
-	Blob        []byte
-	Annotations map[string]string
-}
+// one is a signature.
+type one trust.Signature
 
 // verify returns nil if the signature is a verifier's, and of the image.
-func (s *Signature) verify(v *verifier, r requirement, ref reference.Named, target digest.Digest) error {
-	if s.MediaType == SimpleSigning {
-		return s.verifySimple(v, r, ref, target)
+func (s *one) verify(v *verifier, q *trust.Request) error {
+	if s.MediaType == trust.SimpleSigning {
+		return s.verifySimple(v, q)
 	}
 	b := &bundle.Bundle{}
 	if err := b.UnmarshalJSON(s.Blob); err != nil {
@@ -56,7 +40,7 @@ func (s *Signature) verify(v *verifier, r requirement, ref reference.Named, targ
 	if b.GetDsseEnvelope() == nil {
 		return errors.New("it signs no statement")
 	}
-	return v.verifyStatement(b, target.Algorithm().String(), target.Encoded())
+	return v.verifyStatement(b, q.Digest.Algorithm().String(), q.Digest.Encoded())
 }
 
 // payload is what a simple signature signs (containers-signature(5)).
@@ -75,7 +59,7 @@ type payload struct {
 // payloadType is what cosign and podman call it.
 const payloadType = "cosign container image signature"
 
-func (s *Signature) verifySimple(v *verifier, r requirement, ref reference.Named, target digest.Digest) error {
+func (s *one) verifySimple(v *verifier, q *trust.Request) error {
 	b, err := s.bundle()
 	if err != nil {
 		return err
@@ -91,14 +75,14 @@ func (s *Signature) verifySimple(v *verifier, r requirement, ref reference.Named
 	switch {
 	case p.Critical.Type != payloadType:
 		return fmt.Errorf("it signs a %.100q", p.Critical.Type)
-	case p.Critical.Image.Digest != target:
+	case p.Critical.Image.Digest != q.Digest:
 		return fmt.Errorf("it is of %.100s, another image", p.Critical.Image.Digest)
 	}
-	return r.agrees(p.Critical.Identity.Reference, ref)
+	return agrees(p.Critical.Identity.Reference, q)
 }
 
 // bundle writes a simple signature as a bundle, so that all are verified by one code.
-func (s *Signature) bundle() (*bundle.Bundle, error) {
+func (s *one) bundle() (*bundle.Bundle, error) {
 	signature, err := base64.StdEncoding.DecodeString(s.Annotations[signatureAnnotation])
 	if err != nil || len(signature) == 0 {
 		return nil, errors.New("it has no signature")
@@ -124,7 +108,7 @@ func (s *Signature) bundle() (*bundle.Bundle, error) {
 		material.TlogEntries = append(material.TlogEntries, entry)
 	}
 	return bundle.NewBundle(&protobundle.Bundle{
-		MediaType:            Bundle + "+json;version=0.1",
+		MediaType:            trust.Bundle + "+json;version=0.1",
 		VerificationMaterial: material,
 		Content: &protobundle.Bundle_MessageSignature{MessageSignature: &protocommon.MessageSignature{
 			MessageDigest: &protocommon.HashOutput{Algorithm: protocommon.HashAlgorithm_SHA2_256, Digest: sum[:]},

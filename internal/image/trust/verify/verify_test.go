@@ -1,4 +1,4 @@
-package trust
+package verify
 
 import (
 	"context"
@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image/trust"
 )
 
 const (
@@ -40,6 +41,13 @@ const (
 )
 
 var image = digest.FromString("the image's manifest")
+
+// inProcess verifies without a program.
+type inProcess struct{}
+
+func (inProcess) Verify(_ context.Context, q *trust.Request) (trust.Answer, error) {
+	return Verify(q), nil
+}
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
 	t.Helper()
@@ -76,28 +84,28 @@ func payloadOf(name string, of digest.Digest) []byte {
 }
 
 // simple signs a payload as cosign does.
-func simple(t *testing.T, key *ecdsa.PrivateKey, payload []byte) Signature {
+func simple(t *testing.T, key *ecdsa.PrivateKey, payload []byte) trust.Signature {
 	t.Helper()
 	sum := sha256.Sum256(payload)
 	sig, err := ecdsa.SignASN1(rand.Reader, key, sum[:])
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Signature{MediaType: SimpleSigning, Blob: payload, Annotations: map[string]string{signatureAnnotation: base64.StdEncoding.EncodeToString(sig)}}
+	return trust.Signature{MediaType: trust.SimpleSigning, Blob: payload, Annotations: map[string]string{signatureAnnotation: base64.StdEncoding.EncodeToString(sig)}}
 }
 
 // with returns a signature with further annotations.
-func (s Signature) with(annotations map[string]string) Signature {
+func with(s trust.Signature, annotations map[string]string) trust.Signature {
 	s.Annotations = maps.Clone(s.Annotations)
 	maps.Copy(s.Annotations, annotations)
 	return s
 }
 
 // policy writes and loads a policy with requirements of the repository.
-func policy(t *testing.T, requirements string) *Policy {
+func policy(t *testing.T, requirements string) *trust.Policy {
 	t.Helper()
 	path := write(t, "policy.json", fmt.Appendf(nil, `{"default": [{"type": "reject"}], "transports": {"docker": {"registry.example.com/team": [%s]}}}`, requirements))
-	p, err := Load(path)
+	p, err := trust.Load(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,9 +114,9 @@ func policy(t *testing.T, requirements string) *Policy {
 
 // expect checks an image with signatures, and wants an error that says something; ""
 // for none.
-func expect(t *testing.T, what string, p *Policy, says string, have ...Signature) {
+func expect(t *testing.T, what string, p *trust.Policy, says string, have ...trust.Signature) {
 	t.Helper()
-	err := p.Check(t.Context(), imageName, image, func(context.Context) ([]Signature, error) { return have, nil })
+	err := p.Check(t.Context(), imageName, image, func(context.Context) ([]trust.Signature, error) { return have, nil }, inProcess{})
 	if says == "" {
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
@@ -138,9 +146,9 @@ func TestKeys(t *testing.T) {
 	changed := good
 	changed.Blob = payloadOf(imageName, digest.FromString("changed"))
 	expect(t, "a changed payload", p, "none is", changed)
-	expect(t, "without a signature", p, "no signature", Signature{MediaType: SimpleSigning, Blob: good.Blob})
-	expect(t, "a bundle that is none", p, "none is", Signature{MediaType: Bundle + ".v0.3+json", Blob: []byte("{}")})
-	expect(t, "nothing for nothing", p, "none is", Signature{})
+	expect(t, "without a signature", p, "no signature", trust.Signature{MediaType: trust.SimpleSigning, Blob: good.Blob})
+	expect(t, "a bundle that is none", p, "none is", trust.Signature{MediaType: trust.Bundle + ".v0.3+json", Blob: []byte("{}")})
+	expect(t, "nothing for nothing", p, "none is", trust.Signature{})
 
 	both := policy(t, fmt.Sprintf(`{"type": "sigstoreSigned", "keyPaths": [%q, %q]}`, otherPath, path))
 	expect(t, "either key", both, "", good)
@@ -157,7 +165,7 @@ func TestKeys(t *testing.T) {
 	}
 	expect(t, "a key in the policy", policy(t, fmt.Sprintf(`{"type": "sigstoreSigned", "keyData": %s}`, data)), "", good)
 	missing := policy(t, `{"type": "sigstoreSigned", "keyPath": "/nonexistent/key.pub"}`)
-	err = missing.Check(t.Context(), imageName, image, func(context.Context) ([]Signature, error) { return []Signature{good}, nil })
+	err = missing.Check(t.Context(), imageName, image, func(context.Context) ([]trust.Signature, error) { return []trust.Signature{good}, nil }, inProcess{})
 	if !api.IsKind(err, api.Invalid) || !strings.Contains(err.Error(), "/nonexistent/key.pub") {
 		t.Errorf("a missing key: %v", err)
 	}
@@ -191,7 +199,7 @@ func TestBundle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bundleOf := func(of digest.Digest) Signature {
+	bundleOf := func(of digest.Digest) trust.Signature {
 		statement := fmt.Sprintf(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":%q}}],"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{}}`, of.Encoded())
 		b, err := sign.Bundle(&sign.DSSEData{Data: []byte(statement), PayloadType: "application/vnd.in-toto+json"}, keys, sign.BundleOptions{Context: t.Context()})
 		if err != nil {
@@ -201,7 +209,7 @@ func TestBundle(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return Signature{MediaType: Bundle + ".v0.3+json", Blob: blob}
+		return trust.Signature{MediaType: trust.Bundle + ".v0.3+json", Blob: blob}
 	}
 	p := policy(t, fmt.Sprintf(`{"type": "sigstoreSigned", "keyPath": %q}`, write(t, "cosign.pub", []byte(text))))
 	expect(t, "its signature", p, "", bundleOf(image))
@@ -238,8 +246,8 @@ func TestCertificates(t *testing.T) {
 	key := newKey(t)
 	p := policy(t, fmt.Sprintf(`{"type": "sigstoreSigned", "pki": {"caRootsPath": %q, "subjectEmail": %q}}`, roots, signer))
 	bare := simple(t, key, payloadOf(imageName, image))
-	by := func(certificate string) Signature {
-		return bare.with(map[string]string{certificateAnnotation: certificate})
+	by := func(certificate string) trust.Signature {
+		return with(bare, map[string]string{certificateAnnotation: certificate})
 	}
 	expect(t, "its certificate", p, "", by(issue(key.Public(), signer)))
 	expect(t, "somebody else's", p, "its certificate is for eve@example.com", by(issue(key.Public(), "eve@example.com")))
@@ -274,7 +282,7 @@ func TestKeyless(t *testing.T) {
 	s := keyless(t, sigstore, blob)
 	p := policy(t, requirement(issuer, signer, log))
 	expect(t, "its signature", p, "", s)
-	expect(t, "without the log", p, "none is", Signature{MediaType: s.MediaType, Blob: s.Blob, Annotations: map[string]string{
+	expect(t, "without the log", p, "none is", trust.Signature{MediaType: s.MediaType, Blob: s.Blob, Annotations: map[string]string{
 		signatureAnnotation: s.Annotations[signatureAnnotation], certificateAnnotation: s.Annotations[certificateAnnotation]}})
 	expect(t, "another's", policy(t, requirement(issuer, "eve@example.com", log)), "none is", s)
 	expect(t, "known elsewhere", policy(t, requirement("https://elsewhere.example.com", signer, log)), "none is", s)
@@ -282,11 +290,11 @@ func TestKeyless(t *testing.T) {
 	changed := s
 	changed.Blob = payloadOf(imageName, digest.FromString("other"))
 	expect(t, "a changed payload", p, "none is", changed)
-	expect(t, "no entry", p, "not readable", s.with(map[string]string{logAnnotation: "{"}))
+	expect(t, "no entry", p, "not readable", with(s, map[string]string{logAnnotation: "{"}))
 }
 
 // keyless signs a payload by a short-lived certificate, as cosign annotates it.
-func keyless(t *testing.T, sigstore *ca.VirtualSigstore, blob []byte) Signature {
+func keyless(t *testing.T, sigstore *ca.VirtualSigstore, blob []byte) trust.Signature {
 	t.Helper()
 	entity, err := sigstore.Sign(signer, issuer, blob)
 	if err != nil {
@@ -318,61 +326,10 @@ func keyless(t *testing.T, sigstore *ca.VirtualSigstore, blob []byte) Signature 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Signature{MediaType: SimpleSigning, Blob: blob, Annotations: map[string]string{
+	return trust.Signature{MediaType: trust.SimpleSigning, Blob: blob, Annotations: map[string]string{
 		signatureAnnotation:   base64.StdEncoding.EncodeToString(signed.Signature()),
 		certificateAnnotation: string(certificate), logAnnotation: string(log),
 	}}
-}
-
-func TestScopes(t *testing.T) {
-	p, err := parse([]byte(`{"default": [{"type": "reject"}], "transports": {"docker": {
-		"a.example.com/x/y": [{"type": "insecureAcceptAnything"}, {"type": "reject"}],
-		"a.example.com/x": [{"type": "insecureAcceptAnything"}],
-		"a.example.com": [{"type": "reject"}, {"type": "reject"}],
-		"*.example.org": [{"type": "insecureAcceptAnything"}, {"type": "insecureAcceptAnything"}, {"type": "reject"}]}}}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for repository, many := range map[string]int{
-		"a.example.com/x/y": 2, "a.example.com/x/y/z": 2, "a.example.com/x/yy": 1, "a.example.com/x": 1, "a.example.com/xx": 2,
-		"b.example.com/x": 1, "b.example.org/x": 3, "c.b.example.org/x": 3, "example.org/x": 1, "docker.io/library/a": 1,
-	} {
-		if got := p.requirements(repository); len(got) != many {
-			t.Errorf("%s has %d requirements, want %d", repository, len(got), many)
-		}
-	}
-}
-
-func TestBadPolicies(t *testing.T) {
-	for text, says := range map[string]string{
-		`{`:                                   "unexpected EOF",
-		`{}`:                                  `"default" is missing`,
-		`{"default": []}`:                     `"default" is missing`,
-		`{"default": [{"type": "reject"}]} x`: "something follows",
-		`{"default": [{"type": "maybe"}]}`:    `requirement "maybe" is unknown`,
-		`{"default": [{"type": "reject", "shade": 1}]}`:                                                                "shade",
-		`{"default": [{"type": "sigstoreSigned"}]}`:                                                                    "names nobody",
-		`{"default": [{"type": "sigstoreSigned", "keyPath": "k", "pki": {"caRootsPath": "r", "subjectEmail": "e"}}]}`:  "several ways",
-		`{"default": [{"type": "sigstoreSigned", "pki": {"caRootsPath": "r"}}]}`:                                       "pki needs",
-		`{"default": [{"type": "sigstoreSigned", "fulcio": {"caPath": "r", "oidcIssuer": "i", "subjectEmail": "e"}}]}`: "rekorPublicKeyPath",
-		`{"default": [{"type": "sigstoreSigned", "keyPath": "k", "rekorPublicKeyPath": "r"}]}`:                         "belongs to fulcio",
-		`{"default": [{"type": "sigstoreSigned", "keyPath": "k", "signedIdentity": {"type": "exactRepository"}}]}`:     "dockerRepository",
-		`{"default": [{"type": "sigstoreSigned", "keyPath": "k", "signedIdentity": {"type": "near"}}]}`:                `"near" is unknown`,
-		`{"default": [{"type": "reject"}], "transports": {"docker": {"a.example.com": []}}}`:                           "a.example.com: an empty list",
-		`{"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "k"}]}`:                                    "keyType",
-	} {
-		path := write(t, "policy.json", []byte(text))
-		_, err := Load(path)
-		if !api.IsKind(err, api.Invalid) || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), path) {
-			t.Errorf("%s: %v; want %q", text, err, says)
-		}
-	}
-	p, err := Load(filepath.Join(t.TempDir(), "none.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	expect(t, "no policy at all", p, "")
-	expect(t, "a rejected repository", policy(t, `{"type": "reject"}`), "rejects the repository")
 }
 
 // FuzzSignature: whatever a registry sends as a signature, it is refused without a
@@ -386,24 +343,12 @@ func FuzzSignature(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	p := &Policy{others: []requirement{{Type: signed, KeyData: text}}}
-	f.Add(SimpleSigning, payloadOf(imageName, image), "AAAA", "-----BEGIN", "{}")
-	f.Add(Bundle+".v0.3+json", []byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{}},"dsseEnvelope":{"payload":"e30=","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"AAAA"}]}}`), "", "", "")
+	f.Add(trust.SimpleSigning, payloadOf(imageName, image), "AAAA", "-----BEGIN", "{}")
+	f.Add(trust.Bundle+".v0.3+json", []byte(`{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{}},"dsseEnvelope":{"payload":"e30=","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"AAAA"}]}}`), "", "", "")
 	f.Fuzz(func(t *testing.T, mediaType string, blob []byte, sig, certificate, log string) {
-		s := Signature{MediaType: mediaType, Blob: blob, Annotations: map[string]string{signatureAnnotation: sig, certificateAnnotation: certificate, logAnnotation: log}}
-		if p.Check(t.Context(), imageName, image, func(context.Context) ([]Signature, error) { return []Signature{s}, nil }) == nil {
+		s := trust.Signature{MediaType: mediaType, Blob: blob, Annotations: map[string]string{signatureAnnotation: sig, certificateAnnotation: certificate, logAnnotation: log}}
+		if a := Verify(&trust.Request{Name: imageName, Digest: image, Keys: [][]byte{text}, Signatures: []trust.Signature{s}}); a.Why == "" {
 			t.Error("a signature of no key is accepted")
-		}
-	})
-}
-
-// FuzzPolicy: whatever stands in a policy is read or refused without a panic.
-func FuzzPolicy(f *testing.F) {
-	f.Add([]byte(`{"default": [{"type": "sigstoreSigned", "keyPath": "k", "signedIdentity": {"type": "matchExact"}}], "transports": {"docker": {"": [{"type": "reject"}]}}}`))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		p, err := parse(text)
-		if err == nil && len(p.requirements("registry.example.com/a")) == 0 {
-			t.Error("a policy without requirements")
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package trust
+package verify
 
 import (
 	"crypto"
@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -17,52 +16,42 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
+
+	"github.com/berthcloud/berth/internal/image/trust"
 )
 
-// verifier verifies signatures for one requirement.
+// verifier verifies signatures for one request.
 type verifier struct {
-	who       string // in a message: by whom a signature has to be
 	materials []root.TrustedMaterial
 	options   []verify.VerifierOption
 	policy    verify.PolicyOption
 	subject   func(*x509.Certificate) error // nil: the policy has looked
 }
 
-// verifier reads what a requirement names.
-func (r *requirement) verifier() (*verifier, error) {
+// newVerifier reads what a request names.
+func newVerifier(q *trust.Request) (*verifier, error) {
 	switch {
-	case r.Fulcio != nil:
-		return r.fulcioVerifier()
-	case r.PKI != nil:
-		return r.PKI.verifier()
+	case q.Log != nil:
+		return newKeylessVerifier(q)
+	case q.Roots != nil:
+		return newCertificateVerifier(q)
 	}
-	v := &verifier{
-		who:     "the key " + strings.Join(r.keys(), " or "),
-		options: []verify.VerifierOption{verify.WithNoObserverTimestamps()}, policy: verify.WithKey(),
-	}
-	texts := map[string][]byte{}
-	for _, path := range r.keys() {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
-		texts[path] = content
-	}
-	if r.KeyData != nil {
-		texts["keyData"] = r.KeyData
-	}
-	for name, text := range texts {
+	v := &verifier{options: []verify.VerifierOption{verify.WithNoObserverTimestamps()}, policy: verify.WithKey()}
+	for _, text := range q.Keys {
 		key, err := cryptoutils.UnmarshalPEMToPublicKey(text)
 		if err != nil {
-			return nil, fmt.Errorf("%s is no public key in PEM: %w", name, err)
+			return nil, fmt.Errorf("no public key in PEM: %w", err)
 		}
 		// cosign and podman sign by SHA-256 whatever the key.
 		of, err := signature.LoadVerifier(key, crypto.SHA256)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, err
 		}
 		ever := root.NewExpiringKey(of, time.Time{}, time.Time{})
 		v.materials = append(v.materials, root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) { return ever, nil }))
+	}
+	if len(v.materials) == 0 {
+		return nil, errors.New("it names nobody")
 	}
 	return v, nil
 }
@@ -77,20 +66,16 @@ type authority struct {
 func (a *authority) FulcioCertificateAuthorities() []root.CertificateAuthority { return a.roots }
 func (a *authority) RekorLogs() map[string]*root.TransparencyLog               { return a.logs }
 
-// fulcioVerifier asks for a certificate of an identity, which was valid when a log took
-// the signature in.
-func (r *requirement) fulcioVerifier() (*verifier, error) {
-	roots, err := authorities(r.Fulcio.CA, "")
+// newKeylessVerifier asks for a certificate of an identity, which was valid when a log
+// took the signature in.
+func newKeylessVerifier(q *trust.Request) (*verifier, error) {
+	roots, err := authorities(q)
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(r.RekorKey)
+	key, err := cryptoutils.UnmarshalPEMToPublicKey(q.Log)
 	if err != nil {
-		return nil, err
-	}
-	key, err := cryptoutils.UnmarshalPEMToPublicKey(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s is no public key in PEM: %w", r.RekorKey, err)
+		return nil, fmt.Errorf("the log's key is no public key in PEM: %w", err)
 	}
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
@@ -99,31 +84,29 @@ func (r *requirement) fulcioVerifier() (*verifier, error) {
 	id := sha256.Sum256(der)
 	// The policy says nothing of when the log's key is good: it is as long as it stands there.
 	log := &root.TransparencyLog{ID: id[:], PublicKey: key, HashFunc: crypto.SHA256, SignatureHashFunc: crypto.SHA256, ValidityPeriodStart: time.Unix(0, 0)}
-	who, err := verify.NewShortCertificateIdentity(r.Fulcio.Issuer, "", r.Fulcio.Subject, "")
+	who, err := verify.NewShortCertificateIdentity(q.Issuer, "", q.Email, "")
 	if err != nil {
 		return nil, err
 	}
 	return &verifier{
-		who:       r.Fulcio.Subject + " as " + r.Fulcio.Issuer + " knows him",
 		materials: []root.TrustedMaterial{&authority{roots: roots, logs: map[string]*root.TransparencyLog{hex.EncodeToString(id[:]): log}}},
 		options:   []verify.VerifierOption{verify.WithTransparencyLog(1), verify.WithIntegratedTimestamps(1)},
 		policy:    verify.WithCertificateIdentity(who),
 	}, nil
 }
 
-// verifier asks for a certificate that is valid now.
-func (p *pki) verifier() (*verifier, error) {
-	roots, err := authorities(p.Roots, p.Intermediates)
+// newCertificateVerifier asks for a certificate that is valid now.
+func newCertificateVerifier(q *trust.Request) (*verifier, error) {
+	roots, err := authorities(q)
 	if err != nil {
 		return nil, err
 	}
 	return &verifier{
-		who:       strings.TrimSpace(p.Email + " " + p.Host),
 		materials: []root.TrustedMaterial{&authority{roots: roots}},
 		options:   []verify.VerifierOption{verify.WithCurrentTime()},
 		policy:    verify.WithoutIdentitiesUnsafe(), // subject looks
 		subject: func(c *x509.Certificate) error {
-			if p.Email != "" && !slices.Contains(c.EmailAddresses, p.Email) || p.Host != "" && !slices.Contains(c.DNSNames, p.Host) {
+			if q.Email != "" && !slices.Contains(c.EmailAddresses, q.Email) || q.Host != "" && !slices.Contains(c.DNSNames, q.Host) {
 				return fmt.Errorf("its certificate is for %s", strings.Join(slices.Concat(c.EmailAddresses, c.DNSNames), " "))
 			}
 			return nil
@@ -131,37 +114,22 @@ func (p *pki) verifier() (*verifier, error) {
 	}, nil
 }
 
-// authorities reads certificates that are trusted, and those that may stand between.
-func authorities(roots, between string) ([]root.CertificateAuthority, error) {
-	var intermediates []*x509.Certificate
-	if between != "" {
-		var err error
-		if intermediates, err = certificates(between); err != nil {
-			return nil, err
-		}
-	}
-	anchors, err := certificates(roots)
+// authorities reads the certificates that are trusted, and those that may stand between.
+func authorities(q *trust.Request) ([]root.CertificateAuthority, error) {
+	between, err := cryptoutils.UnmarshalCertificatesFromPEM(q.Intermediates)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("no certificates in PEM: %w", err)
+	}
+	anchors, err := cryptoutils.UnmarshalCertificatesFromPEM(q.Roots)
+	if err == nil && len(anchors) == 0 {
+		err = errors.New("there are none")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("no certificates in PEM: %w", err)
 	}
 	var list []root.CertificateAuthority
 	for _, c := range anchors {
-		list = append(list, &root.FulcioCertificateAuthority{Root: c, Intermediates: intermediates})
-	}
-	return list, nil
-}
-
-func certificates(path string) ([]*x509.Certificate, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	list, err := cryptoutils.UnmarshalCertificatesFromPEM(text)
-	if err == nil && len(list) == 0 {
-		err = errors.New("it has none")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: certificates in PEM: %w", path, err)
+		list = append(list, &root.FulcioCertificateAuthority{Root: c, Intermediates: between})
 	}
 	return list, nil
 }
