@@ -264,6 +264,7 @@ type Snapshot struct {
 	Created time.Time `json:"created"`
 	Memory  bool      `json:"memory" doc:"it was running, and goes on from there when it is restored; else it is its disk alone"`
 	Size    int64     `json:"size" doc:"bytes on disk, of which it may share some with the instance"`
+	Volumes []string  `json:"volumes,omitempty" doc:"the further disks that it has too, and that a restore puts back"`
 }
 
 // Template is a machine that was booted once and saved, so that VMs with the same

@@ -6,13 +6,14 @@ import (
 	"github.com/berthcloud/berth/api"
 )
 
-// CreateSnapshot keeps an instance as it is now; "" has a name chosen.
-func (c *Client) CreateSnapshot(ctx context.Context, ref, name string) (api.Snapshot, error) {
+// CreateSnapshot keeps an instance as it is now, with volumes also the further disks that
+// it writes to; "" has a name chosen.
+func (c *Client) CreateSnapshot(ctx context.Context, ref, name string, volumes bool) (api.Snapshot, error) {
 	path, err := at("instances", ref, "snapshots")
 	if err != nil {
 		return api.Snapshot{}, err
 	}
-	return call[api.Snapshot](ctx, c, request{method: "POST", path: path, query: query("name", name)})
+	return call[api.Snapshot](ctx, c, request{method: "POST", path: path, query: query("name", name, "volumes", flag(volumes))})
 }
 
 // Snapshots lists the snapshots of an instance, the oldest first.

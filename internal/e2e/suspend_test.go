@@ -17,6 +17,7 @@ var suspendScenarios = []scenario{
 	{"suspend attached", localOnly, vms, suspendAttached},
 	{"snapshots", localOnly, vms, snapshots},
 	{"snapshots at rest", localOnly, vms, snapshotsAtRest},
+	{"snapshots with disks", localOnly, vms, snapshotsWithDisks},
 	{"suspend refused", localOnly, both, suspendRefused},
 	{"berthd killed while it suspends", localOnly, vms, killedSuspending},
 }
@@ -220,6 +221,44 @@ func snapshots(t *testing.T, w *world, kind api.Kind) {
 		noted("two")
 		w.Berth(t, "rm", "-f", board)
 	}
+}
+
+// snapshotsWithDisks puts a machine back whose memory fits its further disk as it was then.
+func snapshotsWithDisks(t *testing.T, w *world, kind api.Kind) {
+	w.later(t, "volume", "rm", "data", "fixed")
+	w.Berth(t, "volume", "create", "--size", "16m", "fixed")
+	mounts := []string{"--mount", "type=disk,source=data,size=64m,target=/data", "--mount", "type=disk,source=fixed,readonly"}
+	w.start(t, kind, "machine", append(mounts, "base", "sleep", "600")...)
+	note := func(word string) {
+		w.Berth(t, "exec", "machine", "sh", "-c", "for d in root data dev/shm; do echo "+word+" >/$d/note; done; sync")
+	}
+	note("one")
+	refused(t, "without its disk", w.Try(t.Context(), "snapshot", "create", "machine"), 1, "machine", "berth snapshot create --volumes")
+	w.Berth(t, "snapshot", "create", "--volumes", "machine", "all")
+	if said := w.Berth(t, "snapshot", "ls", "--format", "{{.Name}} {{.Memory}} {{.Volumes}}", "machine"); said != "all yes data" {
+		t.Errorf("ls says %q", said)
+	}
+	note("two")
+	for range 2 {
+		w.Berth(t, "snapshot", "restore", "machine", "all")
+		expect(t, "what it knows", w.Try(t.Context(), "exec", "machine", "cat", "/root/note", "/data/note", "/dev/shm/note"), 0, "one\none\none\n")
+		note("three")
+	}
+	w.Berth(t, "suspend", "machine")
+	refused(t, "its disk while it is suspended", w.Try(t.Context(), "run", "--vm", "--rm", mounts[0], mounts[1], "base", "true"), 125, "data", "machine")
+	w.Berth(t, "resume", "machine")
+	expect(t, "what it goes on with", w.Try(t.Context(), "exec", "machine", "cat", "/data/note"), 0, "three\n")
+	w.Berth(t, "stop", "machine")
+	refused(t, "at rest", w.Try(t.Context(), "snapshot", "create", "--volumes", "machine"), 1, "machine", "leave --volumes out")
+	w.start(t, kind, "other", mounts[0], mounts[1], "base", "sleep", "600")
+	refused(t, "a disk that another has", w.Try(t.Context(), "snapshot", "restore", "machine", "all"), 1, "machine", "data", "other")
+	expect(t, "the other's", w.Try(t.Context(), "exec", "other", "cat", "/data/note"), 0, "three\n")
+	w.Berth(t, "stop", "other")
+	w.Berth(t, "snapshot", "restore", "machine", "all")
+	expect(t, "what it knows again", w.Try(t.Context(), "exec", "machine", "cat", "/root/note", "/data/note"), 0, "one\none\n")
+	w.Berth(t, "stop", "machine") // its filesystem was never in a state that its memory did not fit
+	w.Berth(t, "start", "other")
+	expect(t, "the other's then", w.Try(t.Context(), "exec", "other", "sh", "-c", "cat /data/note; dmesg | grep -c 'EXT4-fs error'"), 1, "one\n0\n")
 }
 
 // snapshotsAtRest keeps the disk of a machine that does not run.

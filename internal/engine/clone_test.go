@@ -146,13 +146,13 @@ func TestClone(t *testing.T) {
 	must(w.Pause(t.Context(), "source"))
 	clone(CloneOptions{}, api.Running)
 	must(w.Unpause(t.Context(), "source"))
-	_, err := w.CreateSnapshot(t.Context(), "source", "warm")
+	_, err := w.CreateSnapshot(t.Context(), "source", SnapshotOptions{Name: "warm"})
 	must(err)
 	must(w.Suspend(t.Context(), "source"))
 	clone(CloneOptions{}, api.Running)
 	must(w.Kill(t.Context(), "source", ""))
 	clone(CloneOptions{}, api.Created)
-	_, err = w.CreateSnapshot(t.Context(), "source", "cold")
+	_, err = w.CreateSnapshot(t.Context(), "source", SnapshotOptions{Name: "cold"})
 	must(err)
 	clone(CloneOptions{Snapshot: "warm"}, api.Running)
 	clone(CloneOptions{Snapshot: "cold"}, api.Created)
@@ -210,7 +210,7 @@ func TestCloneRefused(t *testing.T) {
 	*broken = true
 	refused("source", CloneOptions{Name: "more"}, "", "cannot read what was saved")
 	*broken = false
-	if _, err := w.CreateSnapshot(t.Context(), "source", "loose"); err != nil {
+	if _, err := w.CreateSnapshot(t.Context(), "source", SnapshotOptions{Name: "loose"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(w.snapshotDir(en.id, "loose"), instance.SavedState), []byte("loose"), 0o600); err != nil {

@@ -12,10 +12,16 @@ import (
 	"github.com/berthcloud/berth/internal/instance"
 )
 
-// CreateSnapshot keeps an instance as it is now, under a name or, without one, under the
-// first that is free of snap0, snap1 and so on. What runs stands still meanwhile.
-func (e *Engine) CreateSnapshot(ctx context.Context, ref, name string) (api.Snapshot, error) {
+// SnapshotOptions say what a snapshot is to be.
+type SnapshotOptions struct {
+	Name    string // "" for the first that is free of snap0, snap1 and so on
+	Volumes bool   // of one that runs, the further disks too that it writes to
+}
+
+// CreateSnapshot keeps an instance as it is now. What runs stands still meanwhile.
+func (e *Engine) CreateSnapshot(ctx context.Context, ref string, o SnapshotOptions) (api.Snapshot, error) {
 	const op = "snapshot"
+	name := o.Name
 	en, unlock, err := e.lockRef(ctx, op, ref)
 	if err != nil {
 		return api.Snapshot{}, err
@@ -44,7 +50,7 @@ func (e *Engine) CreateSnapshot(ctx context.Context, ref, name string) (api.Snap
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return fail(api.Exhausted, err)
 	}
-	if err := e.saveTo(ctx, en, dir); err != nil {
+	if err := e.saveTo(ctx, en, dir, o.Volumes); err != nil {
 		return fail("", err)
 	}
 	e.publish(en, "snapshot", map[string]string{"snapshot": name})
@@ -52,7 +58,7 @@ func (e *Engine) CreateSnapshot(ctx context.Context, ref, name string) (api.Snap
 }
 
 // saveTo saves an instance with its disks. The caller holds entry.op.
-func (e *Engine) saveTo(ctx context.Context, en *entry, dir string) error {
+func (e *Engine) saveTo(ctx context.Context, en *entry, dir string, volumes bool) error {
 	inst := en.instance()
 	if inst.Status.State == api.Suspended {
 		return errSuspended("", "")
@@ -65,7 +71,10 @@ func (e *Engine) saveTo(ctx context.Context, en *entry, dir string) error {
 		if err != nil {
 			return err
 		}
-		return saver.Save(ctx, dir, instance.SaveOptions{Disks: true})
+		return saver.Save(ctx, dir, instance.SaveOptions{Disks: true, Volumes: volumes})
+	}
+	if volumes {
+		return api.E("", api.Conflict, "", errors.New("it does not run, and volumes are saved with the memory that fits them: leave --volumes out, or start it first"))
 	}
 	saver, p, err := e.diskSaver(ctx, en)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -62,6 +63,9 @@ func readSnapshot(dir string) (api.Snapshot, error) {
 			s.Size += st.Blocks * 512
 		}
 		s.Memory = s.Memory || entry.Name() == instance.SavedState
+		if volume, found := strings.CutPrefix(entry.Name(), instance.SavedVolume); found {
+			s.Volumes = append(s.Volumes, volume)
+		}
 	}
 	return s, err
 }

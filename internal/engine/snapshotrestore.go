@@ -37,6 +37,9 @@ func (e *Engine) RestoreSnapshot(ctx context.Context, ref, name string) (api.Ins
 	case !s.Memory && run != nil:
 		return fail(api.Conflict, fmt.Errorf("snapshot %s has no memory to go on with: stop it first", name))
 	}
+	if err := e.canPutBack(ctx, en, s); err != nil {
+		return fail("", err)
+	}
 	if err := copySaved(e.savedDir(en.id), e.snapshotDir(en.id, name)); err != nil {
 		return fail(api.Exhausted, err)
 	}
@@ -61,6 +64,28 @@ func (e *Engine) RestoreSnapshot(ctx context.Context, ref, name string) (api.Ins
 		return fail("", err)
 	}
 	return en.instance(), nil
+}
+
+// canPutBack refuses a snapshot with a volume that is not there any more as it was, or
+// that another instance has now.
+func (e *Engine) canPutBack(ctx context.Context, en *entry, s api.Snapshot) error {
+	for _, name := range s.Volumes {
+		v, err := e.storage.Volume(ctx, name)
+		if err != nil {
+			return err
+		}
+		saved, err := os.Stat(filepath.Join(e.snapshotDir(en.id, s.Name), instance.SavedVolume+name))
+		if err != nil {
+			return err
+		}
+		if saved.Size() != v.Size {
+			return api.E("", api.Conflict, "", fmt.Errorf("snapshot %s has the disk %s with %d bytes, and it has %d now: it is another one", s.Name, name, saved.Size(), v.Size))
+		}
+		if user := e.diskUser(en.id, api.Mount{Type: api.MountDisk, Source: name}); user != "" {
+			return api.E("", api.InUse, "", fmt.Errorf("snapshot %s puts the disk %s back, which %s runs with: stop that first", s.Name, name, user))
+		}
+	}
+	return nil
 }
 
 // settleDisks makes disks that were saved without memory the instance's own.

@@ -76,7 +76,7 @@ func TestSnapshotList(t *testing.T) {
 			t.Errorf("removed %q", name)
 		}
 	}
-	if _, err := w.CreateSnapshot(t.Context(), "box", "more"); !api.IsKind(err, api.Unsupported) {
+	if _, err := w.CreateSnapshot(t.Context(), "box", SnapshotOptions{Name: "more"}); !api.IsKind(err, api.Unsupported) {
 		t.Errorf("a snapshot of a container: %v", err)
 	}
 	if err := w.RemoveSnapshot(t.Context(), "box", "one"); err != nil {

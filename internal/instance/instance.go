@@ -217,9 +217,10 @@ type Saver interface {
 
 // SaveOptions say what Save does beside saving the memory.
 type SaveOptions struct {
-	Disks bool // the disks are saved too, as they are at that moment
-	End   bool // the run ends once it is saved; else it goes on, or stays paused
-	Copy  bool // another instance is to go on from there: kind Unsupported where that could not become one of its own
+	Disks   bool // the disks are saved too, as they are at that moment
+	Volumes bool // and with them the volumes that are disks and that it writes to; without, a run that has such is not saved with its disks
+	End     bool // the run ends once it is saved; else it goes on, or stays paused
+	Copy    bool // another instance is to go on from there: kind Unsupported where that could not become one of its own
 }
 
 // DiskSaver is found by type assertion on a Driver: one that can tell an instance's own
@@ -228,8 +229,8 @@ type DiskSaver interface {
 	// SaveDisks copies them to the new directory dir, which appears when it is whole, as
 	// Saver.Save with its option Disks does beside the memory.
 	SaveDisks(ctx context.Context, p *Prepared, dir string) error
-	// PutDisks moves what is in such a directory into the place of the instance's own. It
-	// may be called again. Create does that with what it finds in SavedDir.
+	// PutDisks moves what is in such a directory into the place of the instance's own disks,
+	// and of volumes that Prepared.Mounts has. It may be called again. Create does that with what it finds in SavedDir.
 	PutDisks(ctx context.Context, p *Prepared, dir string) error
 	// Copyable says why another instance cannot go on from the memory that is saved in a
 	// directory; nil where it can.

@@ -45,10 +45,12 @@ type Prepared struct {
 func (p *Prepared) SavedDir() string { return filepath.Join(p.Dir, SavedName) }
 
 // SavedName is the name of SavedDir in Prepared.Dir; SavedState is that of a file in it,
-// and in what Saver.Save makes, where the memory is saved.
+// and in what Saver.Save makes, where the memory is saved; SavedVolume begins those of
+// volumes, before their names.
 const (
-	SavedName  = "suspended"
-	SavedState = "state"
+	SavedName   = "suspended"
+	SavedState  = "state"
+	SavedVolume = "volume-"
 )
 
 // Process is the entrypoint of a run.

@@ -60,7 +60,7 @@ type Lives interface {
 
 // Snapshots keeps instances as they were, and makes others of them.
 type Snapshots interface {
-	CreateSnapshot(ctx context.Context, ref, name string) (api.Snapshot, error)
+	CreateSnapshot(ctx context.Context, ref string, o engine.SnapshotOptions) (api.Snapshot, error)
 	Snapshots(ctx context.Context, ref string) ([]api.Snapshot, error)
 	RestoreSnapshot(ctx context.Context, ref, name string) (api.Instance, error)
 	RemoveSnapshot(ctx context.Context, ref, name string) error

@@ -12,7 +12,8 @@ import (
 
 type newSnapshotInput struct {
 	RefInput
-	Name string `query:"name" maxLength:"63" doc:"default: the first that is free of snap0, snap1 and so on"`
+	Name    string `query:"name" maxLength:"63" doc:"default: the first that is free of snap0, snap1 and so on"`
+	Volumes bool   `query:"volumes" doc:"of one that runs, the further disks too that it writes to; a restore puts them back"`
 }
 
 type snapshotInput struct {
@@ -36,7 +37,7 @@ func (s *Server) snapshotRoutes(a huma.API) {
 	handle(a, route{id: "create-snapshot", method: "POST", path: base, tag: tag, summary: "Keep a VM as it is now", status: http.StatusCreated,
 		description: "The disk, and of a running VM the memory. It stands still meanwhile."},
 		func(ctx context.Context, in *newSnapshotInput) (api.Snapshot, error) {
-			return s.Snapshots.CreateSnapshot(ctx, in.Ref, in.Name)
+			return s.Snapshots.CreateSnapshot(ctx, in.Ref, engine.SnapshotOptions{Name: in.Name, Volumes: in.Volumes})
 		})
 	handle(a, route{id: "restore-snapshot", method: "POST", path: one + "/restore", tag: tag, summary: "Put a VM back to where it was",
 		description: "What it has become since is lost. A snapshot with memory goes on from there."},

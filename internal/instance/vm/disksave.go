@@ -22,7 +22,7 @@ func (d *Driver) SaveDisks(_ context.Context, p *instance.Prepared, dir string) 
 		err = os.Mkdir(partial, 0o700)
 	}
 	if err == nil {
-		err = keep(partial, diskFiles(p))
+		err = keep(partial, ownDisks(p))
 	}
 	if err == nil {
 		err = commitDir(partial, dir)
@@ -37,20 +37,23 @@ func (d *Driver) SaveDisks(_ context.Context, p *instance.Prepared, dir string) 
 // instance. What is not there any more was moved by the call before.
 func (d *Driver) PutDisks(_ context.Context, p *instance.Prepared, dir string) error {
 	h := &handle{driver: d, p: p}
-	moved := false
-	for name, path := range diskFiles(p) {
-		from := filepath.Join(dir, name)
-		err := os.Chown(from, int(p.Users.First), int(p.Users.First))
-		if err == nil {
-			err = os.Rename(from, path)
-		}
+	own := ownDisks(p)
+	for name := range own {
+		err := os.Chown(filepath.Join(dir, name), int(p.Users.First), int(p.Users.First))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return h.fail("restore", err)
 		}
-		moved = moved || err == nil
 	}
-	if !moved {
-		return nil
+	for _, files := range []map[string]string{own, volumeDisks(p)} {
+		for name, path := range files {
+			err := os.Rename(filepath.Join(dir, name), path)
+			if err == nil {
+				err = disk.Sync(filepath.Dir(path))
+			}
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return h.fail("restore", err)
+			}
+		}
 	}
-	return h.fail("restore", disk.Sync(p.Dir))
+	return nil
 }

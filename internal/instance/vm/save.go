@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +26,7 @@ import (
 //	config, head, …     the run's generated parts of disks, as its guest has read them
 //	exit, layers.qcow2  what the guest has written beside its disk
 //	root, uefi.fd       its disk, and its firmware's variables: where they were asked for
+//	volume-NAME         its further disks: where they were asked for
 //
 // The machine stands still while it is saved, and berthd may die at any moment of it:
 //
@@ -71,7 +71,7 @@ func (h *handle) Save(ctx context.Context, dir string, o instance.SaveOptions) e
 		}
 	}
 	if err == nil {
-		err = h.write(ctx, s.Dir, o.Disks)
+		err = h.write(ctx, s.Dir, o)
 	}
 	if err == nil && o.End {
 		err = commitDir(s.Dir, dir)
@@ -143,7 +143,6 @@ func (h *handle) holdToSave(ctx context.Context, s saving) error {
 
 // savable says why a machine cannot be saved, before anything is touched.
 func (h *handle) savable(o instance.SaveOptions) error {
-	isDisk := func(m instance.Mount) bool { return m.Type == api.MountDisk }
 	switch layout := h.run.Layout; {
 	case layout == nil:
 		return unsupported("it was started by a berthd that saved no machines: restart it first")
@@ -151,8 +150,8 @@ func (h *handle) savable(o instance.SaveOptions) error {
 		return unsupported("it mounts directories of the host by virtiofs, which QEMU cannot save: stop it, or make it without -v")
 	case h.run.Machine.TPM && !o.End:
 		return errTPM()
-	case o.Disks && slices.ContainsFunc(h.p.Mounts, isDisk):
-		return unsupported("it has further disks, which are volumes and no part of a snapshot, and its memory fits only them as they are: make it without them, or stop it for a snapshot of its own disk")
+	case o.Disks && !o.Volumes && len(volumeDisks(h.p)) > 0:
+		return unsupported("it writes to further disks, which are volumes, and its memory fits only them as they are: 'berth snapshot create --volumes' keeps them too, and a restore puts them back; or stop it for a snapshot of its own disk")
 	case layout.CPUs != h.run.CPUs || layout.Memory != h.run.Memory:
 		return unsupported("it was given processors or memory while it runs, which a saved machine cannot get back: restart it first")
 	}
@@ -164,7 +163,7 @@ func errTPM() error {
 }
 
 // write fills the directory of a saved machine.
-func (h *handle) write(ctx context.Context, dir string, disks bool) error {
+func (h *handle) write(ctx context.Context, dir string, o instance.SaveOptions) error {
 	m, err := h.monitor(ctx)
 	if err != nil {
 		return err
@@ -185,8 +184,11 @@ func (h *handle) write(ctx context.Context, dir string, disks bool) error {
 		return err
 	}
 	files := h.keptFiles()
-	if disks {
-		maps.Copy(files, diskFiles(h.p))
+	if o.Disks {
+		maps.Copy(files, ownDisks(h.p))
+	}
+	if o.Volumes {
+		maps.Copy(files, volumeDisks(h.p))
 	}
 	return keep(dir, files)
 }
@@ -200,9 +202,21 @@ func (h *handle) keptFiles() map[string]string {
 	return files
 }
 
-// diskFiles are what an instance's machines write to, by their names in a saved one.
-func diskFiles(p *instance.Prepared) map[string]string {
+// ownDisks are what an instance's machines write to and nobody else, by their names in a
+// saved one.
+func ownDisks(p *instance.Prepared) map[string]string {
 	return map[string]string{"root": p.Rootfs.Disk, "uefi.fd": varsPath(p)}
+}
+
+// volumeDisks are the further disks that an instance's machines write to.
+func volumeDisks(p *instance.Prepared) map[string]string {
+	files := map[string]string{}
+	for _, m := range p.Mounts {
+		if m.Type == api.MountDisk && !m.ReadOnly {
+			files[instance.SavedVolume+m.Name] = m.Source
+		}
+	}
+	return files
 }
 
 // keep copies files that exist to a directory.

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,8 +17,9 @@ func newSnapshotCommand(g *global) *cobra.Command {
 }
 
 func newSnapshotCreateCommand(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use:   "create INSTANCE [NAME]",
+	var volumes bool
+	cmd := &cobra.Command{
+		Use:   "create [OPTIONS] INSTANCE [NAME]",
 		Short: "Keep a VM as it is now, and print the snapshot's name",
 		Long: exits("Keep a VM as it is now: its disk and, where it runs, its memory. It stands still\n" +
 			"meanwhile. Without a name the snapshot is snap0, or the next that is free."),
@@ -27,18 +29,20 @@ func newSnapshotCreateCommand(g *global) *cobra.Command {
 			if len(args) == 2 {
 				name = args[1]
 			}
-			return runSnapshotCreate(cmd.Context(), g, args[0], name)
+			return runSnapshotCreate(cmd.Context(), g, args[0], name, volumes)
 		},
 		ValidArgsFunction: completeInstances(g, nil),
 	}
+	cmd.Flags().BoolVar(&volumes, "volumes", false, "keep the further disks too that it writes to; a restore puts them back")
+	return cmd
 }
 
-func runSnapshotCreate(ctx context.Context, g *global, ref, name string) error {
+func runSnapshotCreate(ctx context.Context, g *global, ref, name string, volumes bool) error {
 	c, err := g.client()
 	if err != nil {
 		return err
 	}
-	s, err := c.CreateSnapshot(ctx, ref, name)
+	s, err := c.CreateSnapshot(ctx, ref, name, volumes)
 	if err != nil {
 		return err
 	}
@@ -83,6 +87,7 @@ func runSnapshotList(ctx context.Context, g *global, ref string, quiet bool, for
 		{Key: "Name", Title: "NAME", Value: func(s snapshot) string { return s.Name }},
 		{Key: "CreatedAt", Title: "CREATED", Value: func(s snapshot) string { return show.Ago(s.Created, now) }},
 		{Key: "Memory", Title: "MEMORY", Value: func(s snapshot) string { return map[bool]string{true: "yes", false: "no"}[s.Memory] }},
+		{Key: "Volumes", Title: "VOLUMES", Value: func(s snapshot) string { return strings.Join(s.Volumes, ",") }},
 		{Key: "Size", Title: "SIZE", Value: func(s snapshot) string { return show.Bytes(s.Size) }},
 	})
 }
