@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -21,6 +22,12 @@ const hostService = "berth.build.Host"
 type stepRequest struct {
 	ID      string `json:"id"`
 	Network bool   `json:"network"`
+}
+
+// allowRequest asks whether an image may come from its registry.
+type allowRequest struct {
+	Name   string        `json:"name"`
+	Digest digest.Digest `json:"digest"`
 }
 
 // nothing is an empty message.
@@ -39,6 +46,9 @@ func registerHost(g *grpc.Server, s *Service) {
 			return s.backing.Images.List(ctx, filters...)
 		}),
 		method("Name", s.name),
+		method("Allow", func(ctx context.Context, r allowRequest) (nothing, error) {
+			return nothing{}, s.Images.Allow(ctx, r.Name, r.Digest)
+		}),
 	}}, nil) // the methods know what they belong to
 }
 
@@ -95,6 +105,11 @@ func (d Daemon) Images(ctx context.Context, filters ...string) (list []images.Im
 func (d Daemon) Name(ctx context.Context, img images.Image) (named images.Image, err error) {
 	err = d.call(ctx, "Name", img, &named)
 	return named, err
+}
+
+// Allow returns nil if an image may come from its registry, and else why not, in a line.
+func (d Daemon) Allow(ctx context.Context, name string, target digest.Digest) error {
+	return d.call(ctx, "Allow", allowRequest{name, target}, &nothing{})
 }
 
 func (d Daemon) call(ctx context.Context, name string, in, out any) error {

@@ -48,6 +48,16 @@ func (s *Store) checkPolicy(ctx context.Context, resolver remotes.Resolver, name
 	}, s.opt.Verifier)
 }
 
+// Allow returns nil if the policy lets an image of that name and digest come from its
+// registry: it is for those who fetch by other ways than Pull.
+//
+// Errors: Denied, in a line that says what is required.
+func (s *Store) Allow(ctx context.Context, name string, target digest.Digest) error {
+	g := newGuard(s.opt.Stall)
+	defer g.close()
+	return api.E("", "", Familiar(name), s.checkPolicy(ctx, s.resolver(Access{}, g), name, target))
+}
+
 // signatureFetcher fetches the signatures of one image.
 type signatureFetcher struct {
 	resolver   remotes.Resolver

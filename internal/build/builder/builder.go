@@ -137,7 +137,7 @@ func assemble(ctx context.Context, c build.Config, daemon build.Daemon, u *undo.
 	if err != nil {
 		return nil, err
 	}
-	hosts := resolver.NewRegistryConfig(nil)
+	hosts := obeying(daemon.Allow, resolver.NewRegistryConfig(nil))
 	w, err := newWorker(ctx, c, daemon, hosts, u)
 	if err != nil {
 		return nil, err
