@@ -11,8 +11,9 @@ import (
 	"github.com/berthcloud/berth/api"
 )
 
-// workPrefix begins the name of every lease: they are operations', and expire.
-const workPrefix = "work/"
+// WorkPrefix begins the name of every lease of this package's: they are operations', and
+// expire. Others are a builder's.
+const WorkPrefix = "work/"
 
 // workTime is how long what an interrupted operation has fetched is kept for
 // its next try.
@@ -22,7 +23,7 @@ const workTime = 24 * time.Hour
 // workTime has passed, nothing it writes is garbage.
 func (s *Store) work(ctx context.Context) (_ context.Context, done func(), err error) {
 	ctx = s.context(ctx)
-	id := workPrefix + rand.Text()
+	id := WorkPrefix + rand.Text()
 	lease, err := s.leases.Create(ctx, leases.WithID(id), leases.WithExpiration(workTime))
 	if err != nil {
 		return nil, nil, err

@@ -40,8 +40,15 @@ func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts d
 	if err != nil {
 		return nil, err
 	}
+	manager := leaseutil.WithNamespace(leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)), image.Namespace)
+	if err := reopen(ctx, c, manager, u); err != nil {
+		return nil, err
+	}
 	index, err := metadata.NewStore(filepath.Join(c.Root, "metadata.db"))
 	if err != nil {
+		return nil, err
+	}
+	if err := unsynced(index.DB()); err != nil {
 		return nil, err
 	}
 	x, err := newExecutor(c, daemon, snapshots, u)
@@ -62,7 +69,7 @@ func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts d
 		Differ:           walking.NewWalkingDiff(content),
 		ImageStore:       names{daemon},
 		RegistryHosts:    hosts,
-		LeaseManager:     leaseutil.WithNamespace(leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)), image.Namespace),
+		LeaseManager:     manager,
 		GarbageCollect:   func(ctx context.Context) (gc.Stats, error) { return nil, daemon.Collect(ctx) },
 		MetadataStore:    index,
 		MountPoolRoot:    filepath.Join(c.Tmp(), "mounts"),
