@@ -39,11 +39,9 @@ func (x *runner) mount(ctx context.Context, p *instance.Prepared, one executor.M
 		p.Mounts = append(p.Mounts, added)
 		return err
 	}
-	source := m.Source
-	if m.Type == "overlay" {
-		if source, err = x.view(ctx, p, parseStack(m.Options), u); err != nil {
-			return err
-		}
+	source, err := x.source(ctx, p, m, u)
+	if err != nil {
+		return err
 	}
 	// The path is looked up as whoever mounts it sees it: a symbolic link in it leads
 	// nowhere else.
@@ -56,6 +54,24 @@ func (x *runner) mount(ctx context.Context, p *instance.Prepared, one executor.M
 	}
 	p.Mounts = append(p.Mounts, instance.Mount{Type: api.MountBind, Source: source, Target: one.Dest, ReadOnly: one.Readonly})
 	return nil
+}
+
+// source is where a mount is found that has the step's ids, or can be given them.
+func (x *runner) source(ctx context.Context, p *instance.Prepared, m mount.Mount, u *undo.Stack) (string, error) {
+	if m.Type == "overlay" { // read-only, not mounted yet
+		return x.view(ctx, p, parseStack(m.Options), u)
+	}
+	st, mounted, err := x.stackAt(m.Source)
+	if err != nil || !mounted {
+		return m.Source, err
+	}
+	// Writable layers, which BuildKit has mounted: as with the root filesystem, that
+	// mount makes way.
+	if err := mount.Unmount(m.Source, 0); err != nil {
+		return "", fmt.Errorf("another step uses it; give it sharing=locked: %w", err)
+	}
+	u.Add(func(context.Context) error { return again(st, m.Source, true) })
+	return x.view(ctx, p, st, u)
 }
 
 // tmpfs is a filesystem in memory, of half the host's where nothing is said, as the
@@ -77,8 +93,8 @@ func tmpfs(dest string, options []string, memory int64) (instance.Mount, error) 
 	return m, nil
 }
 
-// view mounts layers read-only with the step's ids, and returns where. The mount ends
-// with the step.
+// view mounts layers with the step's ids, and returns where. The mount ends with the
+// step.
 func (x *runner) view(ctx context.Context, p *instance.Prepared, st stack, u *undo.Stack) (string, error) {
 	dir, err := os.MkdirTemp(x.config.Tmp(), "view")
 	if err != nil {
@@ -90,7 +106,7 @@ func (x *runner) view(ctx context.Context, p *instance.Prepared, st stack, u *un
 		return "", err
 	}
 	defer users.Close()
-	ov := ocimount.Overlay{Lower: st.lower, IDMap: p.Users.Size > 0}
+	ov := ocimount.Overlay{Lower: st.lower, Upper: st.upper, Work: st.work, IDMap: p.Users.Size > 0}
 	fd, err := ov.Mount(int(users.Fd()), int(p.Users.First), int(p.Users.First))
 	if err != nil {
 		return "", err
@@ -111,6 +127,3 @@ func (st *stack) mount() mount.Mount {
 	}
 	return mount.Mount{Type: "overlay", Source: "overlay", Options: options}
 }
-
-// splitOptions splits the options of mountinfo(5).
-func splitOptions(list string) []string { return strings.Split(list, ",") }

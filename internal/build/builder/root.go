@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/continuity/fs"
@@ -73,8 +74,8 @@ func (x *runner) root(ctx context.Context, p *instance.Prepared, root executor.M
 	return err
 }
 
-// stackAt returns the layers of what BuildKit has mounted at dir, or of dir itself where
-// nothing is: a root filesystem without a layer below.
+// stackAt returns the layers of what BuildKit has mounted at dir, or dir itself where
+// nothing is: what has no layer below.
 func (x *runner) stackAt(dir string) (st stack, mounted bool, err error) {
 	infos, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
 	if err != nil {
@@ -84,10 +85,10 @@ func (x *runner) stackAt(dir string) (st stack, mounted bool, err error) {
 		return stack{upper: dir, work: filepath.Join(filepath.Dir(dir), "work")}, false, nil
 	}
 	top := infos[len(infos)-1]
-	upper := parseStack(splitOptions(top.VFSOptions)).upper
+	upper := parseStack(strings.Split(top.VFSOptions, ",")).upper
 	st, ok := x.snapshots.of(upper)
 	if top.FSType != "overlay" || !ok {
-		return st, false, fmt.Errorf("its root at %s is no overlay of this builder's", dir)
+		return st, false, fmt.Errorf("what is mounted at %s is no overlay of this builder's", dir)
 	}
 	return st, true, nil
 }
