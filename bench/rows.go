@@ -30,6 +30,7 @@ func (b *bench) measurements() []measurement {
 		b.suspend(max(5, b.runs/4)),
 		b.archives(max(3, b.runs/10)),
 		b.devices(max(5, b.runs/4)),
+		b.builds(max(3, b.runs/10)),
 		b.idleDaemon(),
 		b.commands("version", b.runs, []target{atMost(10, "ms")},
 			b.berth("version"),
