@@ -6,6 +6,8 @@ import (
 	"net/http"
 
 	"github.com/coder/websocket"
+
+	"github.com/berthcloud/berth/api"
 )
 
 // Build says what to build, as the command line does. Names of fields that docker build
@@ -53,4 +55,9 @@ func (c *Client) BuildConn(ctx context.Context) (net.Conn, error) {
 		return nil, c.transportError(ctx, err)
 	}
 	return websocket.NetConn(ctx, conn, websocket.MessageBinary), nil
+}
+
+// PruneBuildCache removes what of the cache of builds no build uses now. Images stay.
+func (c *Client) PruneBuildCache(ctx context.Context) (api.Pruned, error) {
+	return call[api.Pruned](ctx, c, request{method: "DELETE", path: "/v1/build/cache"})
 }

@@ -52,7 +52,18 @@ func registerHost(g *grpc.Server, s *Service) {
 	}}, nil) // the methods know what they belong to
 }
 
-// method makes a method of the host service of a function.
+// The builder service is what a daemon asks of its builder beside builds.
+const builderService = "berth.build.Builder"
+
+// RegisterBuilder serves the builder service: prune removes what of the cache no build
+// uses now, and returns how many bytes that frees.
+func RegisterBuilder(g *grpc.Server, prune func(context.Context) (int64, error)) {
+	g.RegisterService(&grpc.ServiceDesc{ServiceName: builderService, Methods: []grpc.MethodDesc{
+		method("Prune", func(ctx context.Context, _ nothing) (int64, error) { return prune(ctx) }),
+	}}, nil)
+}
+
+// method makes a method of a service of a function.
 func method[In, Out any](name string, f func(context.Context, In) (Out, error)) grpc.MethodDesc {
 	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, read func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		var message wrapperspb.BytesValue
@@ -113,12 +124,17 @@ func (d Daemon) Allow(ctx context.Context, name string, target digest.Digest) er
 }
 
 func (d Daemon) call(ctx context.Context, name string, in, out any) error {
+	return call(ctx, d.Conn, hostService, name, in, out)
+}
+
+// call calls a method of a service.
+func call(ctx context.Context, conn *grpc.ClientConn, service, name string, in, out any) error {
 	text, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}
 	var reply wrapperspb.BytesValue
-	if err := d.Conn.Invoke(ctx, "/"+hostService+"/"+name, wrapperspb.Bytes(text), &reply); err != nil {
+	if err := conn.Invoke(ctx, "/"+service+"/"+name, wrapperspb.Bytes(text), &reply); err != nil {
 		return errgrpc.ToNative(err)
 	}
 	return json.Unmarshal(reply.Value, out)

@@ -21,6 +21,7 @@ var buildScenarios = []scenario{
 	{"build mounts", localOnly, nil, buildMounts},
 	{"build inputs", localOnly, nil, buildInputs},
 	{"build network", localOnly, nil, buildNetwork},
+	{"build cache", localOnly, nil, buildCache},
 	{"build refused", localOnly, nil, buildRefused},
 	{"build interrupted", localOnly, nil, buildInterrupted},
 	{"build, killed", localOnly, nil, buildKilled},
@@ -184,6 +185,20 @@ RUN --network=none ! ip addr show eth0
 	w.build(t, "--network", "none", none)
 	host := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN test $(readlink /proc/self/ns/net) = '" + testenv.Shell(t, w.Machine, "readlink /proc/self/ns/net") + "'\n"})
 	w.build(t, "--network", "host", host)
+}
+
+// buildCache empties the cache: what was built stays, and is built anew.
+func buildCache(t *testing.T, w *world, _ api.Kind) {
+	dir := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN head -c 3000000 /dev/urandom >/big\nRUN --mount=type=cache,target=/c date >/c/x\n"})
+	w.build(t, "-t", "made", dir)
+	w.later(t, "image", "rm", "made")
+	if out := w.Berth(t, "builder", "prune", "-f"); !strings.Contains(out, "freed") || strings.Contains(out, "freed 0B") {
+		t.Errorf("prune says %q", out)
+	}
+	expect(t, "the image", w.Try(t.Context(), "run", "--rm", "made", "sh", "-c", "wc -c </big"), 0, "3000000\n")
+	if again := w.build(t, "-t", "made", dir); strings.Contains(again, "CACHED") {
+		t.Errorf("there is a cache:\n%s", again)
+	}
 }
 
 func buildRefused(t *testing.T, w *world, _ api.Kind) {

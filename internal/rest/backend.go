@@ -113,6 +113,8 @@ type Builds interface {
 	// Build carries the bytes of a client that speaks BuildKit's control protocol, until
 	// either side leaves, and closes conn.
 	Build(ctx context.Context, conn net.Conn) error
+	// Prune removes what of the cache no build uses now, and returns the bytes freed.
+	Prune(context.Context) (int64, error)
 }
 
 // Operations looks after the work that was started.

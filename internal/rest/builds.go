@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
@@ -16,12 +17,24 @@ func (s *Server) buildRoutes(a huma.API) {
 		description: "A websocket of binary messages, which carry one connection of gRPC: BuildKit's control protocol (moby.buildkit.v1.Control). " +
 			"A build ends with its connection."},
 		func(*struct{}) *raw { return answer(s.build) })
+	handle(a, route{id: "prune-build-cache", method: "DELETE", path: "/v1/build/cache", tag: "images", summary: "Remove what of the cache of builds no build uses now"},
+		func(ctx context.Context, _ *struct{}) (api.Pruned, error) {
+			if s.Builds == nil {
+				return api.Pruned{}, errNoBuilds()
+			}
+			freed, err := s.Builds.Prune(ctx)
+			return api.Pruned{Bytes: freed}, err
+		})
+}
+
+func errNoBuilds() error {
+	return api.E("build", api.Unsupported, "", errors.New("this daemon does not build images"))
 }
 
 // build upgrades a request to a connection that builds.
 func (s *Server) build(w http.ResponseWriter, r *http.Request) {
 	if s.Builds == nil {
-		fail(w, api.E("build", api.Unsupported, "", errors.New("this daemon does not build images")))
+		fail(w, errNoBuilds())
 		return
 	}
 	st, ok := s.accept(w, r)

@@ -30,6 +30,7 @@ import (
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/buildkit/worker"
+	"github.com/moby/buildkit/worker/base"
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -83,7 +84,7 @@ func run(ctx context.Context, c build.Config, out io.Writer) (err error) {
 		return err
 	}
 	u.Add(func(context.Context) error { return conn.Close() })
-	controller, err := assemble(ctx, c, build.Daemon{Conn: conn}, &u)
+	controller, w, err := assemble(ctx, c, build.Daemon{Conn: conn}, &u)
 	if err != nil {
 		return err
 	}
@@ -95,6 +96,7 @@ func run(ctx context.Context, c build.Config, out io.Writer) (err error) {
 		// Errors keep what they say of lines of the Dockerfile.
 		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor))
 	controller.Register(server)
+	build.RegisterBuilder(server, func(ctx context.Context) (int64, error) { return prune(ctx, w) })
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	if _, err := io.WriteString(out, build.Ready); err != nil {
@@ -132,31 +134,31 @@ func alone(ctx context.Context, c build.Config, u *undo.Stack) error {
 }
 
 // assemble makes BuildKit's parts, lowest first.
-func assemble(ctx context.Context, c build.Config, daemon build.Daemon, u *undo.Stack) (*control.Controller, error) {
+func assemble(ctx context.Context, c build.Config, daemon build.Daemon, u *undo.Stack) (*control.Controller, *base.Worker, error) {
 	sessions, err := session.NewManager()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	hosts := obeying(daemon.Allow, resolver.NewRegistryConfig(nil))
 	w, err := newWorker(ctx, c, daemon, hosts, u)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	workers := &worker.Controller{}
 	if err := workers.Add(w); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ends, err := frontends(workers.Infos())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cache, err := bboltcachestorage.NewStore(filepath.Join(c.Root, "cache.db"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	history, err := boltutil.SafeOpen(filepath.Join(c.Root, "history.db"), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType, NoFreelistSync: true})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var none int64
 	controller, err := control.NewController(control.Opt{
@@ -183,8 +185,8 @@ func assemble(ctx context.Context, c build.Config, daemon build.Daemon, u *undo.
 		GracefulStop:   ctx.Done(),
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	u.Add(func(context.Context) error { return controller.Close() })
-	return controller, nil
+	return controller, w, nil
 }

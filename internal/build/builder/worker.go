@@ -51,6 +51,10 @@ func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts d
 	if err := unsynced(index.DB()); err != nil {
 		return nil, err
 	}
+	policy, err := limits(c.Root)
+	if err != nil {
+		return nil, err
+	}
 	x, err := newExecutor(c, daemon, snapshots, u)
 	if err != nil {
 		return nil, err
@@ -60,6 +64,7 @@ func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts d
 		Root:             c.Root,
 		Labels:           map[string]string{"org.mobyproject.buildkit.worker.executor": "berth"},
 		Platforms:        []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
+		GCPolicy:         policy,
 		BuildkitVersion:  client.BuildkitVersion{Package: "github.com/berthcloud/berth", Version: c.Version},
 		NetworkProviders: map[pb.NetMode]network.Provider{}, // endpoints are the executor's business
 		Executor:         x,

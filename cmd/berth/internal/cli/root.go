@@ -55,6 +55,7 @@ func commands() []command {
 		{groupInstances, "commit", newCommitCommand},
 		{groupImages, "image", newImageCommand},
 		{groupImages, "build", newBuildCommand},
+		{groupImages, "builder", newBuilderCommand},
 		{groupImages, "pull", newPullCommand},
 		{groupImages, "push", newPushCommand},
 		{groupImages, "images", newImagesCommand},
