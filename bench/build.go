@@ -98,19 +98,19 @@ func (b *bench) bareCommands(dir string) (contender, error) {
 
 // writeContexts writes what is built.
 func writeContexts(dir string) error {
-	var five, stages, turn strings.Builder
+	var five, stages, collect, turn strings.Builder
 	five.WriteString("FROM base\nCOPY . /context\n")
 	for _, step := range buildSteps {
 		fmt.Fprintf(&five, "RUN %s\n", step)
 	}
 	turn.WriteString("FROM base\n")
-	collect := "FROM base\n"
+	collect.WriteString("FROM base\n")
 	for i := range stageCount {
 		fmt.Fprintf(&stages, "FROM base AS s%d\nRUN %s; echo %d >/out\n", i, busyStep, i)
 		fmt.Fprintf(&turn, "RUN %s; echo %d >/out%d\n", busyStep, i, i)
-		collect += fmt.Sprintf("COPY --from=s%d /out /out%d\n", i, i)
+		fmt.Fprintf(&collect, "COPY --from=s%d /out /out%d\n", i, i)
 	}
-	stages.WriteString(collect)
+	stages.WriteString(collect.String())
 	for name, text := range map[string]string{"five": five.String(), "stages": stages.String(), "turn": turn.String()} {
 		sub := filepath.Join(dir, name)
 		if err := os.Mkdir(sub, 0o755); err != nil {

@@ -41,3 +41,11 @@ type Step struct {
 	Users    instance.IDRange  `json:"users"`
 	Endpoint *network.Endpoint `json:"endpoint,omitempty"` // nil where it wants none
 }
+
+// Layer is a layer of an image and, where it is known, its EROFS image.
+type Layer struct {
+	Digest string `json:"digest"`  // as distributed
+	DiffID string `json:"diff_id"` // of its uncompressed tar
+	EROFS  string `json:"erofs,omitempty"`
+	Path   string `json:"path,omitempty"`
+}

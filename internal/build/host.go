@@ -49,6 +49,11 @@ func registerHost(g *grpc.Server, s *Service) {
 		method("Allow", func(ctx context.Context, r allowRequest) (nothing, error) {
 			return nothing{}, s.Images.Allow(ctx, r.Name, r.Digest)
 		}),
+		method("Layer", func(ctx context.Context, l Layer) (Layer, error) {
+			made, err := s.Images.LayerImage(ctx, l.Digest, l.DiffID)
+			l.EROFS, l.Path = made.EROFS, made.Path
+			return l, err
+		}),
 	}}, nil) // the methods know what they belong to
 }
 
@@ -121,6 +126,12 @@ func (d Daemon) Name(ctx context.Context, img images.Image) (named images.Image,
 // Allow returns nil if an image may come from its registry, and else why not, in a line.
 func (d Daemon) Allow(ctx context.Context, name string, target digest.Digest) error {
 	return d.call(ctx, "Allow", allowRequest{name, target}, &nothing{})
+}
+
+// Layer names the EROFS image of a layer, which is made where there is none.
+func (d Daemon) Layer(ctx context.Context, l Layer) (made Layer, err error) {
+	err = d.call(ctx, "Layer", l, &made)
+	return made, err
 }
 
 func (d Daemon) call(ctx context.Context, name string, in, out any) error {

@@ -2,11 +2,16 @@ package image
 
 import (
 	"context"
+	"errors"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berthcloud/berth/api"
 )
 
 // Backing is what a Store stands on, for a builder that works in it: what it writes is
@@ -33,4 +38,29 @@ func (s *Store) Backing() Backing {
 func (s *Store) Ready(ctx context.Context, name string) error {
 	_, err := s.Resolve(ctx, name)
 	return err
+}
+
+// LayerImage returns the EROFS image of a layer in the store, which is made where there
+// is none yet. The layer is known by its digest as distributed and by that of its
+// uncompressed tar, which is verified.
+func (s *Store) LayerImage(ctx context.Context, layer, diffID string) (Layer, error) {
+	ctx = s.context(ctx)
+	desc := ocispec.Descriptor{Digest: digest.Digest(layer)}
+	if err := errors.Join(checkDigest(desc.Digest), checkDigest(digest.Digest(diffID))); err != nil {
+		return Layer{}, api.E("read layer", api.Invalid, layer, err)
+	}
+	info, err := s.content.Info(ctx, desc.Digest)
+	if err != nil {
+		return Layer{}, err
+	}
+	desc.Size = info.Size
+	if err := s.convertLeased(ctx, desc, digest.Digest(diffID)); err != nil {
+		return Layer{}, api.E("read layer", "", layer, err)
+	}
+	erofs, err := s.erofsOf(ctx, desc.Digest)
+	if err != nil {
+		return Layer{}, api.E("read layer", "", layer, err)
+	}
+	d := erofs.Digest.String()
+	return Layer{DiffID: diffID, Digest: layer, EROFS: d, Path: s.blobPath(d), Size: erofs.Size, Packed: desc.Size}, nil
 }

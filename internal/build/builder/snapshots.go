@@ -2,6 +2,8 @@ package builder
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strings"
 	"sync"
 
@@ -15,6 +17,7 @@ import (
 // mapped, which a mounted overlay cannot have.
 type snapshotter struct {
 	snapshot.Snapshotter
+	layers *layers
 
 	mu     sync.Mutex
 	stacks map[string]stack // by upper directory, while it is in use
@@ -26,8 +29,8 @@ type stack struct {
 	upper, work string   // "" of a read-only one
 }
 
-func newSnapshotter(s snapshot.Snapshotter) *snapshotter {
-	return &snapshotter{Snapshotter: s, stacks: map[string]stack{}}
+func newSnapshotter(s snapshot.Snapshotter, l *layers) *snapshotter {
+	return &snapshotter{Snapshotter: s, layers: l, stacks: map[string]stack{}}
 }
 
 // Mounts implements snapshot.Snapshotter.
@@ -65,24 +68,57 @@ type remembered struct {
 // Mount implements snapshot.Mountable.
 func (r *remembered) Mount() ([]mount.Mount, func() error, error) {
 	mounts, release, err := r.Mountable.Mount()
-	if err != nil || len(mounts) != 1 || mounts[0].Type != "overlay" {
+	if err != nil || len(mounts) != 1 {
 		return mounts, release, err
 	}
-	st := parseStack(mounts[0].Options)
-	if st.upper == "" {
-		return mounts, release, nil
+	m, forget, err := r.s.layered(mounts[0])
+	if err != nil {
+		return nil, nil, errors.Join(err, callRelease(release))
 	}
-	r.s.mu.Lock()
-	defer r.s.mu.Unlock()
-	r.s.stacks[st.upper] = st
-	return mounts, func() error {
-		r.s.mu.Lock()
-		delete(r.s.stacks, st.upper)
-		r.s.mu.Unlock()
-		if release == nil {
-			return nil
+	return []mount.Mount{m}, func() error {
+		forget()
+		return callRelease(release)
+	}, nil
+}
+
+// layered returns a mount with EROFS images in their places, and remembers one that is
+// written to until forget is called.
+func (s *snapshotter) layered(m mount.Mount) (_ mount.Mount, forget func(), err error) {
+	ctx := context.Background() // BuildKit mounts without one
+	if m.Type != "overlay" {
+		dirs, release, err := s.layers.place(ctx, []string{m.Source})
+		if err != nil {
+			return m, nil, err
 		}
-		return release()
+		m.Source = dirs[0]
+		return m, release, nil
+	}
+	st := parseStack(m.Options)
+	dirs, release, err := s.layers.place(ctx, st.lower)
+	if err != nil {
+		return m, nil, err
+	}
+	st.lower = dirs
+	m.Options = slices.Clone(m.Options)
+	for i, o := range m.Options {
+		if strings.HasPrefix(o, "lowerdir=") {
+			m.Options[i] = "lowerdir=" + strings.Join(st.lower, ":")
+		}
+	}
+	if st.upper == "" {
+		if len(st.lower) == 1 { // of a layer that was there twice
+			m = mount.Mount{Type: "bind", Source: st.lower[0], Options: []string{"ro", "rbind"}}
+		}
+		return m, release, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stacks[st.upper] = st
+	return m, func() {
+		s.mu.Lock()
+		delete(s.stacks, st.upper)
+		s.mu.Unlock()
+		release()
 	}, nil
 }
 

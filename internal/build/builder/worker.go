@@ -27,6 +27,7 @@ import (
 
 	"github.com/berthcloud/berth/internal/build"
 	"github.com/berthcloud/berth/internal/image"
+	"github.com/berthcloud/berth/internal/storage"
 	"github.com/berthcloud/berth/internal/undo"
 )
 
@@ -35,7 +36,12 @@ func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts d
 	conn := daemon.Conn
 	content := containerdsnapshot.NewContentStore(contentproxy.NewContentStore(contentapi.NewContentClient(conn)), image.Namespace)
 	shown := snapshotsproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), image.SnapshotterName)
-	snapshots := newSnapshotter(containerdsnapshot.NewSnapshotter(image.SnapshotterName, shown, image.Namespace, nil))
+	disks, err := openStorage(&c, u)
+	if err != nil {
+		return nil, err
+	}
+	applier := &layers{daemon: daemon, unpack: apply.NewFileSystemApplier(content), storage: disks, known: map[string]storage.Layer{}}
+	snapshots := newSnapshotter(containerdsnapshot.NewSnapshotter(image.SnapshotterName, shown, image.Namespace, nil), applier)
 	id, err := base.ID(c.Root)
 	if err != nil {
 		return nil, err
@@ -70,7 +76,7 @@ func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts d
 		Executor:         x,
 		Snapshotter:      snapshots,
 		ContentStore:     content,
-		Applier:          apply.NewFileSystemApplier(content),
+		Applier:          applier,
 		Differ:           walking.NewWalkingDiff(content),
 		ImageStore:       names{daemon},
 		RegistryHosts:    hosts,
@@ -79,4 +85,17 @@ func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts d
 		MetadataStore:    index,
 		MountPoolRoot:    filepath.Join(c.Tmp(), "mounts"),
 	})
+}
+
+// openStorage opens a place for mounted layers, in the builder's own mount namespace.
+func openStorage(c *build.Config, u *undo.Stack) (*storage.Storage, error) {
+	open := storage.Open
+	if c.Host.Rootless() {
+		open = storage.OpenUnpacked
+	}
+	s, err := open(c.Tmp(), c.Run)
+	if err == nil {
+		u.Add(func(context.Context) error { return s.Sweep() })
+	}
+	return s, err
 }
