@@ -34,14 +34,14 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	c := daemon.Config{Version: api.VersionInfo{Version: version, Commit: commit, Built: built, Go: runtime.Version(), API: api.Version}}
-	defaultRoot, defaultRun := daemon.DefaultRoot, daemon.DefaultRun
+	defaultRoot, defaultRun, defaultHosts := daemon.DefaultRoot, daemon.DefaultRun, daemon.DefaultHosts
 	if len(args) > 0 && args[0] == rootless.EnteredArg {
 		rootless.Inside()
 		c.Rootless, args = true, args[1:]
 	}
 	ordinary := os.Geteuid() != 0
 	if ordinary {
-		defaultRoot, defaultRun = userPlaces()
+		defaultRoot, defaultRun, defaultHosts = userPlaces()
 	}
 	flags := flag.NewFlagSet("berthd", flag.ContinueOnError)
 	flags.StringVar(&c.Root, "root", defaultRoot, "`directory` of what survives a reboot: images, volumes, writable layers, records")
@@ -51,6 +51,7 @@ func run(args []string) int {
 	flags.StringVar(&c.Cgroup, "cgroup", "", "`path`, below the root of the hierarchies, of the cgroup that an ordinary user's berthd may divide (default: its own, or one that his systemd makes)")
 	flags.StringVar(&c.Policy, "policy", policyFile(ordinary), "`file` that says which images have to be signed, and by whom, in the format of containers-policy.json(5); none where it is missing")
 	flags.IntVar(&c.Templates, "vm-templates", defaultTemplates, "how many saved machines to keep at most, of which VMs begin as copies; 0 boots every VM")
+	flags.StringVar(&c.Hosts, "hosts", defaultHosts, "`directory` of files HOST/hosts.toml, as containerd reads them: mirrors, certificates and plain http of registries")
 	registryFlags(flags, &c.Registry)
 	level := flags.String("log-level", "info", "debug, info, warn or error")
 	format := flags.String("log-format", "text", "text or json")

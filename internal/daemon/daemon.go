@@ -35,8 +35,9 @@ import (
 
 // The places of a daemon that is alone on its host.
 const (
-	DefaultRoot = "/var/lib/berth"
-	DefaultRun  = "/run/berth"
+	DefaultRoot  = "/var/lib/berth"
+	DefaultRun   = "/run/berth"
+	DefaultHosts = "/etc/berth/certs.d"
 )
 
 // Config says where a daemon lives. Several live side by side when their
@@ -53,6 +54,9 @@ type Config struct {
 	// Templates is how many saved machines are kept at most, of which VMs begin as
 	// copies; 0 has every VM booted.
 	Templates int
+
+	// Hosts is a directory with what is to be known of registries: see image.Options.
+	Hosts string
 
 	// Registry says whether, and how, the images are served to other hosts.
 	Registry registry.Config
@@ -269,7 +273,7 @@ func (c *Config) openImages(host instance.Host) (*image.Store, error) {
 		return nil, err
 	}
 	return image.Open(c.Root, image.Options{
-		Policy: c.Policy, Verifier: trust.Program{Path: filepath.Join(c.Bin, "berth-verify"), User: converterUser(host)},
+		Policy: c.Policy, Verifier: trust.Program{Path: filepath.Join(c.Bin, "berth-verify"), User: converterUser(host)}, Hosts: c.Hosts,
 		Converter: image.Converter{Launcher: c.launcher(), User: converterUser(host)}, Agents: c.agents(), Snapshotter: directories,
 	})
 }

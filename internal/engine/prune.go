@@ -52,7 +52,7 @@ func parsePruneFilter(filters map[string][]string, now time.Time) (f pruneFilter
 		case "label!":
 			f.not = values
 		default:
-			return f, api.E("prune", api.Invalid, key, fmt.Errorf("no such filter; use until, label and label!"))
+			return f, api.E("prune", api.Invalid, key, fmt.Errorf("no such filter; use label, label! or until"))
 		}
 	}
 	return f, nil

@@ -314,7 +314,7 @@ func (c *checker) refetch(ctx context.Context, name string, desc ocispec.Descrip
 		return api.E("", api.NotFound, "", errors.New("it came from no registry; pull, import or build the image again"))
 	}
 	var err error
-	resolver := c.s.resolver(c.opt.Access, c.guard)
+	resolver := c.s.resolver(ctx, c.opt.Access, c.guard)
 	for _, repo := range repos {
 		fetcher, e := resolver.Fetcher(ctx, repo+"@"+desc.Digest.String())
 		if e == nil {

@@ -59,7 +59,7 @@ func (s *Store) Pull(ctx context.Context, name string, opt PullOptions) (string,
 	}
 	p.source = sourceLabels(full)
 	p.guard = newGuard(s.opt.Stall)
-	resolver := s.resolver(opt.Access, p.guard)
+	resolver := s.resolver(ctx, opt.Access, p.guard)
 	err = p.pull(ctx, resolver, full)
 	p.guard.close()
 	// An interrupted pull leaves its lease, and so what it has, to its successor.

@@ -371,6 +371,15 @@ func TestHostileRegistry(t *testing.T) {
 		"layer of a negative size": {kind: api.Corrupt, want: "size of -5", change: func(h *hostile) {
 			h.manifest = bytes.Replace(h.manifest, []byte(fmt.Sprintf(`"size":%d}]`, len(layerTar))), []byte(`"size":-5}]`), 1)
 		}},
+		"smaller size": {kind: api.Corrupt, want: "what the registry sent is not", change: func(h *hostile) {
+			h.manifest = bytes.Replace(h.manifest, []byte(fmt.Sprintf(`"size":%d}]`, len(layerTar))), []byte(`"size":100}]`), 1)
+		}},
+		"greater size": {kind: api.Unavailable, want: "the registry sent", change: func(h *hostile) {
+			h.manifest = bytes.Replace(h.manifest, []byte(fmt.Sprintf(`"size":%d}]`, len(layerTar))), []byte(`"size":99999}]`), 1)
+		}},
+		"layer of another type": {kind: api.Unsupported, want: "not a tar archive", change: func(h *hostile) {
+			h.manifest = bytes.Replace(h.manifest, []byte("application/vnd.oci.image.layer.v1.tar"), []byte("application/vnd.oci.image.config.v1+json"), 1)
+		}},
 		"another diff id": {kind: api.Corrupt, want: "expands to", change: func(h *hostile) {
 			*h = *honest(layerTar)
 			h.config = bytes.Replace(h.config, []byte(digestOf(layerTar)), []byte(digestOf(other)), 1)

@@ -40,7 +40,7 @@ func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (string,
 	g := newGuard(s.opt.Stall)
 	defer g.close()
 	p := &pusher{s: s, progress: opt.Progress}
-	if p.to, err = s.resolver(opt.Access, g).Pusher(ctx, rec.Name); err != nil {
+	if p.to, err = s.resolver(ctx, opt.Access, g).Pusher(ctx, rec.Name); err != nil {
 		return "", api.E("push", "", Familiar(rec.Name), err)
 	}
 	return Familiar(rec.Name), api.E("push", "", Familiar(rec.Name), p.push(ctx, rec.Target))

@@ -36,32 +36,62 @@ type Access struct {
 }
 
 // resolver returns a client for the registries of one pull or push.
-func (s *Store) resolver(opt Access, g *guard) remotes.Resolver {
+func (s *Store) resolver(ctx context.Context, opt Access, g *guard) remotes.Resolver {
 	creds := &credentials{dir: s.opt.DockerConfig}
-	lookup := creds.lookup
-	if opt.Username != "" || opt.Secret != "" {
-		lookup = func(string) (string, string, error) { return opt.Username, opt.Secret, nil }
-	}
 	return docker.NewResolver(docker.ResolverOptions{
 		Headers: http.Header{"User-Agent": []string{"berth"}},
-		Hosts: func(host string) ([]docker.RegistryHost, error) {
-			insecure := opt.Insecure || slices.Contains(s.opt.Insecure, host)
-			client := g.client(insecure)
-			h := docker.RegistryHost{Client: client, Host: host, Scheme: "https", Path: "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve | docker.HostCapabilityPush | docker.HostCapabilityReferrers}
-			if host == "docker.io" {
-				h.Host = hubHost
+		Hosts: func(registry string) ([]docker.RegistryHost, error) {
+			own := registry
+			if registry == "docker.io" {
+				own = hubHost
 			}
-			if insecure || loopback(host) {
-				h.Scheme = g.scheme(client, h.Host)
+			found, err := s.endpoints(ctx, registry)
+			if err != nil {
+				return nil, err
 			}
-			client.Transport = boundedTransport{client.Transport.(boundedTransport).RoundTripper, g.stall, false, h.Scheme == "https"}
-			h.Authorizer = &authorizer{
-				Authorizer: docker.NewDockerAuthorizer(docker.WithAuthClient(authClient(client)), docker.WithAuthCreds(onlyFor(h.Host, lookup))),
-				registry:   h.Host, plain: h.Scheme == "http", lookup: onlyFor(h.Host, lookup),
+			if found == nil {
+				found = []endpoint{{RegistryHost: docker.RegistryHost{Host: own, Path: "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve | docker.HostCapabilityPush | docker.HostCapabilityReferrers}}}
 			}
-			return []docker.RegistryHost{h}, nil
+			hosts := make([]docker.RegistryHost, len(found))
+			for i, e := range found {
+				lookup, insecure := creds.lookup, false
+				if e.Host == own { // what was said of the registry is said of no mirror
+					insecure = opt.Insecure || slices.Contains(s.opt.Insecure, registry)
+					if opt.Username != "" || opt.Secret != "" {
+						lookup = func(string) (string, string, error) { return opt.Username, opt.Secret, nil }
+					}
+				}
+				hosts[i] = e.reach(g, insecure, onlyFor(e.Host, lookup))
+			}
+			return hosts, nil
 		},
 	})
+}
+
+// reach gives a host its client.
+func (e endpoint) reach(g *guard, insecure bool, lookup func(string) (string, string, error)) docker.RegistryHost {
+	h, config := e.RegistryHost, e.tls
+	if insecure {
+		config = &tls.Config{InsecureSkipVerify: true}
+	}
+	client := g.client(h.Host, config)
+	switch {
+	case e.plain:
+		h.Scheme = "http"
+	case insecure || loopback(h.Host):
+		h.Scheme = g.scheme(client, h.Host)
+	default:
+		h.Scheme = "https"
+	}
+	bounded := client.Transport.(boundedTransport)
+	bounded.secure = h.Scheme == "https"
+	client.Transport = bounded
+	h.Client = client
+	h.Authorizer = &authorizer{
+		Authorizer: docker.NewDockerAuthorizer(docker.WithAuthClient(authClient(client)), docker.WithAuthCreds(lookup), docker.WithAuthHeader(h.Header)),
+		registry:   h.Host, plain: h.Scheme == "http", lookup: lookup,
+	}
+	return h
 }
 
 // onlyFor keeps credentials from every host but the registry: a redirect may
@@ -176,22 +206,22 @@ const (
 // blobKey marks the context of a request for a blob.
 type blobKey struct{}
 
-func (g *guard) client(insecure bool) *http.Client {
+// client makes a client of a registry on a host; config may be nil.
+func (g *guard) client(host string, config *tls.Config) *http.Client {
+	home := &home{host: host}
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: dialTime}).DialContext,
+		DialContext:           (&net.Dialer{Timeout: dialTime, ControlContext: home.check}).DialContext,
 		TLSHandshakeTimeout:   dialTime,
 		ResponseHeaderTimeout: g.stall,
 		IdleConnTimeout:       30 * time.Second,
 		MaxIdleConnsPerHost:   pullStreams,
 		ForceAttemptHTTP2:     true,
 		DisableCompression:    true, // digests are of what is sent
-	}
-	if insecure {
-		t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+		TLSClientConfig:       config,
 	}
 	g.transports = append(g.transports, t)
-	return &http.Client{Transport: boundedTransport{t, g.stall, false, false}, CheckRedirect: checkRedirect}
+	return &http.Client{Transport: boundedTransport{RoundTripper: t, stall: g.stall, home: home}, CheckRedirect: checkRedirect}
 }
 
 // authClient is client for authorization servers, whose replies are small
@@ -223,12 +253,14 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 type boundedTransport struct {
 	http.RoundTripper
 	stall  time.Duration
+	home   *home
 	always bool
 	secure bool // what is uploaded goes over TLS
 }
 
 // RoundTrip implements http.RoundTripper.
 func (b boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = b.home.mark(req)
 	if !b.always && req.Context().Value(blobKey{}) != nil {
 		return b.RoundTripper.RoundTrip(req)
 	}

@@ -55,7 +55,7 @@ func (s *Store) checkPolicy(ctx context.Context, resolver remotes.Resolver, name
 func (s *Store) Allow(ctx context.Context, name string, target digest.Digest) error {
 	g := newGuard(s.opt.Stall)
 	defer g.close()
-	return api.E("", "", Familiar(name), s.checkPolicy(ctx, s.resolver(Access{}, g), name, target))
+	return api.E("", "", Familiar(name), s.checkPolicy(ctx, s.resolver(ctx, Access{}, g), name, target))
 }
 
 // signatureFetcher fetches the signatures of one image.

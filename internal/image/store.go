@@ -67,6 +67,9 @@ type Options struct {
 	Policy string
 	// Verifier verifies signatures. It is needed where there is a policy.
 	Verifier trust.Verifier
+	// Hosts is a directory of files HOST/hosts.toml, as containerd reads them, which name
+	// the mirrors, certificates and plain http of registries. They are read each time.
+	Hosts string
 	// Stall is how long a registry may send nothing. Default: one minute.
 	Stall time.Duration
 	// Converter reads disks in other formats than raw. Without one only raw disks

@@ -1,0 +1,82 @@
+package image
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/errdefs"
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/berthcloud/berth/api"
+)
+
+// endpoint is a host that a registry's images are got from: a mirror, or its own.
+type endpoint struct {
+	docker.RegistryHost
+	tls   *tls.Config // nil for the default
+	plain bool        // http, because a file says so
+}
+
+// endpoints returns the hosts of a registry in the order in which they are asked, as the
+// file HOST/hosts.toml in Options.Hosts has them, in containerd's form; nil where it has
+// no such file. The last is the registry's own.
+func (s *Store) endpoints(ctx context.Context, registry string) ([]endpoint, error) {
+	if s.opt.Hosts == "" {
+		return nil, nil
+	}
+	dir, err := config.HostDirFromRoot(s.opt.Hosts)(registry)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	file := filepath.Join(dir, "hosts.toml")
+	fail := func(err error) ([]endpoint, error) {
+		return nil, api.E("", api.Invalid, file, fmt.Errorf("cannot be used: %w; its form is that of containerd's hosts.toml", err))
+	}
+	if err != nil {
+		return fail(err)
+	}
+	// The library logs what it cannot read, and goes on without: then images would come
+	// from elsewhere than was meant.
+	var doc struct {
+		Host       map[string]any `toml:"host"`
+		SkipVerify bool           `toml:"skip_verify"`
+	}
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = toml.Unmarshal(b, &doc)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fail(err)
+	}
+	hosts, err := config.ConfigureHosts(ctx, config.HostOptions{
+		HostDir: func(string) (string, error) { return dir, nil },
+	})(registry)
+	if err != nil {
+		return fail(err)
+	}
+	if len(hosts) != len(doc.Host)+1 {
+		return fail(errors.New("a capability, a URL or a certificate in it is none"))
+	}
+	found := make([]endpoint, len(hosts))
+	for i, h := range hosts {
+		found[i] = endpoint{RegistryHost: h, plain: h.Scheme == "http" && !(i == len(hosts)-1 && loopback(registry))}
+		t, ok := h.Client.Transport.(*http.Transport)
+		switch {
+		case ok:
+			found[i].tls = t.TLSClientConfig
+			if i == len(hosts)-1 && !doc.SkipVerify { // the library trusts every one on this host
+				found[i].tls.InsecureSkipVerify = false
+			}
+		case i < len(hosts)-1: // the library would try both ways
+			return fail(fmt.Errorf("http://%s has certificates; write https://", h.Host))
+		}
+	}
+	return found, nil
+}
