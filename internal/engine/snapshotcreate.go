@@ -50,7 +50,7 @@ func (e *Engine) CreateSnapshot(ctx context.Context, ref string, o SnapshotOptio
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return fail(api.Exhausted, err)
 	}
-	if err := e.saveTo(ctx, en, dir, o.Volumes); err != nil {
+	if err := e.saveTo(ctx, en, dir, o); err != nil {
 		return fail("", err)
 	}
 	e.publish(en, "snapshot", map[string]string{"snapshot": name})
@@ -58,7 +58,7 @@ func (e *Engine) CreateSnapshot(ctx context.Context, ref string, o SnapshotOptio
 }
 
 // saveTo saves an instance with its disks. The caller holds entry.op.
-func (e *Engine) saveTo(ctx context.Context, en *entry, dir string, volumes bool) error {
+func (e *Engine) saveTo(ctx context.Context, en *entry, dir string, o SnapshotOptions) error {
 	inst := en.instance()
 	if inst.Status.State == api.Suspended {
 		return errSuspended("", "")
@@ -71,9 +71,9 @@ func (e *Engine) saveTo(ctx context.Context, en *entry, dir string, volumes bool
 		if err != nil {
 			return err
 		}
-		return saver.Save(ctx, dir, instance.SaveOptions{Disks: true, Volumes: volumes})
+		return saver.Save(ctx, dir, instance.SaveOptions{Disks: true, Volumes: o.Volumes})
 	}
-	if volumes {
+	if o.Volumes {
 		return api.E("", api.Conflict, "", errors.New("it does not run, and volumes are saved with the memory that fits them: leave --volumes out, or start it first"))
 	}
 	saver, p, err := e.diskSaver(ctx, en)
