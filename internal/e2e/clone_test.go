@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ var cloneScenarios = []scenario{
 	{"clones", localOnly, vms, clones},
 	{"clone at rest", localOnly, vms, cloneAtRest},
 	{"clone refused", localOnly, both, cloneRefused},
+	{"berthd killed as a clone begins", localOnly, vms, cloneOrphaned},
 }
 
 // whoami has a machine say all that tells it from others, a line each.
@@ -72,6 +74,10 @@ func clones(t *testing.T, w *world, kind api.Kind) {
 		}
 		told(board)
 		complete(t, board, w.Berth(t, "logs", board))
+		if board == "q35" {
+			w.Berth(t, "rm", "-f", board, name("one"), name("two"))
+			continue
+		}
 
 		w.Berth(t, "pause", board)
 		w.Berth(t, "clone", "--name", name("paused"), board)
@@ -134,6 +140,47 @@ func cloneAtRest(t *testing.T, w *world, kind api.Kind) {
 	w.Berth(t, "start", "machine")
 	if id := whoami(t, w, "machine")[1]; id != "0123456789abcdef0123456789abcdef" {
 		t.Errorf("its source became %s", id)
+	}
+}
+
+// cloneOrphaned ends berthd when a clone has what it goes on from, and is not yet, or
+// just now, a machine of its own: the next berthd makes it one.
+func cloneOrphaned(t *testing.T, w *world, kind api.Kind) {
+	w.start(t, kind, "machine", "base", "sh", "-c", "echo 0123456789abcdef0123456789abcdef >/etc/machine-id; "+counting)
+	w.logged(t, "machine", "3\n")
+	done := make(chan testenv.Result, 1)
+	go func() { done <- w.Try(t.Context(), "clone", "--name", "copy", "machine") }()
+	t.Cleanup(func() { w.remove(t, "copy") })
+	for begun := false; !begun; {
+		select {
+		case r := <-done:
+			t.Fatalf("too fast to be struck: %s", r)
+		case <-time.After(100 * time.Microsecond):
+		}
+		used, err := filepath.Glob(filepath.Join(w.Dir, "root/instances/*/suspended.old"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun = len(used) > 0
+	}
+	w.Kill(t)
+	<-done
+	w.Start(t)
+	for _, name := range []string{"machine", "copy"} {
+		w.becomes(t, name, ".Status.State", "running")
+		goesOn(t, w, name)
+	}
+	mine, theirs := whoami(t, w, "copy"), whoami(t, w, "machine")
+	for i := range mine {
+		if mine[i] == theirs[i] {
+			t.Errorf("it is %q, as its source", mine[i])
+		}
+	}
+	if address := w.field(t, "copy", "(index .Status.Interfaces 0).Address"); mine[3] != address {
+		t.Errorf("it is at %s and not at %s", mine[3], address)
+	}
+	if out := testenv.Shell(t, w.Machine, "ls -d "+w.Dir+"/root/instances/*/suspended* 2>/dev/null || true"); out != "" {
+		t.Errorf("left behind: %s", out)
 	}
 }
 

@@ -75,9 +75,14 @@ func diskWithoutAgent(t *testing.T, w *world, _ api.Kind) {
 		t.Errorf("its memory is %s", got)
 	}
 	refused(t, "a signal", w.Try(t.Context(), "kill", "-s", "HUP", "bare"), 1, "bare", "SIGKILL")
+	refused(t, "a clone", w.Try(t.Context(), "clone", "bare"), 1, "bare", "no agent", "stop it first")
 	w.Stop(t)
 	w.Start(t)
 	w.Berth(t, "stop", "-t", "1", "bare") // it does not mind its power button
+	w.Berth(t, "clone", "--name", "twin", "bare")
+	t.Cleanup(func() { w.remove(t, "twin") })
+	w.Berth(t, "start", "twin")
+	w.logged(t, "twin", "raw it is")
 	if code := w.field(t, "bare", ".Status.ExitCode"); code != "137" {
 		t.Errorf("ended by force with exit code %s", code)
 	}
