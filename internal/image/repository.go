@@ -242,9 +242,14 @@ func (r *Repositories) Names(ctx context.Context) ([]string, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := maps.Clone(r.loose)
+	all := map[string]bool{}
 	for name := range r.view.repos {
-		all[name] = nil
+		all[name] = true
+	}
+	for name, blobs := range r.loose {
+		if len(blobs) > 0 {
+			all[name] = true
+		}
 	}
 	return slices.Sorted(maps.Keys(all)), nil
 }

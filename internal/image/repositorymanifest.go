@@ -26,6 +26,9 @@ var ErrBlobUnknown = errors.New("not in this repository; push it first")
 // distribution-spec wants a registry to take.
 const MaxManifest = maxManifest
 
+// maxReferences bounds what one manifest refers to: each has to be looked for and written down.
+const maxReferences = 1000
+
 // pushedLabel is on names that others have pushed, which somebody may want to pull though
 // nobody uses them here.
 const pushedLabel = "berth.pushed"
@@ -91,6 +94,9 @@ func parseAny(b []byte, mediaType string) (*parsed, error) {
 	all := slices.Concat(p.manifests, p.blobs)
 	if doc.Subject != nil {
 		p.subject, all = doc.Subject.Digest, append(all, *doc.Subject)
+	}
+	if len(all) > maxReferences {
+		return fail(fmt.Errorf("it refers to %d things, more than %d", len(all), maxReferences))
 	}
 	for _, d := range all {
 		if err := checkDescriptor(d); err != nil {

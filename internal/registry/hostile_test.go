@@ -3,6 +3,7 @@ package registry_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -71,6 +72,12 @@ func TestHostilePush(t *testing.T) {
 	put(400, "MANIFEST_INVALID", "1", manifestType, bytes.Replace(good, []byte(`"size":2`), []byte(`"size":3`), 1))
 	put(400, "MANIFEST_INVALID", "1", manifestType, bytes.Replace(good, []byte(`"size":2`), []byte(`"size":-2`), 1))
 	put(400, "MANIFEST_INVALID", "1", manifestType, bytes.Replace(good, []byte("sha256:"), []byte("sha256:../"), 1))
+	many := slices.Repeat([]ocispec.Descriptor{config}, 1001)
+	manyLayers, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": config, "layers": many})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(400, "MANIFEST_INVALID", "1", manifestType, manyLayers)
 	put(400, "MANIFEST_INVALID", digest.FromString("other").String(), manifestType, good)
 	put(404, "MANIFEST_UNKNOWN", "a+b", manifestType, good)
 	put(413, "SIZE_INVALID", "1", manifestType, append(good, bytes.Repeat([]byte(" "), image.MaxManifest)...))
