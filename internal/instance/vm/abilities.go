@@ -177,7 +177,9 @@ func (h *handle) Pause(ctx context.Context) error {
 		return h.fail("pause", err)
 	}
 	defer m.Close()
-	_ = h.hold(ctx)
+	short, cancel := context.WithTimeout(ctx, pauseTimeout)
+	_ = h.hold(short)
+	cancel()
 	return h.fail("pause", m.Stop(ctx))
 }
 

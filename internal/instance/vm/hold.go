@@ -25,6 +25,8 @@ const (
 const (
 	// holdTimeout bounds the holding of a guest, which one that hangs does not do.
 	holdTimeout = 5 * time.Second
+	// pauseTimeout bounds it where nobody waits for more than that the machine stands still.
+	pauseTimeout = time.Second
 	// unholdTimeout bounds the letting go, of a machine that becomes another one too: to
 	// make an RSA key takes an emulated processor ten seconds.
 	unholdTimeout = 3 * time.Minute
