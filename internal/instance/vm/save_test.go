@@ -24,8 +24,8 @@ func TestSaveDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(dir, 0)
-	for range 2 {
-		err := run.(instance.Saver).Save(t.Context(), dir+"/saved", instance.SaveOptions{End: true})
+	for _, o := range []instance.SaveOptions{{End: true}, {Disks: true, Copy: true}} {
+		err := run.(instance.Saver).Save(t.Context(), dir+"/saved", o)
 		if !errors.Is(err, unix.ENOSPC) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("saved to a full disk: %v", err)
 		}
