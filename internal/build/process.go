@@ -40,15 +40,6 @@ type process struct {
 	err   error         // how; read after done
 }
 
-func (p *process) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // stop ends the builder and what it left.
 func (p *process) stop() error {
 	_ = p.life.Close()
@@ -78,7 +69,7 @@ func (s *Service) start(ctx context.Context) (_ *process, err error) {
 		return nil, err
 	}
 	// It outlives the request that it is started for.
-	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), filepath.Join(c.Bin, "berth-builder"))
+	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), filepath.Join(c.Bin, "berth-builder"), c.Run) // for ps to show whose it is
 	p.cmd.Dir = "/"
 	p.cmd.Env = append(os.Environ(), "TMPDIR="+c.Tmp())
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Setpgid: true}

@@ -89,18 +89,7 @@ func (s *Service) acquire(ctx context.Context) (net.Conn, error) {
 	if s.closed {
 		return nil, api.E("", api.Unavailable, "", errors.New("berthd is shutting down; try again when it is back"))
 	}
-	if s.builder != nil && s.builder.ended() {
-		s.builder = nil
-	}
-	if s.builder == nil {
-		p, err := s.start(ctx)
-		if err != nil {
-			return nil, err
-		}
-		s.builder = p
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", s.Config.Socket())
+	conn, err := s.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +99,28 @@ func (s *Service) acquire(ctx context.Context) (net.Conn, error) {
 	}
 	s.users++
 	return conn, nil
+}
+
+// dial connects to the builder. One that does not answer was killed, and is replaced once
+// it is gone. The caller holds mu.
+func (s *Service) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	if s.builder != nil {
+		conn, err := d.DialContext(ctx, "unix", s.Config.Socket())
+		if err == nil || ctx.Err() != nil {
+			return conn, err
+		}
+		if err := s.builder.stop(); err != nil {
+			s.Log.Warn("the builder has ended", "error", err)
+		}
+		s.builder = nil
+	}
+	p, err := s.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.builder = p
+	return d.DialContext(ctx, "unix", s.Config.Socket())
 }
 
 func (s *Service) release() {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/network"
 	"github.com/berthcloud/berth/internal/undo"
@@ -64,6 +65,11 @@ func (s *Service) end(ctx context.Context, id string) error {
 // next. What cannot be made ready here, as an image of another platform, has its name
 // all the same.
 func (s *Service) name(ctx context.Context, img images.Image) (images.Image, error) {
+	full, err := image.FullTag(img.Name)
+	if err != nil {
+		return img, err
+	}
+	img.Name = full
 	named, err := s.backing.Images.Update(ctx, img)
 	if errdefs.IsNotFound(err) {
 		named, err = s.backing.Images.Create(ctx, img)

@@ -23,7 +23,10 @@ var buildScenarios = []scenario{
 	{"build network", localOnly, nil, buildNetwork},
 	{"build cache", localOnly, nil, buildCache},
 	{"build refused", localOnly, nil, buildRefused},
+	{"build outputs", localOnly, nil, buildOutputs},
+	{"builds side by side", localOnly, nil, buildsSideBySide},
 	{"build interrupted", localOnly, nil, buildInterrupted},
+	{"build, builder killed", localOnly, nil, builderKilled},
 	{"build, killed", localOnly, nil, buildKilled},
 }
 
@@ -219,6 +222,86 @@ func buildRefused(t *testing.T, w *world, _ api.Kind) {
 	refused(t, "no Dockerfile", w.Try(t.Context(), "build", testenv.Dir(t)), 125, "Dockerfile", "-f")
 	refused(t, "no network", w.Try(t.Context(), "build", "--network", "web", testenv.Dir(t)), 125, "--network web")
 	refused(t, "no image was made", w.Try(t.Context(), "image", "inspect", "made"), 1, "made")
+}
+
+// buildOutputs gives results out in each form, takes results of steps from elsewhere,
+// and makes the same image twice.
+func buildOutputs(t *testing.T, w *world, _ api.Kind) {
+	dir := buildContext(t, map[string]string{"file": "content\n", "Dockerfile": "FROM base\nCOPY file /file\nRUN cat /file >/copy\n"})
+	out := testenv.Dir(t)
+	for _, form := range []string{"oci", "docker"} {
+		archive := filepath.Join(out, form+".tar")
+		w.build(t, "-t", "made:"+form, "-o", "type="+form+",dest="+archive, dir)
+		w.Berth(t, "image", "import", archive, "made:"+form)
+		w.later(t, "image", "rm", "made:"+form)
+		expect(t, form, w.Try(t.Context(), "run", "--rm", "made:"+form, "cat", "/copy"), 0, "content\n")
+	}
+	cache := filepath.Join(out, "cache")
+	w.build(t, "--cache-to", "type=local,dest="+cache, "--cache-to", "inline", dir)
+	w.Berth(t, "builder", "prune", "-f")
+	if again := w.build(t, "--cache-from", "type=local,src="+cache, dir); strings.Count(again, "CACHED") != 2 {
+		t.Errorf("no cache is taken from a directory:\n%s", again)
+	}
+	var digests []string
+	for range 2 {
+		digests = append(digests, w.Berth(t, "build", "-q", "--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1000000000", "-o", "type=image,name=made:epoch,rewrite-timestamp=true", dir),
+			w.Berth(t, "image", "inspect", "--format", "{{.Digest}}", "made:epoch"))
+	}
+	w.later(t, "image", "rm", "made:epoch")
+	if digests[1] != digests[3] {
+		t.Errorf("two builds of one time make %q", digests)
+	}
+	w.build(t, "-t", "made:provenance", "--provenance", "--label", "a=b", dir)
+	w.later(t, "image", "rm", "made:provenance")
+	expect(t, "with provenance", w.Try(t.Context(), "run", "--rm", "made:provenance", "cat", "/copy"), 0, "content\n")
+}
+
+// buildsSideBySide builds three images at a time that share a cache mount, while garbage
+// is collected.
+func buildsSideBySide(t *testing.T, w *world, _ api.Kind) {
+	dir := buildContext(t, map[string]string{"Dockerfile": `FROM base
+ARG N
+RUN echo same >/same
+RUN --mount=type=cache,target=/c,sharing=locked test ! -e /c/busy && touch /c/busy && sleep 0.2 && echo $N >>/c/all && rm /c/busy
+RUN echo $N >/n
+`})
+	results := make(chan testenv.Result)
+	names := []string{"one", "two", "three"}
+	for _, name := range names {
+		go func() {
+			results <- w.Try(t.Context(), "build", "--progress", "plain", "-t", "made:"+name, "--build-arg", "N="+name, dir)
+		}()
+	}
+	for left := len(names); left > 0; {
+		select {
+		case r := <-results:
+			if r.Exit != 0 || r.Err != nil {
+				t.Errorf("build: %s", r)
+			}
+			left--
+		default:
+			w.Berth(t, "system", "prune", "-f")
+		}
+	}
+	for _, name := range names {
+		w.later(t, "image", "rm", "made:"+name)
+		expect(t, name, w.Try(t.Context(), "run", "--rm", "made:"+name, "cat", "/same", "/n"), 0, "same\n"+name+"\n")
+	}
+}
+
+// builderKilled kills the builder in the middle of a step: the build fails, nothing of it
+// is left, and the next build has a builder again.
+func builderKilled(t *testing.T, w *world, _ api.Kind) {
+	_, done, pid := startSleeper(t, w)
+	for _, builder := range w.PIDs(t, "berth-builder") {
+		testenv.Shell(t, w.Machine, "kill -9 "+builder+" || true") // the shell that looks is found, too
+	}
+	if r := <-done; r.Exit != 1 || strings.Contains(strings.TrimSpace(r.Stderr), "panic") {
+		t.Errorf("the build ended with %s", r)
+	}
+	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, pid) })
+	dir := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN echo first >/first\n"})
+	wants(t, "what was made before is kept", w.build(t, dir), "CACHED")
 }
 
 // sleeper is a Dockerfile whose second step goes on until it is ended.

@@ -33,6 +33,9 @@ func (s *Store) Backing() Backing {
 	return b
 }
 
+// FullTag returns the name under which an image is kept that is given a name.
+func FullTag(name string) (string, error) { return tagName(name) }
+
 // Ready makes the layers ready that a name leads to, for this host's platform: an image
 // is used soon after it was made.
 func (s *Store) Ready(ctx context.Context, name string) error {
