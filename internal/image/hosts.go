@@ -45,8 +45,7 @@ func (s *Store) endpoints(ctx context.Context, registry string) ([]endpoint, err
 	// The library logs what it cannot read, and goes on without: then images would come
 	// from elsewhere than was meant.
 	var doc struct {
-		Host       map[string]any `toml:"host"`
-		SkipVerify bool           `toml:"skip_verify"`
+		Host map[string]any `toml:"host"`
 	}
 	b, err := os.ReadFile(file)
 	if err == nil {
@@ -56,7 +55,8 @@ func (s *Store) endpoints(ctx context.Context, registry string) ([]endpoint, err
 		return fail(err)
 	}
 	hosts, err := config.ConfigureHosts(ctx, config.HostOptions{
-		HostDir: func(string) (string, error) { return dir, nil },
+		HostDir:       func(string) (string, error) { return dir, nil },
+		DefaultScheme: "https", // else it would trust every certificate on this host
 	})(registry)
 	if err != nil {
 		return fail(err)
@@ -66,17 +66,11 @@ func (s *Store) endpoints(ctx context.Context, registry string) ([]endpoint, err
 	}
 	found := make([]endpoint, len(hosts))
 	for i, h := range hosts {
-		found[i] = endpoint{RegistryHost: h, plain: h.Scheme == "http" && !(i == len(hosts)-1 && loopback(registry))}
 		t, ok := h.Client.Transport.(*http.Transport)
-		switch {
-		case ok:
-			found[i].tls = t.TLSClientConfig
-			if i == len(hosts)-1 && !doc.SkipVerify { // the library trusts every one on this host
-				found[i].tls.InsecureSkipVerify = false
-			}
-		case i < len(hosts)-1: // the library would try both ways
+		if !ok { // the library would try both ways
 			return fail(fmt.Errorf("http://%s has certificates; write https://", h.Host))
 		}
+		found[i] = endpoint{RegistryHost: h, tls: t.TLSClientConfig, plain: h.Scheme == "http"}
 	}
 	return found, nil
 }
