@@ -360,7 +360,7 @@ type Machine struct {
 	Watchdog       bool           `json:"watchdog,omitempty" doc:"it has a watchdog"`
 	OnCrash        CrashPolicy    `json:"on_crash,omitempty" enum:"restart,stop,pause" doc:"what becomes of it when its guest crashes; none where nobody looks"`
 	Template       string         `json:"template,omitempty" doc:"the saved machine that this one began as a copy of; none where it was booted"`
-	Start          string         `json:"start,omitempty" doc:"one line: whether it is booted or begins as a copy of a template, and why"`
+	Start          string         `json:"start,omitempty" doc:"one line: whether it is booted or begins as a copy of a template or of another VM, and why"`
 }
 
 // Explanation says what was decided for a VM and what else there is.

@@ -62,6 +62,7 @@ func (p *plan) takeOver(from string, own *instance.Prepared) error {
 		nic.MAC, nic.Tap = own.Interfaces[i].MAC, own.Interfaces[i].HostName
 	}
 	p.machine.Name, p.machine.UID = "berth-"+own.Spec.Name, own.Users.First
+	p.Machine.Start = "a clone: it goes on from where another VM was saved"
 	guest, err := guestConfig(own, nil)
 	if err != nil {
 		return err

@@ -56,6 +56,9 @@ func TestClass16Clones(t *testing.T) {
 			}
 			saved := time.Now()
 			clone := h.begin(t, p)
+			if st, err := clone.Status(t.Context()); err != nil || !strings.Contains(st.Machine.Start, "clone") {
+				t.Errorf("its machine is %+v, %v", st.Machine, err)
+			}
 			t.Logf("saved in %v, started in %v", saved.Sub(began), time.Since(saved))
 			out := run(t, clone, "hostname; cat /etc/hostname /etc/machine-id; ip -o -4 address show eth0; ip link show eth0 | grep ether; ping -c 1 -W 5 10.99.0.1 | grep received")
 			for _, want := range []string{p.Hostname + "\n" + p.Hostname + "\n" + instance.MachineID(p.ID) + "\n", p.Interfaces[0].Address[0], p.Interfaces[0].MAC, "1 packets received"} {
