@@ -15,10 +15,10 @@ import (
 
 // buildScenarios make images of Dockerfiles.
 var buildScenarios = []scenario{
-	{"build", localOnly, nil, builds},
+	{"build", []place{local, user}, nil, builds},
 	{"build runs as both kinds", localOnly, both, buildRuns},
-	{"build stages", localOnly, nil, buildStages},
-	{"build mounts", localOnly, nil, buildMounts},
+	{"build stages", []place{local, user}, nil, buildStages},
+	{"build mounts", []place{local, user}, nil, buildMounts},
 	{"build inputs", localOnly, nil, buildInputs},
 	{"build network", localOnly, nil, buildNetwork},
 	{"build cache", localOnly, nil, buildCache},
@@ -30,10 +30,13 @@ var buildScenarios = []scenario{
 	{"build, killed", localOnly, nil, buildKilled},
 }
 
-// context writes the files of a build context, by name, and returns its directory.
+// buildContext writes the files of a build context, by name, and returns its directory.
 func buildContext(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := testenv.Dir(t)
+	if err := os.Chmod(dir, 0o755); err != nil { // who builds may be another user
+		t.Fatal(err)
+	}
 	for name, text := range files {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -68,6 +71,7 @@ func wants(t *testing.T, what, text string, words ...string) {
 
 // builds makes an image of a plain Dockerfile, and again from the cache.
 func builds(t *testing.T, w *world, _ api.Kind) {
+	w.later(t, "builder", "prune", "-f") // an ordinary user could not remove all of it by hand
 	dir := buildContext(t, map[string]string{
 		"Dockerfile": `FROM base
 ARG WHO=nobody
@@ -115,6 +119,7 @@ func buildRuns(t *testing.T, w *world, kind api.Kind) {
 
 // buildStages takes files from stages, and gives files out.
 func buildStages(t *testing.T, w *world, _ api.Kind) {
+	w.later(t, "builder", "prune", "-f") // an ordinary user could not remove all of it by hand
 	dir := buildContext(t, map[string]string{"Dockerfile": `FROM base AS one
 RUN echo one >/one && chmod 600 /one
 FROM base AS two
@@ -129,7 +134,10 @@ ONBUILD RUN echo onbuild >/onbuild
 	w.build(t, "-t", "made", dir)
 	w.later(t, "image", "rm", "made")
 	expect(t, "stages", w.Try(t.Context(), "run", "--rm", "made", "sh", "-c", "cd /got; ls -ln one | cut -c1-10; cat one sub/two"), 0, "-rw-------\none\ntwo\n")
-	out := testenv.Dir(t)
+	out := buildContext(t, nil)
+	if err := os.Chmod(out, 0o777); err != nil {
+		t.Fatal(err)
+	}
 	w.build(t, "--target", "files", "-o", out, dir)
 	if text, err := os.ReadFile(filepath.Join(out, "sub/two")); err != nil || string(text) != "two\n" {
 		t.Errorf("-o has %q, %v", text, err)
@@ -142,6 +150,7 @@ ONBUILD RUN echo onbuild >/onbuild
 
 // buildMounts uses each type of RUN --mount.
 func buildMounts(t *testing.T, w *world, _ api.Kind) {
+	w.later(t, "builder", "prune", "-f") // an ordinary user could not remove all of it by hand
 	dir := buildContext(t, map[string]string{"in": "from the context\n", "token": "hidden", "Dockerfile": `FROM base AS tools
 RUN echo tool >/tool && chmod 600 /tool
 RUN mkdir /deep && echo deeper >/deep/tool && chown 33:33 /deep/tool && chmod 600 /deep/tool

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -101,6 +102,13 @@ func (x *runner) view(ctx context.Context, p *instance.Prepared, st stack, u *un
 		return "", err
 	}
 	u.Add(func(context.Context) error { return os.Remove(dir) })
+	if x.config.Host.Rootless() { // its ids are the builder's
+		if err := mount.All([]mount.Mount{st.mount()}, dir); err != nil {
+			return "", err
+		}
+		u.Add(func(context.Context) error { return mount.Unmount(dir, unix.MNT_DETACH) })
+		return dir, nil
+	}
 	users, err := userNamespace(ctx, p.Users)
 	if err != nil {
 		return "", err
@@ -121,7 +129,7 @@ func (x *runner) view(ctx context.Context, p *instance.Prepared, st stack, u *un
 
 // mount is the overlay for the builder's own processes.
 func (st *stack) mount() mount.Mount {
-	options := []string{"lowerdir=" + strings.Join(st.lower, ":")}
+	options := append(slices.Clone(st.more), "lowerdir="+strings.Join(st.lower, ":"))
 	if st.upper != "" {
 		options = append(options, "upperdir="+st.upper, "workdir="+st.work)
 	}

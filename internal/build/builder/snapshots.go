@@ -27,6 +27,7 @@ type snapshotter struct {
 type stack struct {
 	lower       []string // topmost first
 	upper, work string   // "" of a read-only one
+	more        []string // other options, as "userxattr" without root
 }
 
 func newSnapshotter(s snapshot.Snapshotter, l *layers) *snapshotter {
@@ -134,6 +135,8 @@ func parseStack(options []string) (st stack) {
 			st.upper = value
 		case "workdir":
 			st.work = value
+		default:
+			st.more = append(st.more, o)
 		}
 	}
 	return st

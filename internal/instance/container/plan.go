@@ -233,7 +233,7 @@ func rootOverlay(p *instance.Prepared, host instance.Host) specs.Mount {
 	if p.Spec.AutoRemove {
 		m.Options = append(m.Options, "volatile")
 	}
-	if p.Rootfs.Whole {
+	if p.Rootfs.Whole && !host.Rootless() { // "userxattr" has neither, and refuses to be told so
 		m.Options = append(m.Options, "redirect_dir=off", "metacopy=off")
 	}
 	return m
