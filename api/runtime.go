@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Exec is a command to run in a running instance.
 type Exec struct {
@@ -180,6 +183,12 @@ type Volume struct {
 	Path    string            `json:"path" doc:"on the host"`
 	Size    int64             `json:"size,omitempty" doc:"bytes of a volume that is a disk; 0 for a file tree"`
 	Users   []string          `json:"users,omitempty" doc:"instances that mount it"`
+}
+
+// SBOM is the bill of materials of an image.
+type SBOM struct {
+	Format   string          `json:"format" doc:"spdx or cyclonedx"`
+	Document json.RawMessage `json:"document" doc:"as its format has it"`
 }
 
 // Network is an isolated segment with addresses and names.

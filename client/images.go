@@ -46,6 +46,11 @@ func (c *Client) ExportDisk(ctx context.Context, ref, format string, w io.Writer
 	return c.tar(ctx, request{method: "GET", path: path, query: query("format", format)}, w)
 }
 
+// SBOM returns the bill of materials that is kept with an image.
+func (c *Client) SBOM(ctx context.Context, ref string) (api.SBOM, error) {
+	return get[api.SBOM](ctx, c, nil, "images", ref, "sbom")
+}
+
 // ExportImages writes images, at least one, as one OCI archive, which docker load reads too.
 func (c *Client) ExportImages(ctx context.Context, refs []string, w io.Writer) error {
 	path, err := at("images", refs[0], "archive")

@@ -15,6 +15,7 @@ import (
 
 // buildScenarios make images of Dockerfiles.
 var buildScenarios = []scenario{
+	{"build with a bill of materials", localOnly, nil, sbom},
 	{"build", []place{local, user}, nil, builds},
 	{"build runs as both kinds", localOnly, both, buildRuns},
 	{"build stages", []place{local, user}, nil, buildStages},

@@ -134,6 +134,11 @@ func (e *Engine) TagImage(ctx context.Context, name, newName string) error {
 	return err
 }
 
+// SBOM returns the bill of materials that is kept with an image.
+func (e *Engine) SBOM(ctx context.Context, name string) (api.SBOM, error) {
+	return e.images.SBOM(ctx, name)
+}
+
 // ExportImages writes images as one OCI archive that docker can load too, or with a format
 // the disk of a disk image.
 func (e *Engine) ExportImages(ctx context.Context, names []string, format string, w io.Writer) error {

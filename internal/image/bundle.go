@@ -183,6 +183,9 @@ func (s *Store) prepare(ctx context.Context, target ocispec.Descriptor, progress
 			return err
 		}
 	}
+	if err := s.keepAttestations(ctx, target, desc); err != nil {
+		return err
+	}
 	if m.Config.MediaType == ocispec.MediaTypeEmptyJSON {
 		return nil // an artifact: nothing to convert
 	}

@@ -116,6 +116,9 @@ func (p *puller) pull(ctx context.Context, resolver remotes.Resolver, full strin
 	if err != nil {
 		return err
 	}
+	if err := p.attestations(ctx, target, desc); err != nil {
+		return err
+	}
 	if p.named {
 		target = desc
 	}

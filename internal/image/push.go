@@ -26,7 +26,7 @@ type PushOptions struct {
 
 // Push puts an image, whatever it holds, into the registry in its name, and returns the
 // name in the short form. What the registry has already is not sent again. Of an image
-// for several platforms the one that is used here is pushed.
+// for several platforms all are pushed, or where not all are here, the one that is used here.
 func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (string, error) {
 	rec, err := s.lookup(s.context(ctx), name)
 	if err != nil {
@@ -40,10 +40,15 @@ func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (string,
 	g := newGuard(s.opt.Stall)
 	defer g.close()
 	p := &pusher{s: s, progress: opt.Progress}
-	if p.to, err = s.resolver(ctx, opt.Access, g).Pusher(ctx, rec.Name); err != nil {
-		return "", api.E("push", "", Familiar(rec.Name), err)
+	t, err := s.tree(ctx, rec.Target)
+	if err == nil {
+		// The tag is the last manifest's; those that it speaks of go by their digests.
+		p.to, err = s.resolver(ctx, opt.Access, g).Pusher(ctx, rec.Name+"@"+t.top().Digest.String())
 	}
-	return Familiar(rec.Name), api.E("push", "", Familiar(rec.Name), p.push(ctx, rec.Target))
+	if err == nil {
+		err = p.push(ctx, t)
+	}
+	return Familiar(rec.Name), api.E("push", "", Familiar(rec.Name), err)
 }
 
 // pusher is one push.
@@ -53,30 +58,37 @@ type pusher struct {
 	progress Progress
 }
 
-// push sends what target leads to: first what a manifest speaks of, then the manifest,
-// so that the registry never has one that is not whole.
-func (p *pusher) push(ctx context.Context, target ocispec.Descriptor) error {
-	desc, m, err := p.s.manifest(ctx, target)
-	if err != nil {
-		return err
+// push sends a tree: first what a manifest speaks of, then the manifest, so that the
+// registry never has one that is not whole.
+func (p *pusher) push(ctx context.Context, t tree) error {
+	for _, desc := range t.manifests {
+		if !p.s.keep(ctx, desc.Digest) {
+			return api.E("", api.NotFound, "", errors.New("its content is not in the store any more"))
+		}
 	}
-	if !p.s.keep(ctx, desc.Digest) {
-		return api.E("", api.NotFound, "", errors.New("its content is not in the store any more"))
-	}
-	all := append([]ocispec.Descriptor{m.Config}, m.Layers...)
-	for _, blob := range all {
+	for _, blob := range t.blobs {
 		p.progress.report(short(blob.Digest), StageWaiting, 0, blob.Size)
 	}
 	g, within := errgroup.WithContext(ctx)
 	g.SetLimit(pullStreams)
-	for _, blob := range all {
+	for _, blob := range t.blobs {
 		g.Go(func() error { return p.blob(within, blob) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	desc.Size, err = p.s.size(ctx, desc)
-	if err != nil {
+	for _, desc := range t.manifests {
+		if err := p.manifest(ctx, desc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// manifest sends a manifest.
+func (p *pusher) manifest(ctx context.Context, desc ocispec.Descriptor) error {
+	var err error
+	if desc.Size, err = p.s.size(ctx, desc); err != nil {
 		return err
 	}
 	return p.blob(ctx, desc)

@@ -93,6 +93,7 @@ type Images interface {
 	Image(ctx context.Context, name string) (api.Image, error)
 	RemoveImage(ctx context.Context, name string, force bool) error
 	TagImage(ctx context.Context, name, newName string) error
+	SBOM(ctx context.Context, name string) (api.SBOM, error)
 	ExportImages(ctx context.Context, names []string, format string, w io.Writer) error
 }
 

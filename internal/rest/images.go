@@ -64,6 +64,8 @@ func (s *Server) imageRoutes(a huma.API) {
 		func(ctx context.Context, in *tagInput) (struct{}, error) {
 			return none(s.Images.TagImage(ctx, in.Ref, in.Name))
 		})
+	handle(a, route{id: "get-image-sbom", method: "GET", path: one + "/sbom", tag: tag, summary: "Get the bill of materials that is kept with an image"},
+		func(ctx context.Context, in *ImageInput) (api.SBOM, error) { return s.Images.SBOM(ctx, in.Ref) })
 	handleRaw(a, route{id: "export-image", method: "GET", path: one + "/archive", tag: tag, summary: "Images as an OCI archive, or the disk of one", stream: tarType},
 		func(in *exportInput) *raw {
 			return tarball(func(ctx context.Context, w io.Writer) error {
