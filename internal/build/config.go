@@ -15,6 +15,7 @@ type Config struct {
 	Bin     string        // directory of Berth's programs
 	Cgroup  string        // that steps' cgroups go under, as in /berth
 	Version string        // of Berth
+	Hosts   string        // directory of what is to be known of registries; see image.Options
 	Host    instance.Host // what a step's plan depends on
 }
 

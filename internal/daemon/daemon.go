@@ -287,7 +287,7 @@ func (c *Config) builds(ctx context.Context, host instance.Host, images *image.S
 	}
 	b := build.Config{
 		Root: filepath.Join(c.Root, "build"), Run: filepath.Join(c.Run, "build"), Bin: c.Bin, Cgroup: c.cgroup(),
-		Version: c.Version.Version, Host: host,
+		Version: c.Version.Version, Hosts: c.Hosts, Host: host,
 	}
 	keep := keeper.New(keeper.Config{Run: b.Run, Binary: filepath.Join(c.Bin, "berth-keeper")})
 	return build.New(ctx, build.Options{

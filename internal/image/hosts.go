@@ -24,14 +24,27 @@ type endpoint struct {
 	plain bool        // http, because a file says so
 }
 
+// Hosts returns the hosts of a registry as endpoints does, for those who fetch by other
+// ways than Pull.
+//
+// Errors: Invalid, naming the file.
+func Hosts(ctx context.Context, root, registry string) ([]docker.RegistryHost, error) {
+	found, err := endpoints(ctx, root, registry)
+	var hosts []docker.RegistryHost
+	for _, e := range found {
+		hosts = append(hosts, e.RegistryHost)
+	}
+	return hosts, err
+}
+
 // endpoints returns the hosts of a registry in the order in which they are asked, as the
-// file HOST/hosts.toml in Options.Hosts has them, in containerd's form; nil where it has
-// no such file. The last is the registry's own.
-func (s *Store) endpoints(ctx context.Context, registry string) ([]endpoint, error) {
-	if s.opt.Hosts == "" {
+// file HOST/hosts.toml in root, a directory, has them, in containerd's form; nil where
+// there is no such file. The last is the registry's own.
+func endpoints(ctx context.Context, root, registry string) ([]endpoint, error) {
+	if root == "" {
 		return nil, nil
 	}
-	dir, err := config.HostDirFromRoot(s.opt.Hosts)(registry)
+	dir, err := config.HostDirFromRoot(root)(registry)
 	if errdefs.IsNotFound(err) {
 		return nil, nil
 	}

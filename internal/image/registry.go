@@ -45,7 +45,7 @@ func (s *Store) resolver(ctx context.Context, opt Access, g *guard) remotes.Reso
 			if registry == "docker.io" {
 				own = hubHost
 			}
-			found, err := s.endpoints(ctx, registry)
+			found, err := endpoints(ctx, s.opt.Hosts, registry)
 			if err != nil {
 				return nil, err
 			}

@@ -28,7 +28,6 @@ import (
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/grpcerrors"
-	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	bolt "go.etcd.io/bbolt"
@@ -139,7 +138,7 @@ func assemble(ctx context.Context, c build.Config, daemon build.Daemon, u *undo.
 	if err != nil {
 		return nil, nil, err
 	}
-	hosts := obeying(daemon.Allow, resolver.NewRegistryConfig(nil))
+	hosts := obeying(daemon.Allow, registries(ctx, c.Hosts))
 	w, err := newWorker(ctx, c, daemon, hosts, u)
 	if err != nil {
 		return nil, nil, err
