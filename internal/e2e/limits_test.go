@@ -82,7 +82,7 @@ func updateLive(t *testing.T, w *world, kind api.Kind) {
 // rates limits disk and network, live, and looks at what the kernel or QEMU was told.
 func rates(t *testing.T, w *world, kind api.Kind) {
 	refused(t, "too slow", w.Try(t.Context(), run(kind, "--rm", "--disk-iops", "1", "base", "true")...), 125, "--disk-iops 1", "minimum of 10")
-	refused(t, "no network", w.Try(t.Context(), run(kind, "--rm", "--network", "none", "--net-bandwidth", "1m", "base", "true")...), 125, "--net-bandwidth", "default network")
+	refused(t, "no network", w.Try(t.Context(), run(kind, "--rm", "--network", "none", "--net-bandwidth", "1m", "base", "true")...), 125, "--net-bandwidth", "--network none")
 	w.start(t, kind, "box", "--disk-iops", "5000", "--disk-bandwidth", "100m", "--net-bandwidth", "20m:30m", "base", "sleep", "600")
 	w.Berth(t, "update", "--disk-iops", "400", "--net-bandwidth", "10m", "box")
 	w.becomes(t, "box", ".Spec.Limits.DiskIOPS.Limit", "400")
