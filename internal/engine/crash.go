@@ -7,7 +7,7 @@ import (
 	"github.com/berthcloud/berth/internal/instance"
 )
 
-// watchCrash looks after a run that can crash without ending.
+// watchCrash looks after a run that can stand still without ending.
 func (e *Engine) watchCrash(en *entry, r *run) {
 	w, ok := r.handle.(instance.Watcher)
 	if !ok {
@@ -21,7 +21,8 @@ func (e *Engine) watchCrash(en *entry, r *run) {
 	})
 }
 
-// crashed shows what became of a run whose guest crashed and is kept, or went on.
+// crashed shows what became of a run whose guest crashed and is kept, whose disk cannot be
+// written, or which went on.
 func (e *Engine) crashed(en *entry, r *run, observed instance.Status) {
 	if en.currentRun() != r {
 		return
@@ -31,7 +32,10 @@ func (e *Engine) crashed(en *entry, r *run, observed instance.Status) {
 			st.State, st.Notice = observed.State, observed.Notice
 		}
 	})
-	if observed.State == api.Paused {
+	switch {
+	case observed.Crashed:
 		e.publish(en, "crash", map[string]string{"notice": observed.Notice})
+	case observed.State == api.Paused:
+		e.publish(en, "disk-error", map[string]string{"notice": observed.Notice})
 	}
 }

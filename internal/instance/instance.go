@@ -99,6 +99,7 @@ type Status struct {
 	Created time.Time    // of the run
 	Machine *api.Machine // of a VM: what was decided; nil for a container
 	Notice  string       // one line worth telling, or ""
+	Crashed bool         // it is Paused because its guest crashed, and is left so
 }
 
 // Plan is what a driver intends to do, as indented JSON that a person can
@@ -191,11 +192,11 @@ type Displayer interface {
 	VNCPassword(context.Context) (string, error)
 }
 
-// Watcher looks after a run that can crash without ending.
+// Watcher looks after a run that can stand still without ending.
 type Watcher interface {
 	// Watch carries out the crash policy, until the run has ended or ctx is canceled.
-	// Where that is to keep a crashed run, it calls changed with what is observed,
-	// and again when the run goes on.
+	// Where that is to keep a crashed run, or the host cannot write its disk, it calls
+	// changed with what is observed, and again when the run goes on.
 	Watch(ctx context.Context, changed func(Status)) error
 }
 

@@ -341,13 +341,16 @@ func (b *builder) tpm() {
 	b.add("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", device+",tpmdev=tpm0")
 }
 
-// crashes adds what tells of a guest's crash.
-func (b *builder) crashes() {
-	if b.m.Events == "" {
+// events adds what tells of a machine that stands still.
+func (b *builder) events() {
+	if b.m.Events != "" {
+		b.listen("events", b.m.Events)
+		b.add("-mon", "chardev=events,mode=control")
+	}
+	if !b.m.Crashes {
 		return
 	}
-	b.listen("events", b.m.Events)
-	b.add("-mon", "chardev=events,mode=control", "-device", "pvpanic-pci", "-action", "panic=pause,watchdog=pause")
+	b.add("-device", "pvpanic-pci", "-action", "panic=pause,watchdog=pause")
 	if b.m.Watchdog {
 		b.add("-device", "i6300esb")
 	}

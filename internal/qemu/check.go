@@ -61,13 +61,13 @@ func (m *Machine) checkBoard() error {
 		return fmt.Errorf("a microvm takes at most %d devices, not %d", maxMMIO, m.devices())
 	case m.Type == MicroVM && m.Graphics:
 		return errors.New("a microvm has no PCI, and so no display")
-	case m.Type == MicroVM && m.Events != "":
+	case m.Type == MicroVM && m.Crashes:
 		return errors.New("a microvm has no PCI, and so nothing that tells of a crash")
 	case m.LocalTime && m.Type != Q35 && m.Type != PC:
 		return fmt.Errorf("a machine of type %s has no clock that could show local time", m.Type)
 	case m.GenerationID && (m.Type != Q35 && m.Type != PC || m.Firmware == NoFirmware):
 		return errors.New("a VM generation id takes the ACPI of a PC with a firmware")
-	case m.Watchdog && m.Events == "":
+	case m.Watchdog && !m.Crashes:
 		return errors.New("a watchdog needs somebody who listens")
 	case m.Type == MicroVM && m.TPM != "":
 		return errors.New("a microvm tells its guest of no TPM")

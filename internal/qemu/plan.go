@@ -108,11 +108,11 @@ type Machine struct {
 	Zone      string
 	// TPM is the socket of the swtpm that is the machine's TPM 2.0; "" for none.
 	TPM string
-	// Events is the socket of a monitor to be listened to (Await); "" for none. With
-	// it a guest tells of its kernel's panic (pvpanic), and a crash stops the machine's
-	// processors. Watchdog adds a watchdog to that.
-	Events   string
-	Watchdog bool
+	// Events is the socket of a monitor to be listened to (Await); "" for none.
+	Events string
+	// Crashes has a guest tell of its kernel's panic (pvpanic), which then stops the
+	// machine's processors. Watchdog adds a watchdog to that.
+	Crashes, Watchdog bool
 
 	// GenerationID is a device by which a guest's kernel learns that it goes on from where
 	// another machine may go on too: each start of QEMU has another one. It takes ACPI.
@@ -267,7 +267,7 @@ func NewPlan(m Machine) (*Plan, error) {
 	b.nics()
 	b.shares()
 	b.tpm()
-	b.crashes()
+	b.events()
 	b.helpers()
 	b.generation()
 	return b.plan, nil

@@ -88,7 +88,8 @@ func TestPlanGolden(t *testing.T) {
 	surrounded, armSurrounded := machine(PC), machine(Virt)
 	surrounded.Graphics, armSurrounded.Graphics, surrounded.Firmware = true, true, BIOS
 	surrounded.TPM, armSurrounded.TPM = "/run/i/tpm", "/run/i/tpm"
-	surrounded.Events, armSurrounded.Events, surrounded.Watchdog = "/run/i/events", "/run/i/events", true
+	surrounded.Events, armSurrounded.Events = "/run/i/events", "/run/i/events"
+	surrounded.Crashes, armSurrounded.Crashes, surrounded.Watchdog = true, true, true
 	qboot := machine(Q35)
 	qboot.Graphics = true
 	transient := machine(MicroVM)
@@ -162,7 +163,7 @@ func TestPlanRefuses(t *testing.T) {
 		"no model":            func(m *Machine) { m.CPU = "" },
 		"comma in model":      func(m *Machine) { m.CPU = "max,host-phys-bits,x" },
 		"a microvm's display": func(m *Machine) { m.Graphics = true },
-		"a microvm's crash":   func(m *Machine) { m.Events = "/run/i/events" },
+		"a microvm's crash":   func(m *Machine) { m.Crashes = true },
 		"a deaf watchdog":     func(m *Machine) { m.Type, m.Watchdog = Q35, true },
 		"a microvm's TPM":     func(m *Machine) { m.TPM = "/run/i/tpm" },
 		"full microvm":        func(m *Machine) { m.Full = true },

@@ -16,11 +16,11 @@ import (
 // crashFile of the run directory says why Berth ended a run whose guest had crashed.
 const crashFile = "crashed"
 
-// lookForCrashes adds what tells of a crash to a machine that has a policy for it.
+// lookForCrashes adds what tells of a crash to a machine that has a policy for it, and to
+// all what tells of a disk that cannot be written.
 func lookForCrashes(m *qemu.Machine, p *instance.Prepared, chosen api.Machine) {
-	if m.Watchdog = chosen.Watchdog; chosen.OnCrash != "" {
-		m.Events = filepath.Join(p.RunDir, "events")
-	}
+	m.Events = filepath.Join(p.RunDir, "events")
+	m.Crashes, m.Watchdog = chosen.OnCrash != "", chosen.Watchdog
 }
 
 // crashes says what each crash is.
@@ -29,15 +29,13 @@ var crashes = map[qemu.RunState]string{
 	qemu.StateWatchdog: "the guest fed its watchdog no more",
 }
 
-// Watch carries out what is to be done when the guest crashes, until the run has ended.
+// Watch carries out what is to be done when the guest crashes, and tells when its
+// processors are stopped because the host cannot write its disk, until the run has ended.
 //
 // QEMU stops the processors then, and stays so: a berthd that was not there finds it
 // later. The state is asked for whenever processors have stopped or gone on; the
 // events alone would be lost with a connection.
 func (h *handle) Watch(ctx context.Context, changed func(instance.Status)) error {
-	if h.run.Machine.OnCrash == "" {
-		return nil
-	}
 	err := h.watch(ctx, changed)
 	// A connection that breaks is usually QEMU's end, of which the keeper learns a
 	// moment later.
@@ -62,7 +60,7 @@ func (h *handle) watch(ctx context.Context, changed func(instance.Status)) error
 			return err
 		case state.Crashed() && h.run.Machine.OnCrash != api.CrashPause:
 			return h.endCrashed(ctx, state)
-		case state.Crashed() != told:
+		case (state.Crashed() || state == qemu.StateIOError) != told:
 			told = !told
 			if st, err := h.Status(ctx); err == nil {
 				changed(st)

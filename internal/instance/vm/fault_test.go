@@ -131,3 +131,107 @@ func TestSmallAndOdd(t *testing.T) {
 	}
 	h.boot(t, many).want(t, "12\n")
 }
+
+// TestStarvedDisk: a host that has no room for what a guest writes stops the guest, which
+// is told, and goes on where it was when there is room.
+func TestStarvedDisk(t *testing.T) {
+	h := newHarness(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=48m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	p := h.prepare(t, sh("for i in $(seq 50); do cat /bin/busybox >>/fill || exit 1; done; sync /fill && exec test $(stat -c %s /fill) = $((50 * $(stat -c %s /bin/busybox)))"))
+	// Zeros would take no room.
+	p.Rootfs.Disk = filepath.Join(dir, "root.raw")
+	run, err := h.driver().Create(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := run.Delete(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := run.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	told, watched := make(chan instance.Status, 8), make(chan error)
+	go func() { watched <- run.(instance.Watcher).Watch(t.Context(), func(st instance.Status) { told <- st }) }()
+	await := func(want api.State) instance.Status {
+		t.Helper()
+		select {
+		case st := <-told:
+			if st.State != want {
+				t.Fatalf("told of %+v, want %s", st, want)
+			}
+			return st
+		case err := <-watched:
+			exit, werr := run.Wait(t.Context())
+			t.Fatalf("nobody watches any more: %v; it ended with %+v, %v", err, exit, werr)
+		case <-time.After(time.Minute):
+			t.Fatalf("not told that it is %s", want)
+		}
+		return instance.Status{}
+	}
+	if st := await(api.Paused); st.Crashed || !strings.Contains(st.Notice, "make room, then 'berth unpause") {
+		t.Errorf("without room: %+v", st)
+	}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=256m"); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.(instance.Pauser).Unpause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := await(api.Running); st.Notice != "" && strings.Contains(st.Notice, "make room") {
+		t.Errorf("with room: %+v", st)
+	}
+	ends(t, run, api.Exited, "")
+	if err := <-watched; err != nil {
+		t.Errorf("the watch: %v", err)
+	}
+}
+
+// TestStoppedQEMU: a QEMU that is stopped answers nobody, and holds up nobody; it ends
+// when it is told to.
+func TestStoppedQEMU(t *testing.T) {
+	run := newHarness(t).start(t, sh("sleep 1000"))
+	st, err := run.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(st.PID, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	short := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	if _, err := run.(instance.Statser).Stats(short()); !api.IsKind(err, api.Unavailable) {
+		t.Errorf("stats: %v", err)
+	}
+	if _, err := run.(instance.Execer).Exec(short(), api.Exec{Command: []string{"true"}}, instance.Streams{}); err == nil {
+		t.Error("a command ran in it")
+	}
+	if st, err := run.Status(short()); err == nil && st.Notice == "" {
+		t.Errorf("its status says nothing: %+v", st)
+	}
+	if err := unix.Kill(st.PID, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := run.(instance.Execer).Exec(t.Context(), api.Exec{Command: []string{"true"}}, instance.Streams{}); err != nil || exit.Code != 0 {
+		t.Errorf("it goes on: %+v, %v", exit, err)
+	}
+	if err := unix.Kill(st.PID, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Signal(t.Context(), int(unix.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, run, api.Exited, "")
+}

@@ -373,10 +373,10 @@ func (h *handle) Status(ctx context.Context) (instance.Status, error) {
 	case state == qemu.StatePaused:
 		s.State = api.Paused
 	case state.Crashed():
-		s.State, s.Notice = api.Paused, h.crashNotice(state)
+		s.State, s.Notice, s.Crashed = api.Paused, h.crashNotice(state), true
 	case state == qemu.StateIOError:
 		s.State = api.Paused
-		s.Notice = "the guest is stopped because the host could not write its disk: make room, then berth unpause it"
+		s.Notice = "the guest stands still because the host cannot write its disk: make room, then 'berth unpause " + h.p.Spec.Name + "'"
 	}
 	return s, nil
 }

@@ -49,7 +49,7 @@ func noTemplate(want api.VMSpec, m qemu.Machine) string {
 // with the same devices have the same one.
 func templateOf(m qemu.Machine, dir string, uid uint32) qemu.Machine {
 	m.Name, m.UID, m.MaxFile, m.Mergeable = "berth-template", uid, m.Memory, false
-	m.QMP = filepath.Join(dir, "qmp")
+	m.QMP, m.Events = filepath.Join(dir, "qmp"), ""
 	m.Cmdline += templateArg
 	m.Template = &qemu.Template{RAM: filepath.Join(dir, "ram")}
 	m.Disks = slices.Clone(m.Disks)
