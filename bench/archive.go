@@ -65,7 +65,7 @@ func writeArchive(path string) error {
 	}
 	defer layer.Close()
 	hash := sha256.New()
-	if err := writeFiles(io.MultiWriter(layer, hash)); err != nil {
+	if err := writeFiles(io.MultiWriter(layer, hash), 10_000, 1); err != nil {
 		return err
 	}
 	id := fmt.Sprintf("%x", hash.Sum(nil))
@@ -96,12 +96,12 @@ func writeArchive(path string) error {
 		add("manifest.json", int64(len(list)), bytes.NewReader(list)), w.Close())
 }
 
-// writeFiles writes a tree of 10,000 files of 30 kB: a half of each is text.
-func writeFiles(out io.Writer) error {
+// writeFiles writes a tree of files of 30 kB: a half of each is text.
+func writeFiles(out io.Writer, many int, seed byte) error {
 	w := tar.NewWriter(out)
 	content := make([]byte, 30_000)
-	random := rand.NewChaCha8([32]byte{1})
-	for i := range 10_000 {
+	random := rand.NewChaCha8([32]byte{seed})
+	for i := range many {
 		if i%100 == 0 {
 			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: fmt.Sprintf("d%d/", i/100), Mode: 0o755}); err != nil {
 				return err
