@@ -23,6 +23,7 @@ var diskScenarios = []scenario{
 	{"disk without an agent", localOnly, vms, diskWithoutAgent},
 	{"disk guest", localOnly, vms, diskGuest},
 	{"foreign disk", localOnly, vms, foreignDisk},
+	{"cloud-init", localOnly, vms, cloudInit},
 }
 
 // bootSector is a whole system: it writes a line to its serial port and halts. It
