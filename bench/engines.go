@@ -20,6 +20,7 @@ type bench struct {
 	options
 	dir          string // of everything that is started
 	daemon       *server
+	kvm          bool // VMs run on it
 	dockerd      *server
 	podmanEngine *server
 	oci          *runtimes
@@ -186,8 +187,31 @@ func (b *bench) startBerth(ctx context.Context) error {
 	if err := fillStore(ctx, filepath.Join(dir, "root"), b.kernels()); err != nil {
 		return err
 	}
-	return b.daemon.start(ctx, []string{"version"}, filepath.Join(b.bin, "berthd"),
+	err := b.daemon.start(ctx, []string{"version"}, filepath.Join(b.bin, "berthd"),
 		"--root", filepath.Join(dir, "root"), "--run", filepath.Join(dir, "run"), "--socket", socket)
+	if err != nil {
+		return err
+	}
+	b.kvm, err = b.usesKVM(ctx)
+	return err
+}
+
+// usesKVM asks on what a VM would run here.
+func (b *bench) usesKVM(ctx context.Context) (bool, error) {
+	const machine = "machine"
+	if err := b.daemon.command(ctx, "create", "--vm", "--name", machine, "base", "true"); err != nil {
+		return false, err
+	}
+	class, err := output(ctx, append(b.daemon.cli, "explain", "--format", "{{.Machine.Virtualization}}", machine)...)
+	return strings.TrimSpace(class) == "hardware", errors.Join(err, b.daemon.remove(ctx, machine))
+}
+
+// support says in a row's name what VMs run on.
+func (b *bench) support() string {
+	if b.kvm {
+		return "with KVM"
+	}
+	return "no hardware support"
 }
 
 // kernels are the guest kernels that the wanted rows need.

@@ -65,7 +65,7 @@ func (b *bench) warmVMRun(n int) measurement {
 
 // vmExec measures a command in a running VM.
 func (b *bench) vmExec(n int) measurement {
-	const name, machine = "exec of true in a VM, no hardware support", "exec"
+	name, machine := "exec of true in a VM, "+b.support(), "exec"
 	return measurement{name, func(ctx context.Context) ([]row, error) {
 		if err := b.daemon.command(ctx, with(warmVM, "-d", "--name", machine, "base", "sleep", "1000")...); err != nil {
 			return nil, err
@@ -79,7 +79,7 @@ func (b *bench) vmExec(n int) measurement {
 // idleMachines measures what an idle VM of 512 MiB costs, and its share of berthd and
 // its keeper.
 func (b *bench) idleMachines() measurement {
-	const name = "memory of an idle VM of 512 MiB, no hardware support"
+	name := "memory of an idle VM of 512 MiB, " + b.support()
 	return measurement{name, func(ctx context.Context) ([]row, error) {
 		size := []string{"--network", "none", "--memory", "512m"}
 		if err := b.template(ctx, size...); err != nil {

@@ -64,7 +64,7 @@ func (b *bench) pulls(n int) measurement {
 
 // layered makes an image of text.
 func layered() (v1.Image, error) {
-	img := v1.Image(empty.Image)
+	img := empty.Image
 	for i := range pullLayers {
 		var files bytes.Buffer
 		if err := writeFiles(&files, 350, byte(i+1)); err != nil {

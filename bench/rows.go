@@ -72,7 +72,7 @@ func (b *bench) engineExec() measurement {
 // vm compares a VM from command to exit with a bare QEMU from exec to the
 // first output of a shell: the same kernel, machine and processor.
 func (b *bench) vm(n int) measurement {
-	const name = "run --rm --vm base true, no hardware support"
+	name := "run --rm --vm base true, " + b.support()
 	return measurement{name, func(ctx context.Context) ([]row, error) {
 		bare := b.bareQEMU(ctx)
 		return comparison{name: name, unit: "ms", runs: n, warmUp: warm, targets: []target{atMostOf(1.5, bare.name)},

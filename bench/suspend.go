@@ -17,7 +17,7 @@ var savedVM = with(coldVM, "-d", "--network", "none", "--memory", "256m", "--nam
 // suspend compares the saving of a VM to disk, and its going on from there, with what a
 // bare QEMU takes for it: the same kernel, machine, processor and size of memory.
 func (b *bench) suspend(n int) measurement {
-	const save, resume = "suspend of a VM of 256 MiB, no hardware support", "resume of a VM of 256 MiB, no hardware support"
+	save, resume := "suspend of a VM of 256 MiB, "+b.support(), "resume of a VM of 256 MiB, "+b.support()
 	const bare, synced = "bare QEMU to a file", "bare QEMU to a file that is synced"
 	return measurement{save, func(ctx context.Context) (rows []row, err error) {
 		argv, why := b.bareArguments(ctx)
