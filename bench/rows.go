@@ -33,8 +33,8 @@ func (b *bench) measurements() []measurement {
 		b.pushOfChange(),
 		b.diskOfInstances(),
 		b.devices(max(5, b.runs/4)),
+		b.idleDaemon(), // before there is a builder, which outlives builds by five minutes
 		b.builds(max(3, b.runs/10)),
-		b.idleDaemon(),
 		b.commands("version", b.runs, []target{atMost(10, "ms")},
 			b.berth("version"),
 			b.docker("version")),
