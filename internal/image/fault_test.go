@@ -9,10 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -99,8 +101,9 @@ func TestKilledImport(t *testing.T) {
 	}
 }
 
-// TestDiskFull fills the disk in the middle of an import.
-func TestDiskFull(t *testing.T) {
+// smallDisk returns a directory on a filesystem of 6 MiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("mounting needs root")
 	}
@@ -109,10 +112,19 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(root, 0); err != nil {
-			t.Error(err)
-		}
+		// containerd leaves the file by which it looks for fs-verity to the garbage
+		// collector (fsverity.IsSupported).
+		testenv.Eventually(t, 10*time.Second, func() error {
+			runtime.GC()
+			return unix.Unmount(root, 0)
+		})
 	})
+	return root
+}
+
+// TestDiskFull fills the disk in the middle of an import.
+func TestDiskFull(t *testing.T) {
+	root := smallDisk(t)
 	s, err := image.Open(root, image.Options{})
 	if err != nil {
 		t.Fatal(err)

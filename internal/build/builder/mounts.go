@@ -20,21 +20,30 @@ import (
 	"github.com/berthcloud/berth/internal/undo"
 )
 
-// mount adds one of a step's own mounts: RUN --mount.
-func (x *runner) mount(ctx context.Context, p *instance.Prepared, one executor.Mount, u *undo.Stack) error {
-	mountable, err := one.Src.Mount(ctx, one.Readonly)
+// mountOf returns the one mount that something of a step's is made of, until it is undone.
+// The name is for an error.
+func mountOf(ctx context.Context, what executor.Mount, name string, u *undo.Stack) (mount.Mount, error) {
+	mountable, err := what.Src.Mount(ctx, what.Readonly)
 	if err != nil {
-		return err
+		return mount.Mount{}, err
 	}
 	list, release, err := mountable.Mount()
 	if err != nil {
-		return err
+		return mount.Mount{}, err
 	}
 	u.Add(func(context.Context) error { return callRelease(release) })
 	if len(list) != 1 {
-		return fmt.Errorf("it is made of %d mounts", len(list))
+		return mount.Mount{}, fmt.Errorf("%s is made of %d mounts", name, len(list))
 	}
-	m := list[0]
+	return list[0], nil
+}
+
+// mount adds one of a step's own mounts: RUN --mount.
+func (x *runner) mount(ctx context.Context, p *instance.Prepared, one executor.Mount, u *undo.Stack) error {
+	m, err := mountOf(ctx, one, "it", u)
+	if err != nil {
+		return err
+	}
 	if m.Type == "tmpfs" {
 		added, err := tmpfs(one.Dest, m.Options, x.config.Host.Memory)
 		p.Mounts = append(p.Mounts, added)

@@ -27,19 +27,10 @@ var madeByRuntime = []string{"/proc", "/dev", "/sys", "/etc/hostname"}
 // same layers with its own ids, and made again to remove the mount points that the
 // runtime has made.
 func (x *runner) root(ctx context.Context, p *instance.Prepared, root executor.Mount, mounts []executor.Mount, m *executor.Meta, u *undo.Stack) error {
-	mountable, err := root.Src.Mount(ctx, root.Readonly)
+	one, err := mountOf(ctx, root, "its root", u)
 	if err != nil {
 		return err
 	}
-	list, release, err := mountable.Mount()
-	if err != nil {
-		return err
-	}
-	u.Add(func(context.Context) error { return callRelease(release) })
-	if len(list) != 1 {
-		return fmt.Errorf("its root is made of %d mounts", len(list))
-	}
-	one := list[0]
 	if one.Type == "overlay" { // read-only
 		return x.readOnlyRoot(p, parseStack(one.Options))
 	}

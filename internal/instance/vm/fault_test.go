@@ -20,19 +20,7 @@ import (
 // start makes and starts a run that ends with the test.
 func (h *harness) start(t *testing.T, process instance.Process) instance.Handle {
 	t.Helper()
-	run, err := h.driver().Create(t.Context(), h.prepare(t, process))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := run.Delete(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-	})
-	if _, err := run.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return run
+	return h.begin(t, h.prepare(t, process))
 }
 
 // ends waits for the end and checks that it is told in one clear line.
@@ -148,18 +136,7 @@ func TestStarvedDisk(t *testing.T) {
 	p := h.prepare(t, sh("for i in $(seq 50); do cat /bin/busybox >>/fill || exit 1; done; sync /fill && exec test $(stat -c %s /fill) = $((50 * $(stat -c %s /bin/busybox)))"))
 	// Zeros would take no room.
 	p.Rootfs.Disk = filepath.Join(dir, "root.raw")
-	run, err := h.driver().Create(t.Context(), p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := run.Delete(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-	})
-	if _, err := run.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	run := h.begin(t, p)
 	told, watched := make(chan instance.Status, 8), make(chan error)
 	go func() { watched <- run.(instance.Watcher).Watch(t.Context(), func(st instance.Status) { told <- st }) }()
 	await := func(want api.State) instance.Status {
