@@ -27,6 +27,7 @@ type Build struct {
 	Outputs []string `json:"outputs,omitempty"` // nil: an image in the store of the daemon
 	Attest  []string `json:"attest,omitempty"`
 
+	Check         bool     `json:"check,omitempty"` // look for mistakes and build nothing
 	NoCache       bool     `json:"no_cache,omitempty"`
 	NoCacheFilter []string `json:"no_cache_filter,omitempty"`
 	Pull          bool     `json:"pull,omitempty"`

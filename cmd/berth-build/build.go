@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 
 	bkclient "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/progress/progressui"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/status"
@@ -49,6 +51,9 @@ func build(ctx context.Context, b *client.Build) error {
 		return err
 	}
 	defer bk.Close()
+	if b.Check {
+		return check(ctx, bk, opt)
+	}
 	return solve(ctx, bk, b, opt)
 }
 
@@ -116,18 +121,44 @@ func printWarnings(warnings []bkclient.VertexWarning) {
 	}
 }
 
-// message is what a build failed by, without what gRPC and the parts of BuildKit that it
-// went through say of themselves.
+// message is what a build failed by, and where in its Dockerfile, without what gRPC and
+// the parts of BuildKit that it went through say of themselves.
 func message(err error) string {
-	if s, ok := status.FromError(err); ok {
-		err = errors.New(s.Message())
-	}
 	text := err.Error()
+	if s, ok := status.FromError(err); ok {
+		text = s.Message()
+	}
 	for _, prefix := range []string{"failed to solve: ", "rpc error: code = Unknown desc = "} {
 		text = strings.ReplaceAll(text, prefix, "")
+	}
+	for _, source := range errdefs.Sources(err) {
+		if at := position(source); at != "" {
+			return "build: " + at + ": " + parseError.ReplaceAllString(text, "")
+		}
 	}
 	if strings.HasPrefix(text, "build") {
 		return text
 	}
 	return "build: " + text
+}
+
+// parseError is what BuildKit begins with where it says in which line the error is.
+var parseError = regexp.MustCompile(`^dockerfile parse error on line [0-9]+: `)
+
+// position is where an error is, as FILE:LINE:COLUMN, both from 1; "" where nobody knows.
+// The parser tells lines. The column is where the instruction begins.
+func position(s *errdefs.Source) string {
+	if s.Info == nil || len(s.Ranges) == 0 || s.Ranges[0].Start == nil {
+		return ""
+	}
+	at := s.Ranges[0].Start
+	lines := strings.Split(string(s.Info.Data), "\n")
+	if at.Line < 1 || int(at.Line) > len(lines) {
+		return ""
+	}
+	column := int(at.Character)
+	if line := lines[at.Line-1]; column == 0 {
+		column = len(line) - len(strings.TrimLeft(line, " \t"))
+	}
+	return fmt.Sprintf("%s:%d:%d", s.Info.Filename, at.Line, column+1)
 }

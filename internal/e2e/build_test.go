@@ -24,6 +24,8 @@ var buildScenarios = []scenario{
 	{"build network", localOnly, nil, buildNetwork},
 	{"build cache", localOnly, nil, buildCache},
 	{"build refused", localOnly, nil, buildRefused},
+	{"build check", localOnly, nil, buildCheck},
+	{"build corpus", localOnly, nil, buildCorpus},
 	{"build outputs", localOnly, nil, buildOutputs},
 	{"builds side by side", localOnly, nil, buildsSideBySide},
 	{"build interrupted", localOnly, nil, buildInterrupted},
@@ -224,7 +226,7 @@ func buildRefused(t *testing.T, w *world, _ api.Kind) {
 		}
 		wants(t, what, r.Stderr, words...)
 	}
-	fails("a syntax error", "FROM base\nRUNN true\n", "Dockerfile:2", ">>> RUNN true", "unknown instruction: RUNN")
+	fails("a syntax error", "FROM base\nRUNN true\n", ">>> RUNN true", "berth: build: Dockerfile:2:1: unknown instruction: RUNN")
 	fails("a step that fails", "FROM base\nRUN echo why; exit 3\n", ">>> RUN echo why; exit 3", "exit code: 3", "why")
 	fails("a program that is not there", "FROM base\nRUN [\"/nothing\"]\n", ">>> RUN [\"/nothing\"]")
 	fails("a file that is not there", "FROM base\nCOPY nothing /\n", ">>> COPY nothing /", "not found")

@@ -166,3 +166,13 @@ func run(ctx context.Context, dir string, argv ...string) (string, error) {
 
 // tail returns the last n bytes of s.
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
+
+// Module returns the directory of a Go module's source, of the version that go.mod says.
+func Module(t testing.TB, path string) string {
+	t.Helper()
+	dir, err := run(t.Context(), Repository(t), "go", "list", "-m", "-f", "{{.Dir}}", path)
+	if dir = strings.TrimSpace(dir); err != nil || dir == "" {
+		t.Fatalf("the source of %s is not here: %v", path, err)
+	}
+	return dir
+}

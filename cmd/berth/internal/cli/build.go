@@ -70,6 +70,7 @@ func (o *buildOptions) flags(cmd *cobra.Command) {
 	f.StringSliceVar(&o.Platform, "platform", nil, "platform, as in linux/arm64 (default: the host's)")
 	f.StringArrayVar(&o.labels, "label", nil, "set a label of the image, as NAME=VALUE")
 	f.StringArrayVarP(&o.Outputs, "output", "o", nil, "where the result goes: a directory, - for a tar stream, or type=image|oci|docker|local|tar,dest=PATH")
+	f.BoolVar(&o.Check, "check", false, "look for mistakes in the Dockerfile and build nothing; a warning is a failure")
 	f.BoolVar(&o.NoCache, "no-cache", false, "make every step again")
 	f.StringSliceVar(&o.NoCacheFilter, "no-cache-filter", nil, "make the steps of these stages again")
 	f.BoolVar(&o.Pull, "pull", false, "ask the registries for newer images, though they are here")
