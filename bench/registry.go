@@ -86,10 +86,12 @@ func layered() (v1.Image, error) {
 	return mutate.ConfigFile(img, config)
 }
 
-// registryServer is a registry in a network namespace, which counts what is sent to it.
+// registryServer is a registry in a network namespace, which counts what is sent to it and
+// got from it.
 type registryServer struct {
 	listener net.Listener
 	sent     atomic.Int64 // bytes of bodies
+	got      atomic.Int64
 	handler  http.Handler
 }
 
@@ -107,7 +109,18 @@ func newRegistry(netns string) (*registryServer, error) {
 // ServeHTTP implements http.Handler.
 func (r *registryServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	req.Body = &counted{req.Body, &r.sent}
-	r.handler.ServeHTTP(w, req)
+	r.handler.ServeHTTP(&countedReply{w, &r.got}, req)
+}
+
+type countedReply struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (c *countedReply) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 type counted struct {

@@ -31,6 +31,7 @@ func (b *bench) measurements() []measurement {
 		b.archives(max(3, b.runs/10)),
 		b.pulls(max(3, b.runs/10)),
 		b.pushOfChange(),
+		b.pushOfDisk(),
 		b.diskOfInstances(),
 		b.devices(max(5, b.runs/4)),
 		b.idleDaemon(), // before there is a builder, which outlives builds by five minutes

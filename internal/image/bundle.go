@@ -190,10 +190,7 @@ func (s *Store) prepare(ctx context.Context, target ocispec.Descriptor, progress
 		return nil // an artifact: nothing to convert
 	}
 	if m.ArtifactType == diskArtifact {
-		if _, err := s.diskConfigOf(ctx, m); err != nil {
-			return err
-		}
-		return s.sparse(ctx, m.Layers[0])
+		return s.prepareDisk(ctx, m, progress)
 	}
 	doc, err := s.config(ctx, m)
 	if notFound(err) {

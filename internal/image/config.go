@@ -200,7 +200,7 @@ func parseManifest(b []byte) (*ocispec.Manifest, error) {
 		return fail(errors.New("it is of two kinds at once"))
 	case m.SchemaVersion != 2:
 		return fail(fmt.Errorf("schema version %d", m.SchemaVersion))
-	case len(m.Layers) > maxLayers:
+	case len(m.Layers) > maxLayers && !inChunks(m):
 		return fail(fmt.Errorf("%d layers, more than %d", len(m.Layers), maxLayers))
 	}
 	for _, desc := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {

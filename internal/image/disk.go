@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthcloud/berth/api"
@@ -16,8 +17,8 @@ import (
 )
 
 // A disk image is an OCI artifact: a config of its own type, and one blob, the
-// content of the disk, raw. The store keeps that as a sparse file, which VMs
-// share and read only.
+// content of the disk, raw, or an index and chunks, once it has traveled. The store
+// keeps the content as a sparse file, which VMs share and read only.
 const (
 	diskArtifact   = "application/vnd.berth.disk.v1"
 	diskConfigType = "application/vnd.berth.disk.config.v1+json"
@@ -41,13 +42,12 @@ type diskConfig struct {
 	Created      *time.Time   `json:"created,omitempty"`
 	Architecture string       `json:"architecture"` // as GOARCH
 	Firmware     api.Firmware `json:"firmware"`     // bios or uefi: by which it starts where nobody chooses
-	Format       disk.Format  `json:"format"`       // of the blob
+	Format       disk.Format  `json:"format"`       // of the content
 	VirtualSize  int64        `json:"virtual_size"` // bytes
 	Agent        bool         `json:"agent,omitempty"`
 }
 
-// parseDiskConfig reads the config of a disk image with the one blob, and refuses
-// what could harm a reader later.
+// parseDiskConfig reads the config of a disk image with its blobs, and refuses what could harm a reader later.
 func parseDiskConfig(b []byte, layers []ocispec.Descriptor) (*diskConfig, error) {
 	fail := func(format string, args ...any) (*diskConfig, error) {
 		return nil, api.E("", api.Invalid, "", fmt.Errorf("the disk image is refused: "+format, args...))
@@ -56,9 +56,10 @@ func parseDiskConfig(b []byte, layers []ocispec.Descriptor) (*diskConfig, error)
 	if err := json.Unmarshal(b, &c); err != nil {
 		return nil, api.E("", api.Corrupt, "", fmt.Errorf("the disk image's config is not valid: %w", err))
 	}
+	raw := len(layers) == 1 && layers[0].MediaType == diskRawType
 	switch {
-	case len(layers) != 1 || layers[0].MediaType != diskRawType:
-		return fail("it has %d blobs and not one of type %s", len(layers), diskRawType)
+	case !raw && !inChunks(&ocispec.Manifest{Layers: layers}):
+		return fail("it has %d blobs, and neither an index of chunks nor one of type %s", len(layers), diskRawType)
 	case !architectures[c.Architecture]:
 		return fail("it is for %.40q, and there are amd64 and arm64", c.Architecture)
 	case c.Firmware != api.FirmwareBIOS && c.Firmware != api.FirmwareUEFI:
@@ -67,8 +68,13 @@ func parseDiskConfig(b []byte, layers []ocispec.Descriptor) (*diskConfig, error)
 		return fail("its format %.40q is not raw", c.Format)
 	case c.VirtualSize <= 0 || c.VirtualSize > maxDisk || c.VirtualSize%disk.Sector != 0:
 		return fail("a disk of %d bytes", c.VirtualSize)
-	case c.VirtualSize != layers[0].Size:
+	case raw && c.VirtualSize != layers[0].Size:
 		return fail("it promises %d bytes and has %d", c.VirtualSize, layers[0].Size)
+	}
+	if !raw {
+		if err := checkChunks(layers); err != nil {
+			return fail("%w", err)
+		}
 	}
 	return &c, nil
 }
@@ -88,11 +94,15 @@ func (s *Store) readDisk(ctx context.Context, manifest ocispec.Descriptor, m *oc
 	if err != nil {
 		return Image{}, err
 	}
-	if _, err := s.content.Info(ctx, m.Layers[0].Digest); err != nil {
+	whole, err := s.wholeDisk(ctx, m, nil)
+	if err != nil {
+		return Image{}, err
+	}
+	if _, err := s.content.Info(ctx, whole); err != nil {
 		return Image{}, err
 	}
 	img := Image{Digest: manifest.Digest.String(), Arch: c.Architecture, Disk: &Disk{
-		Path: s.blobPath(m.Layers[0].Digest.String()), Size: c.VirtualSize, Firmware: c.Firmware, Agent: c.Agent,
+		Path: s.blobPath(whole.String()), Size: c.VirtualSize, Firmware: c.Firmware, Agent: c.Agent,
 	}}
 	if c.Created != nil {
 		img.Created = *c.Created
@@ -107,11 +117,16 @@ func (s *Store) describeDisk(ctx context.Context, img *api.Image, m *ocispec.Man
 	if err != nil {
 		return err
 	}
-	info, err := s.content.Info(ctx, m.Layers[0].Digest)
-	if err != nil {
-		return err
+	for _, l := range m.Layers {
+		info, err := s.content.Info(ctx, l.Digest)
+		if err != nil {
+			return err
+		}
+		img.Size += s.allocated(info)
+		if d := digest.Digest(info.Labels[diskRefLabel]); d != "" && s.hasDisk(ctx, d) {
+			img.Size += s.allocated(content.Info{Digest: d, Size: c.VirtualSize})
+		}
 	}
-	img.Size += s.allocated(info)
 	img.Platform = "linux/" + c.Architecture
 	if c.Created != nil {
 		img.Created = *c.Created

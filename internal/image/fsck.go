@@ -25,7 +25,7 @@ import (
 // CheckOptions say how to check the store.
 type CheckOptions struct {
 	// Repair fetches what is broken from the registry it came from, makes EROFS images
-	// anew from their layers, and removes what is broken and no image's.
+	// and disks anew from their layers and chunks, and removes what is broken and no image's.
 	Repair bool
 	Access
 	Progress Progress // of all, and each fault as a part with a text
@@ -171,6 +171,9 @@ func (c *checker) anyOf(ctx context.Context, m *parsed) bool {
 // layers checks the EROFS images of an image's layers, those that have been made.
 func (c *checker) layers(ctx context.Context, name string, desc ocispec.Descriptor) error {
 	_, m, err := c.s.manifest(ctx, desc)
+	if err == nil && m.ArtifactType == diskArtifact && inChunks(m) {
+		return c.disk(ctx, name, m)
+	}
 	if err != nil || m.ArtifactType != "" {
 		return nil //nolint:nilerror // no image of layers: its blobs are all there is
 	}
@@ -208,6 +211,29 @@ func (c *checker) layers(ctx context.Context, name string, desc ocispec.Descript
 		}
 	}
 	return nil
+}
+
+// disk checks what was made of a disk image's chunks.
+func (c *checker) disk(ctx context.Context, name string, m *ocispec.Manifest) error {
+	index, err := c.s.content.Info(ctx, m.Layers[0].Digest)
+	d := digest.Digest(index.Labels[diskRefLabel])
+	if _, read := c.sound[d]; err != nil || d == "" || read {
+		return nil //nolint:nilerror // broken, which was said, or nothing was made
+	}
+	problem := c.verify(ctx, d, 0)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if c.sound[d] = problem == nil; problem == nil {
+		return nil
+	}
+	return c.fault(d, name, fmt.Errorf("the disk of its chunks: %w", problem), func() error {
+		if err := c.forget(ctx, d); err != nil {
+			return err
+		}
+		_, err := c.s.wholeDisk(ctx, m, nil)
+		return err
+	})
 }
 
 // orphan checks a blob that no image refers to: it waits for a manifest, or for the

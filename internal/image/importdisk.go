@@ -254,10 +254,20 @@ func (s *Store) exportDisk(ctx context.Context, name string, format disk.Format,
 	return err
 }
 
-// sparse makes holes of the zeros in a blob that came as a stream.
-func (s *Store) sparse(ctx context.Context, blob ocispec.Descriptor) error {
-	if !s.keep(ctx, blob.Digest) {
+// prepareDisk makes the disk ready of a disk image that has come.
+func (s *Store) prepareDisk(ctx context.Context, m *ocispec.Manifest, progress Progress) error {
+	if _, err := s.diskConfigOf(ctx, m); err != nil {
+		return err
+	}
+	if inChunks(m) {
+		_, err := s.wholeDisk(ctx, m, progress)
+		if notFound(err) {
+			return incomplete(err)
+		}
+		return err
+	}
+	if !s.keep(ctx, m.Layers[0].Digest) {
 		return nil // what is missing is its reader's to tell
 	}
-	return disk.Dig(s.blobPath(blob.Digest.String()))
+	return disk.Dig(s.blobPath(m.Layers[0].Digest.String())) // it came as a stream
 }

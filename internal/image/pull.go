@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image/chunks"
 )
 
 // PullOptions say how to pull an image.
@@ -108,9 +109,12 @@ func (p *puller) pull(ctx context.Context, resolver remotes.Resolver, full strin
 	if err := p.fetch(ctx, m.Config, maxConfig); err != nil {
 		return err
 	}
-	if m.Config.MediaType == ocispec.MediaTypeEmptyJSON || m.ArtifactType == diskArtifact {
-		err = p.blobs(ctx, m.Layers) // an artifact: a kernel, a disk
-	} else {
+	switch {
+	case m.ArtifactType == diskArtifact && inChunks(m):
+		err = p.disk(ctx, m)
+	case m.Config.MediaType == ocispec.MediaTypeEmptyJSON || m.ArtifactType == diskArtifact:
+		err = p.blobs(ctx, m.Layers) // an artifact: a kernel, a disk kept whole
+	default:
 		err = p.layers(ctx, m)
 	}
 	if err != nil {
@@ -176,6 +180,24 @@ func (p *puller) layers(ctx context.Context, m *ocispec.Manifest) error {
 		})
 	}
 	return g.Wait()
+}
+
+// disk fetches the chunks of a disk that are not here, once its index is known to be
+// sound, and puts them together.
+func (p *puller) disk(ctx context.Context, m *ocispec.Manifest) error {
+	if err := p.fetch(ctx, m.Layers[0], chunks.MaxIndex); err != nil {
+		return err
+	}
+	if _, err := p.s.chunkIndex(ctx, m); err != nil {
+		return err
+	}
+	all := *p
+	all.progress = p.progress.together("disk", m.Layers[1:])
+	if err := all.blobs(ctx, m.Layers[1:]); err != nil {
+		return err
+	}
+	_, err := p.s.wholeDisk(ctx, m, p.progress)
+	return err
 }
 
 func (p *puller) blobs(ctx context.Context, all []ocispec.Descriptor) error {

@@ -37,6 +37,9 @@ func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (string,
 		return "", api.E("push", "", Familiar(rec.Name), err)
 	}
 	defer done()
+	if rec, err = s.chunked(ctx, rec, opt.Progress); err != nil {
+		return "", api.E("push", "", Familiar(rec.Name), diskFull(err))
+	}
 	g := newGuard(s.opt.Stall)
 	defer g.close()
 	p := &pusher{s: s, progress: opt.Progress}
@@ -65,6 +68,9 @@ func (p *pusher) push(ctx context.Context, t tree) error {
 		if !p.s.keep(ctx, desc.Digest) {
 			return api.E("", api.NotFound, "", errors.New("its content is not in the store any more"))
 		}
+	}
+	if len(t.blobs) > 1 && t.blobs[1].MediaType == diskIndexType {
+		p.progress = p.progress.together("disk", t.blobs)
 	}
 	for _, blob := range t.blobs {
 		p.progress.report(short(blob.Digest), StageWaiting, 0, blob.Size)

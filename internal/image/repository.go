@@ -35,11 +35,12 @@ type Repositories struct {
 	// must not go between the look and the name.
 	writing sync.Mutex
 
-	mu      sync.Mutex
-	view    view                                   // as of one state of the names
-	loose   map[string]map[digest.Digest]time.Time // until when uploaded blobs are kept, by repository
-	parsed  map[digest.Digest]*parsed              // manifests are read once
-	uploads map[string]*Upload                     // under way, by ID
+	mu         sync.Mutex
+	view       view                                   // as of one state of the names
+	loose      map[string]map[digest.Digest]time.Time // until when uploaded blobs are kept, by repository
+	parsed     map[digest.Digest]*parsed              // manifests are read once
+	references int                                    // that these have
+	uploads    map[string]*Upload                     // under way, by ID
 
 	litter chan struct{} // something may be garbage
 	stop   context.CancelFunc
@@ -62,8 +63,8 @@ type repository struct {
 // looseTime is how long an uploaded blob waits for its manifest.
 const looseTime = 24 * time.Hour
 
-// maxParsed bounds how many manifests are remembered.
-const maxParsed = 10_000
+// maxParsed bounds what is remembered of manifests, in references.
+const maxParsed = 100_000
 
 // Repositories returns the store as a registry shows it. Close ends it; until then
 // there is no other.

@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image/chunks"
 )
 
 // ErrBlobUnknown is the cause of the error of a manifest that refers to something which
@@ -26,8 +27,11 @@ var ErrBlobUnknown = errors.New("not in this repository; push it first")
 // distribution-spec wants a registry to take.
 const MaxManifest = maxManifest
 
-// maxReferences bounds what one manifest refers to: each has to be looked for and written down.
-const maxReferences = 1000
+// Bounds of what one manifest refers to: each has to be looked for and written down.
+const (
+	maxReferences     = 1000
+	maxDiskReferences = chunks.MaxCount + 2 // of a disk in chunks
+)
 
 // pushedLabel is on names that others have pushed, which somebody may want to pull though
 // nobody uses them here.
@@ -95,8 +99,12 @@ func parseAny(b []byte, mediaType string) (*parsed, error) {
 	if doc.Subject != nil {
 		p.subject, all = doc.Subject.Digest, append(all, *doc.Subject)
 	}
-	if len(all) > maxReferences {
-		return fail(fmt.Errorf("it refers to %d things, more than %d", len(all), maxReferences))
+	most := maxReferences
+	if len(doc.Layers) > 0 && doc.Layers[0].MediaType == diskIndexType {
+		most = maxDiskReferences
+	}
+	if len(all) > most {
+		return fail(fmt.Errorf("it refers to %d things, more than %d", len(all), most))
 	}
 	for _, d := range all {
 		if err := checkDescriptor(d); err != nil {
@@ -119,8 +127,9 @@ func (r *Repositories) parse(ctx context.Context, desc ocispec.Descriptor) (*par
 	if err != nil {
 		return nil, err
 	}
-	if len(r.parsed) >= maxParsed {
+	if r.references += len(p.manifests) + len(p.blobs) + 1; r.references > maxParsed {
 		clear(r.parsed)
+		r.references = 0
 	}
 	r.parsed[desc.Digest] = p
 	return p, nil

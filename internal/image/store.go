@@ -28,6 +28,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -37,6 +38,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/log"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
@@ -97,6 +99,8 @@ type Store struct {
 	// telling the database, and write-locked while garbage is collected, which
 	// would take such a file for garbage.
 	placing sync.RWMutex
+
+	joining sync.Mutex // held while a disk is made of its chunks
 
 	mu         sync.Mutex
 	converting map[string]*conversion // by diff id
@@ -200,6 +204,34 @@ type Progress func(api.Progress)
 func (p Progress) report(part, stage string, current, total int64) {
 	if p != nil {
 		p(api.Progress{Part: part, Stage: stage, Current: current, Total: total})
+	}
+}
+
+// counter returns a function that adds to how far a part is.
+func (p Progress) counter(part, stage string, total int64) func(n int64) {
+	var at atomic.Int64
+	return func(n int64) { p.report(part, stage, at.Add(n), total) }
+}
+
+// together makes of the progress of blobs that of one part with all their bytes.
+func (p Progress) together(part string, blobs []ocispec.Descriptor) Progress {
+	total := int64(0)
+	for _, b := range blobs {
+		total += b.Size
+	}
+	var mu sync.Mutex
+	sum, of := int64(0), map[string]int64{}
+	return func(one api.Progress) {
+		mu.Lock()
+		sum += one.Current - of[one.Part]
+		of[one.Part] = one.Current
+		at := sum
+		mu.Unlock()
+		stage := one.Stage
+		if stage == StageDone && at < total {
+			return
+		}
+		p.report(part, stage, at, total)
 	}
 }
 

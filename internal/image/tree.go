@@ -3,9 +3,9 @@ package image
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthcloud/berth/api"
@@ -13,8 +13,9 @@ import (
 
 // tree is what an image's target leads to.
 type tree struct {
-	manifests []ocispec.Descriptor // and indexes; what one speaks of stands before it
-	blobs     []ocispec.Descriptor // configurations and layers
+	manifests []ocispec.Descriptor   // and indexes; what one speaks of stands before it
+	blobs     []ocispec.Descriptor   // configurations and layers
+	has       map[digest.Digest]bool // the blobs, while climbing
 }
 
 // top returns what the others belong to.
@@ -23,7 +24,7 @@ func (t *tree) top() ocispec.Descriptor { return t.manifests[len(t.manifests)-1]
 // tree returns all that target leads to, of every platform, with attestations; or the
 // part for this host where the store has not all of it.
 func (s *Store) tree(ctx context.Context, target ocispec.Descriptor) (tree, error) {
-	var t tree
+	t := tree{has: map[digest.Digest]bool{}}
 	err := s.climb(ctx, target, &t, 0)
 	if !notFound(err) {
 		return t, err
@@ -64,7 +65,8 @@ func (s *Store) climb(ctx context.Context, desc ocispec.Descriptor, t *tree, dep
 			if _, err := s.content.Info(ctx, blob.Digest); err != nil {
 				return err
 			}
-			if !slices.ContainsFunc(t.blobs, func(d ocispec.Descriptor) bool { return d.Digest == blob.Digest }) {
+			if !t.has[blob.Digest] {
+				t.has[blob.Digest] = true
 				t.blobs = append(t.blobs, blob)
 			}
 		}
