@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 
 	"github.com/coder/websocket"
 
@@ -19,6 +20,7 @@ type Build struct {
 	File     string            `json:"file,omitempty"`     // "" for Dockerfile in the context; "-" for standard input
 	Contexts map[string]string `json:"contexts,omitempty"` // further ones, by name
 	Target   string            `json:"target,omitempty"`
+	VM       bool              `json:"vm,omitempty"` // its steps run in VMs: it is untrusted
 	Platform []string          `json:"platform,omitempty"`
 	Args     map[string]string `json:"args,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
@@ -46,9 +48,14 @@ type Build struct {
 }
 
 // BuildConn returns a connection on which the daemon speaks BuildKit's control protocol
-// (gRPC, moby.buildkit.v1.Control). A build ends with it, and with ctx.
-func (c *Client) BuildConn(ctx context.Context) (net.Conn, error) {
-	conn, res, err := websocket.Dial(ctx, c.url("/v1/build", nil), &websocket.DialOptions{HTTPClient: c.http})
+// (gRPC, moby.buildkit.v1.Control). A build ends with it, and with ctx. With vm the steps
+// of its builds run in VMs, and share no cache with those of others.
+func (c *Client) BuildConn(ctx context.Context, vm bool) (net.Conn, error) {
+	query := url.Values{}
+	if vm {
+		query.Set("vm", "true")
+	}
+	conn, res, err := websocket.Dial(ctx, c.url("/v1/build", query), &websocket.DialOptions{HTTPClient: c.http})
 	if err != nil {
 		if res != nil && res.StatusCode != http.StatusSwitchingProtocols {
 			return nil, responseError(res)

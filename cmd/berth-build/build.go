@@ -33,7 +33,7 @@ func build(ctx context.Context, b *client.Build) error {
 		return usageError{api.E("build", api.Invalid, "", err)}
 	}
 	// One connection carries everything: control, session and progress.
-	first, err := daemon.BuildConn(ctx)
+	first, err := daemon.BuildConn(ctx, b.VM)
 	if err != nil {
 		return err
 	}

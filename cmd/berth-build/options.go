@@ -112,7 +112,12 @@ func attributes(b *client.Build, env func(string) string) (map[string]string, er
 	}
 	switch b.Network {
 	case "", "default":
-	case "none", "host":
+	case "host":
+		if b.VM {
+			return nil, errors.New("--network host: a step in a VM cannot share the host's network; use default or none, or leave --vm out")
+		}
+		a["force-network-mode"] = b.Network
+	case "none":
 		a["force-network-mode"] = b.Network
 	default:
 		return nil, fmt.Errorf("--network %s: use default, none or host", b.Network)

@@ -174,7 +174,7 @@ func TestBoundStream(t *testing.T) {
 				}
 				c.Reply(Reply{})
 			})
-			err := c.Layer(t.Context(), false, guest.bound, io.Discard)
+			err := c.Layer(t.Context(), Layer{}, guest.bound, io.Discard)
 			if err == nil || !strings.Contains(err.Error(), guest.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v, want %q", err, guest.want)
 			}

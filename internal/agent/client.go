@@ -272,7 +272,18 @@ func (c *Client) Top(ctx context.Context) ([]Proc, error) {
 
 // CopyIn unpacks a tar stream into a directory of the guest.
 func (c *Client) CopyIn(ctx context.Context, dir string, tar io.Reader) error {
-	_, err := c.call(ctx, Request{Op: OpCopyIn, Path: dir}, func(s *stream) error {
+	return c.send(ctx, Request{Op: OpCopyIn, Path: dir}, tar)
+}
+
+// Place mounts the one file of a tar stream over a path of the guest. It is kept in the
+// guest's memory alone.
+func (c *Client) Place(ctx context.Context, path string, tar io.Reader) error {
+	return c.send(ctx, Request{Op: OpPlace, Path: path}, tar)
+}
+
+// send makes a call that takes a tar stream.
+func (c *Client) send(ctx context.Context, r Request, tar io.Reader) error {
+	_, err := c.call(ctx, r, func(s *stream) error {
 		_, err := io.Copy(channelWriter{s, ChannelStdin}, tar)
 		if errors.Is(err, io.ErrClosedPipe) {
 			return nil // the agent ended early; its reply says why
@@ -294,10 +305,17 @@ func (c *Client) CopyOut(ctx context.Context, path string, tar io.Writer) error 
 	return err
 }
 
-// Layer writes what the guest has changed in its root filesystem as the tar of an OCI
-// layer, or with namesOnly its headers, within a bound. The guest's writes wait meanwhile.
-func (c *Client) Layer(ctx context.Context, namesOnly bool, bound Bound, tar io.Writer) error {
-	_, err := c.call(ctx, Request{Op: OpLayer, NamesOnly: namesOnly}, func(s *stream) error {
+// Layer says of which tree Client.Layer tells, and how.
+type Layer struct {
+	Part      int  // the mount of this partition, with its root; 0 for the root filesystem, without it
+	Exact     bool // times to the nanosecond, and not to the second as images have them
+	NamesOnly bool // headers alone
+}
+
+// Layer writes what the guest has changed in a tree as the tar of an OCI layer, within a
+// bound. The guest's writes wait meanwhile.
+func (c *Client) Layer(ctx context.Context, l Layer, bound Bound, tar io.Writer) error {
+	_, err := c.call(ctx, Request{Op: OpLayer, Part: l.Part, Exact: l.Exact, NamesOnly: l.NamesOnly}, func(s *stream) error {
 		_, err := io.Copy(tar, &boundReader{stream: s, from: channelReader{s, ChannelStdout}, bound: bound})
 		return err
 	})

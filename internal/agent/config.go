@@ -61,6 +61,9 @@ type Config struct {
 	// another machine's: then that, and all else that tells one from the other, is
 	// made anew, once. "" leaves the disk as it is.
 	MachineID string `json:"machine_id,omitempty"`
+	// Step says that the machine is a step's of a build: what tells it its name and
+	// neighbors is mounted over the root's files, which stay as they are.
+	Step bool `json:"step,omitempty"`
 }
 
 // Process is a command to run in the guest.
@@ -97,12 +100,14 @@ type Interface struct {
 }
 
 // Mount is a file tree mounted over the root filesystem's: a virtiofs share, the ext4
-// of a disk, or a tmpfs where both Tag and Disk are empty. A disk without a target gets
-// its name in /dev/disk/by-id alone.
+// of a disk, a partition of the disk of layers, or a tmpfs where there is none of these.
+// A disk without a target gets its name in /dev/disk/by-id alone. What is written to a
+// partition goes to the machine's disk.
 type Mount struct {
 	Tag      string `json:"tag,omitempty"`
 	Disk     string `json:"disk,omitempty"` // the disk's serial number
-	Path     string `json:"path,omitempty"` // the share's file to mount in place of the whole share
+	Part     int    `json:"part,omitempty"` // the partition's number
+	Path     string `json:"path,omitempty"` // the file to mount in place of the whole share or partition
 	Target   string `json:"target,omitempty"`
 	ReadOnly bool   `json:"read_only,omitempty"`
 	Size     int64  `json:"size,omitempty"` // tmpfs: bytes, 0 for half of the memory
@@ -205,6 +210,12 @@ func (c *Config) fields(f *fields) {
 	list(f, &c.Limits, (*fields).limit)
 	if !f.reading || len(f.data) > 0 { // an older host ends here
 		f.text(&c.MachineID)
+	}
+	if !f.reading || len(f.data) > 0 { // or here
+		f.flag(&c.Step)
+		for i := range c.Mounts {
+			number(f, &c.Mounts[i].Part)
+		}
 	}
 }
 

@@ -16,7 +16,8 @@ const (
 	OpResize    Op = "resize"   // sets the entrypoint's terminal to Request.Size
 	OpCopyIn    Op = "copy-in"  // unpacks a tar from channel 0 into Request.Path
 	OpCopyOut   Op = "copy-out" // packs Request.Path as a tar on channel 1
-	OpLayer     Op = "layer"    // the writable layer as an OCI layer's tar on channel 1; with Request.NamesOnly its headers
+	OpLayer     Op = "layer"    // the writable layer as an OCI layer's tar on channel 1; with Request.NamesOnly its headers, with Request.Part that of a mount
+	OpPlace     Op = "place"    // mounts the one file of a tar from channel 0, in memory, over Request.Path
 	OpFreeze    Op = "freeze"   // holds back what writes to disks until channel 0 ends; a byte on channel 1 says that they are at rest
 	OpStats     Op = "stats"
 	OpTop       Op = "top"        // a JSON list of Proc on channel 1
@@ -52,6 +53,8 @@ type Request struct {
 	Config []byte `json:"config,omitempty"`
 
 	NamesOnly bool `json:"names_only,omitempty"`
+	Exact     bool `json:"exact,omitempty"` // layer: times to the nanosecond
+	Part      int  `json:"part,omitempty"`  // layer: of the mount of this partition
 }
 
 // Exec is a command to run beside the entrypoint. What Process leaves empty is
@@ -61,6 +64,7 @@ type Exec struct {
 	TTY     bool    `json:"tty,omitempty"`
 	Stdin   bool    `json:"stdin,omitempty"`
 	Size    Size    `json:"size,omitzero"`
+	Alone   bool    `json:"alone,omitempty"` // what it leaves running ends with it
 }
 
 // Control is a message to a call that runs.

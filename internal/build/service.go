@@ -21,7 +21,7 @@ const idle = 5 * time.Minute
 
 // Users reserves ranges of user ids.
 type Users interface {
-	ReserveUsers() (instance.IDRange, error)
+	ReserveUsers(api.Kind) (instance.IDRange, error)
 	ReleaseUsers(instance.IDRange)
 }
 
@@ -31,7 +31,7 @@ type Options struct {
 	Images  *image.Store
 	Network network.Network
 	Users   Users
-	Steps   instance.Driver // of containers, by Keeper
+	Steps   instance.Driver // of containers, or of VMs, by Keeper
 	Keeper  *keeper.Client  // the builder's: it is in its mount namespace
 	Log     *slog.Logger
 }

@@ -27,12 +27,19 @@ const PreparedName = "prepared.json"
 func (s *Service) begin(ctx context.Context, r stepRequest) (step Step, err error) {
 	var u undo.Stack
 	defer u.Run(ctx, &err)
-	if step.Users, err = s.Users.ReserveUsers(); err != nil {
+	kind, link := api.Container, network.Veth
+	if s.Config.VM {
+		kind, link = api.VM, network.Tap
+		if step.Kernel, err = s.kernel(ctx); err != nil {
+			return step, err
+		}
+	}
+	if step.Users, err = s.Users.ReserveUsers(kind); err != nil {
 		return step, err
 	}
 	u.Add(func(context.Context) error { s.Users.ReleaseUsers(step.Users); return nil })
 	if r.Network {
-		ep, err := s.Network.Attach(ctx, network.Request{ID: r.ID, Names: []string{r.ID[:12]}, LinkKind: network.Veth})
+		ep, err := s.Network.Attach(ctx, network.Request{ID: r.ID, Names: []string{r.ID[:12]}, LinkKind: link})
 		if err != nil {
 			return step, err
 		}
@@ -43,6 +50,18 @@ func (s *Service) begin(ctx context.Context, r stepRequest) (step Step, err erro
 	s.steps[r.ID] = step
 	u.Release()
 	return step, nil
+}
+
+// stepKernel is the kernel of steps in VMs.
+const stepKernel = "kernel/debian-cloud"
+
+// kernel returns the kernel of a step in a VM.
+func (s *Service) kernel(ctx context.Context) (instance.Kernel, error) {
+	k, err := s.Images.Kernel(ctx, stepKernel)
+	if api.IsKind(err, api.NotFound) {
+		err = api.E("", api.NotFound, stepKernel, errors.New("no such kernel here, in which steps of untrusted builds run: make it with 'berth kernel bootstrap cloud'"))
+	}
+	return instance.Kernel{Name: k.Name, Arch: k.Arch, Release: k.Release, Vmlinux: k.Vmlinux, Modules: k.Modules, Config: k.Config}, err
 }
 
 // end gives back what begin reserved.

@@ -257,12 +257,16 @@ func (c *Config) build(ctx context.Context, u *undo.Stack) (b rest.Backend, err 
 	}
 	u.Add(func(context.Context) error { return e.Close() })
 	b = rest.Engine(e)
-	builds, err := c.builds(ctx, host, images, networks, e)
-	if err != nil {
-		return b, err
+	for _, place := range []struct {
+		builds *rest.Builds
+		vm     bool
+	}{{&b.Builds, false}, {&b.UntrustedBuilds, true}} {
+		builds, err := c.builds(ctx, host, place.vm, images, networks, e, u)
+		if err != nil {
+			return b, err
+		}
+		*place.builds = builds
 	}
-	u.Add(func(context.Context) error { return builds.Close() })
-	b.Builds = builds
 	return b, c.serveRegistry(ctx, images, u)
 }
 
@@ -278,22 +282,39 @@ func (c *Config) openImages(host instance.Host) (*image.Store, error) {
 	})
 }
 
-// builds makes the service of builds. What runs their steps is another keeper than that
-// of instances: the builder's own.
-func (c *Config) builds(ctx context.Context, host instance.Host, images *image.Store, networks network.Set, users build.Users) (*build.Service, error) {
+// builds makes a service of builds: of those whose steps are containers, or of untrusted
+// ones, whose steps are VMs. What runs their steps is another keeper than that of
+// instances: the builder's own.
+func (c *Config) builds(ctx context.Context, host instance.Host, untrusted bool, images *image.Store, networks network.Set, users build.Users, u *undo.Stack) (*build.Service, error) {
 	net, err := networks.Network(api.NetworkDefault)
 	if err != nil {
 		return nil, err
 	}
+	name := "build"
+	if untrusted {
+		name = "build-vm"
+	}
 	b := build.Config{
-		Root: filepath.Join(c.Root, "build"), Run: filepath.Join(c.Run, "build"), Bin: c.Bin, Cgroup: c.cgroup(),
+		Root: filepath.Join(c.Root, name), Run: filepath.Join(c.Run, name), Bin: c.Bin, Cgroup: c.cgroup(), VM: untrusted,
 		Version: c.Version.Version, Hosts: c.Hosts, Host: host,
+		Agents: c.agents(), Templates: c.Templates, TemplateUser: engine.TemplateUser(host),
 	}
 	keep := keeper.New(keeper.Config{Run: b.Run, Binary: filepath.Join(c.Bin, "berth-keeper")})
-	return build.New(ctx, build.Options{
+	o := build.Options{
 		Config: b, Images: images, Network: net, Users: users, Keeper: keep, Log: c.Log,
 		Steps: container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: b.Runtime(), Host: host}),
-	})
+	}
+	if untrusted {
+		steps := vm.New(b.Machines(keep))
+		u.Add(func(context.Context) error { steps.Close(); return nil })
+		o.Steps = steps
+	}
+	s, err := build.New(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func(context.Context) error { return s.Close() })
+	return s, nil
 }
 
 // machines makes the driver of VMs.

@@ -56,9 +56,9 @@ func (e *Engine) freeRange(r instance.IDRange) {
 	delete(e.ranges, rangeIndex(r))
 }
 
-// ReserveUsers reserves the user ids of a step of a build, which is a container without
-// a record, until ReleaseUsers.
-func (e *Engine) ReserveUsers() (instance.IDRange, error) { return e.allocateRange(api.Container) }
+// ReserveUsers reserves the user ids of a step of a build, which is a container or VM
+// without a record, until ReleaseUsers.
+func (e *Engine) ReserveUsers(kind api.Kind) (instance.IDRange, error) { return e.allocateRange(kind) }
 
 // ReleaseUsers gives back what ReserveUsers returned.
 func (e *Engine) ReleaseUsers(r instance.IDRange) {

@@ -163,6 +163,19 @@ type Execer interface {
 	Exec(context.Context, api.Exec, Streams) (api.Exit, error)
 }
 
+// Stepper carries out a step of a build in a run with Prepared.Step, in which nothing runs
+// by itself. What it returns is said by a run that may be in the hands of anybody.
+type Stepper interface {
+	// Place mounts the one file of a tar stream over a path. It is kept in memory alone.
+	Place(ctx context.Context, path string, tar io.Reader) error
+	// Step runs a command. What it leaves running ends with it.
+	Step(context.Context, api.Exec, Streams) (api.Exit, error)
+	// Changes writes what was changed in the mount of Prepared.Mounts with an index, which
+	// has an Image and no Entry, as the tar of an OCI layer that has times to the nanosecond
+	// and the root; with -1 what was in the root filesystem, without the root.
+	Changes(ctx context.Context, mount int, tar io.Writer) error
+}
+
 // Attacher connects to the standard streams of the entrypoint.
 type Attacher interface {
 	// Attach returns once the entrypoint has ended or ctx is canceled; the

@@ -19,6 +19,7 @@ type Prepared struct {
 
 	Arch    string  `json:"arch,omitempty"`   // of the image, as GOARCH; "" for the host's
 	Idle    bool    `json:"idle,omitempty"`   // nothing of Process is to run: the driver is to be asked about the instance
+	Step    bool    `json:"step,omitempty"`   // VMs: an idle run for a step of a build, which its Stepper carries out; etc/hosts and the like are mounted over the root filesystem's
 	Cloned  bool    `json:"cloned,omitempty"` // its disk, and what it goes on from, were another instance's
 	Process Process `json:"process"`          // image and Spec merged
 	Rootfs  Rootfs  `json:"rootfs"`
@@ -124,6 +125,10 @@ type Mount struct {
 	Size     int64         `json:"size,omitempty"` // tmpfs and disk: bytes, never 0
 	Mode     uint32        `json:"mode,omitempty"` // tmpfs: permission bits, never 0
 	Exec     bool          `json:"exec,omitempty"` // tmpfs: programs in it may be run
+	// Image is an EROFS image that a VM mounts in place of Source: its file Entry, or all
+	// of it. What is written there is the run's, and its Stepper can tell it.
+	Image string `json:"image,omitempty"`
+	Entry string `json:"entry,omitempty"`
 }
 
 // HostsEntry is a line of /etc/hosts.

@@ -8,6 +8,7 @@ package pack
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,10 @@ type Options struct {
 	Leave func(name string) bool
 	// Names writes the headers alone.
 	Names bool
+	// Root writes the directory itself too where it has no name, as "./".
+	Root bool
+	// Exact keeps times to the nanosecond, for which each header takes a record more.
+	Exact bool
 }
 
 // Tree writes what fd names, which may be an O_PATH descriptor, and what is below it.
@@ -65,6 +70,9 @@ func (p *packer) pack(fd int, name string) error {
 		return err
 	}
 	hdr := &tar.Header{Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Unix())}
+	if p.Exact {
+		hdr.Format = tar.FormatPAX
+	}
 	if p.Owner != nil {
 		hdr.Uid, hdr.Gid = p.Owner(st.Uid, st.Gid)
 	}
@@ -123,8 +131,8 @@ func (p *packer) dir(fd int, hdr *tar.Header) error {
 		return nil // not files but views of the kernel, and without end
 	}
 	prefix := hdr.Name
-	if prefix != "" {
-		hdr.Typeflag, hdr.Name = tar.TypeDir, prefix+"/"
+	if prefix != "" || p.Root {
+		hdr.Typeflag, hdr.Name = tar.TypeDir, cmp.Or(prefix, ".")+"/"
 		if err := p.w.WriteHeader(hdr); err != nil {
 			return err
 		}

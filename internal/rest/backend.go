@@ -26,9 +26,11 @@ type Backend struct {
 	Networks   Networks
 	Host       Host
 	Builds     Builds
+
+	UntrustedBuilds Builds // whose steps run in VMs
 }
 
-// Engine returns the Backend of an engine, which has no Builds.
+// Engine returns the Backend of an engine, which has neither Builds nor UntrustedBuilds.
 func Engine(e *engine.Engine) Backend {
 	return Backend{Records: e, Lives: e, Snapshots: e, Insides: e, Consoles: e, Images: e, Operations: e, Work: e, Volumes: e, Networks: e, Host: e}
 }

@@ -16,15 +16,33 @@ func (s *Server) buildRoutes(a huma.API) {
 	handleRaw(a, route{id: "build", method: "GET", path: "/v1/build", tag: "images", summary: "Build images", stream: websocketType,
 		description: "A websocket of binary messages, which carry one connection of gRPC: BuildKit's control protocol (moby.buildkit.v1.Control). " +
 			"A build ends with its connection."},
-		func(*struct{}) *raw { return answer(s.build) })
+		func(in *buildInput) *raw {
+			return answer(func(w http.ResponseWriter, r *http.Request) { s.build(in.builds(s), w, r) })
+		})
 	handle(a, route{id: "prune-build-cache", method: "DELETE", path: "/v1/build/cache", tag: "images", summary: "Remove what of the cache of builds no build uses now"},
 		func(ctx context.Context, _ *struct{}) (api.Pruned, error) {
 			if s.Builds == nil {
 				return api.Pruned{}, errNoBuilds()
 			}
 			freed, err := s.Builds.Prune(ctx)
-			return api.Pruned{Bytes: freed}, err
+			if err != nil {
+				return api.Pruned{}, err
+			}
+			more, err := s.UntrustedBuilds.Prune(ctx)
+			return api.Pruned{Bytes: freed + more}, err
 		})
+}
+
+// buildInput says how to build.
+type buildInput struct {
+	VM bool `query:"vm" doc:"the build is untrusted: each of its steps runs in a VM, and it shares no cache with builds that are not"`
+}
+
+func (in *buildInput) builds(s *Server) Builds {
+	if in.VM {
+		return s.UntrustedBuilds
+	}
+	return s.Builds
 }
 
 func errNoBuilds() error {
@@ -32,8 +50,8 @@ func errNoBuilds() error {
 }
 
 // build upgrades a request to a connection that builds.
-func (s *Server) build(w http.ResponseWriter, r *http.Request) {
-	if s.Builds == nil {
+func (s *Server) build(builds Builds, w http.ResponseWriter, r *http.Request) {
+	if builds == nil {
 		fail(w, errNoBuilds())
 		return
 	}
@@ -46,7 +64,7 @@ func (s *Server) build(w http.ResponseWriter, r *http.Request) {
 	defer st.cancel()
 	work, cancel := s.untilClosing(st.ctx)
 	defer cancel()
-	if err := s.Builds.Build(work, websocket.NetConn(work, st.conn, websocket.MessageBinary)); err != nil {
+	if err := builds.Build(work, websocket.NetConn(work, st.conn, websocket.MessageBinary)); err != nil {
 		s.log.Error("build", "error", err)
 		_ = st.conn.Close(websocket.StatusInternalError, websocketReason(s.errClosing(err)))
 	}

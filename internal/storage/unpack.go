@@ -96,6 +96,11 @@ func unpackOnce(ctx context.Context, image, dir string) (err error) {
 // private: the names come from a tree without links in the way, made by package
 // layer, and nobody else can put one there.
 func unpack(ctx context.Context, image, dir string) error {
+	return fill(ctx, image, &unpacker{dir: dir, links: map[int64]string{}})
+}
+
+// fill has an unpacker take in an image.
+func fill(ctx context.Context, image string, p *unpacker) error {
 	f, err := os.Open(image)
 	if err != nil {
 		return err
@@ -105,7 +110,7 @@ func unpack(ctx context.Context, image, dir string) error {
 	if err != nil {
 		return err
 	}
-	p := &unpacker{img: img, dir: dir, links: map[int64]string{}}
+	p.img = img
 	err = iofs.WalkDir(img, ".", func(name string, d iofs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -136,6 +141,8 @@ type unpacker struct {
 	dir   string
 	links map[int64]string // path of the first name, by inode
 	dirs  []func() error   // what remains to be done for directories
+	over  bool             // there is a tree already, as Merge says
+	root  bool             // of which the root is changed too
 }
 
 func (p *unpacker) entry(name string, info iofs.FileInfo) error {
@@ -144,6 +151,11 @@ func (p *unpacker) entry(name string, info iofs.FileInfo) error {
 		return errors.New("an inode that cannot be read")
 	}
 	path := filepath.Join(p.dir, name)
+	if p.over {
+		if done, err := p.makeRoom(name, path, info, st); done || err != nil {
+			return err
+		}
+	}
 	if first, ok := p.links[st.Ino]; ok && !info.IsDir() {
 		return os.Link(first, path)
 	}
@@ -158,12 +170,16 @@ func (p *unpacker) entry(name string, info iofs.FileInfo) error {
 		}
 		return err
 	}
-	finish := func() error { return setAttributes(path, st) }
 	if info.IsDir() {
-		p.dirs = append(p.dirs, finish)
+		p.finishDir(path, st)
 		return nil
 	}
-	return finish()
+	return setAttributes(path, st)
+}
+
+// finishDir gives a directory its attributes once it is filled.
+func (p *unpacker) finishDir(path string, st *goerofs.Stat) {
+	p.dirs = append(p.dirs, func() error { return setAttributes(path, st) })
 }
 
 // make makes the inode with its content.

@@ -97,7 +97,7 @@ func boot() (*machine, error) {
 	if err := modules.loadFor(config); err != nil {
 		return nil, err
 	}
-	disk, err := mountRoot(config, disks)
+	disk, trees, err := mountRoot(config, disks)
 	if err != nil {
 		return nil, err
 	}
@@ -105,18 +105,18 @@ func boot() (*machine, error) {
 	if err := m.renewOnce(); err != nil {
 		return nil, err
 	}
-	return m, furnish(config)
+	return m, furnish(config, trees)
 }
 
 // furnish makes of a root filesystem the machine that the configuration describes.
-func furnish(config *agent.Config) error {
+func furnish(config *agent.Config, trees trees) error {
 	if err := setHostname(config.Hostname); err != nil {
 		return err
 	}
 	if err := writeEtc(config); err != nil {
 		return err
 	}
-	if err := mountShares(config.Mounts); err != nil {
+	if err := mountShares(config.Mounts, trees); err != nil {
 		return err
 	}
 	if config.ReadOnly {
@@ -140,6 +140,13 @@ func setHostname(name string) error {
 func writeEtc(config *agent.Config) error {
 	if err := os.MkdirAll("/etc", 0o755); err != nil {
 		return err
+	}
+	if config.Step {
+		return errors.Join(
+			placeText("/etc/hostname", config.Hostname+"\n"),
+			placeText("/etc/hosts", config.Hosts),
+			placeText("/etc/resolv.conf", config.ResolvConf),
+		)
 	}
 	return errors.Join(
 		writeFile("/etc/hostname", config.Hostname+"\n"),

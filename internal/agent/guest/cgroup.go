@@ -5,6 +5,9 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // workload is the cgroup of the user's processes. It exists once a limit has
@@ -55,4 +58,35 @@ func (w *workload) birthplace() int {
 		return -1
 	}
 	return int(w.dir.Fd())
+}
+
+// apart returns a new cgroup for one command and what it starts.
+func (w *workload) apart() (*os.File, error) {
+	w.mu.Lock()
+	parent := cgroupRoot
+	if w.dir != nil {
+		parent = workloadDir
+	}
+	w.mu.Unlock()
+	dir, err := os.MkdirTemp(parent, "apart")
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(dir)
+}
+
+// apartPatience bounds the wait for processes that were killed to be gone: one may wait
+// for a device.
+const apartPatience = 5 * time.Second
+
+// endApart kills what is left in a command's own cgroup and removes that. What the
+// command has moved elsewhere, as root can, stays.
+func endApart(dir string) {
+	_ = os.WriteFile(dir+"/cgroup.kill", []byte("1"), 0)
+	for wait, deadline := time.Millisecond, time.Now().Add(apartPatience); ; wait *= 2 {
+		if err := os.Remove(dir); !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return
+		}
+		<-time.After(wait)
+	}
 }

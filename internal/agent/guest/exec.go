@@ -22,6 +22,15 @@ func (m *machine) exec(c *agent.Call) {
 	}
 	cmd := m.command(m.beside(x.Process))
 	cmd.terminal = x.TTY
+	if x.Alone {
+		apart, err := m.group.apart()
+		if err != nil {
+			c.Reply(replyOf(err))
+			return
+		}
+		defer apart.Close()
+		cmd.apart, cmd.cgroup = apart, int(apart.Fd())
+	}
 	if _, set := variable(cmd.process.Env, "TERM"); x.TTY && !set {
 		cmd.process.Env = append(cmd.process.Env, "TERM=xterm")
 	}
@@ -62,7 +71,7 @@ func (m *machine) exec(c *agent.Call) {
 	var output sync.WaitGroup
 	output.Go(func() { _, _ = io.Copy(c.Output(agent.ChannelStdout), ours[1]) })
 	output.Go(func() { _, _ = io.Copy(c.Output(agent.ChannelStderr), ours[2]) })
-	exit := p.wait()
+	exit := m.end(cmd, p)
 	output.Wait()
 	closeAll(ours[1:])
 	c.Reply(agent.Reply{Exit: &exit})
@@ -119,9 +128,21 @@ func (m *machine) execOnTerminal(c *agent.Call, cmd command) {
 	}()
 	m.killWith(c, p)
 	// The master ends with an error when the last process has closed the terminal.
+	over := make(chan agent.Exit, 1)
+	go func() { over <- m.end(cmd, p) }()
 	_, _ = io.Copy(c.Output(agent.ChannelStdout), master)
-	exit := p.wait()
+	exit := <-over
 	c.Reply(agent.Reply{Exit: &exit})
+}
+
+// end waits for a command, and ends what it leaves running where that is not to stay.
+func (m *machine) end(cmd command, p *process) agent.Exit {
+	exit := p.wait()
+	exit.OOM = exit.Code == 128+int(unix.SIGKILL) && oomKills() > 0
+	if cmd.apart != nil {
+		endApart(cmd.apart.Name())
+	}
+	return exit
 }
 
 // killWith kills the command when the host gives the call up.

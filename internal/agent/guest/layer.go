@@ -10,11 +10,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berthcloud/berth/internal/agent"
 	"github.com/berthcloud/berth/internal/pack"
 )
 
-// layer writes what was changed in the root filesystem since the machine's first boot.
-func (m *machine) layer(namesOnly bool, w io.Writer) (err error) {
+// layer writes what was changed in a tree since the machine's first boot.
+func (m *machine) layer(r *agent.Request, w io.Writer) (err error) {
 	disk := int(m.disk.Fd())
 	if m.config.Disk {
 		if err := unix.IoctlSetInt(disk, fiFreeze, 0); err != nil {
@@ -22,14 +23,18 @@ func (m *machine) layer(namesOnly bool, w io.Writer) (err error) {
 		}
 		defer func() { err = errors.Join(err, os.NewSyscallError("thaw the disk", unix.IoctlSetInt(disk, fiThaw, 0))) }()
 	}
-	upper, err := unix.Openat(disk, "upper", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	options := pack.Options{Upper: true, Leave: given, Names: r.NamesOnly, Exact: r.Exact}
+	name := "upper"
+	if r.Part > 0 {
+		name, options.Leave, options.Root = upperOf(r.Part), nil, true
+	}
+	upper, err := unix.Openat(disk, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("open the writable layer", err)
 	}
 	defer unix.Close(upper)
 	out := tar.NewWriter(w)
-	err = pack.Tree(context.Background(), out, upper, "", pack.Options{Upper: true, Leave: given, Names: namesOnly})
-	if err != nil {
+	if err := pack.Tree(context.Background(), out, upper, "", options); err != nil {
 		return err
 	}
 	return out.Close()

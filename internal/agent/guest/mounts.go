@@ -63,14 +63,14 @@ func mount(source, target, kind string, flags uintptr, data string) error {
 // mountRoot stacks the image's layers under the writable disk and makes the
 // stack the root. The agent's own initramfs stays below it, out of reach of
 // any path; so does the disk, which is returned for rest.
-func mountRoot(config *agent.Config, disks disks) (writable *os.File, err error) {
+func mountRoot(config *agent.Config, disks disks) (writable *os.File, trees trees, err error) {
 	lower := make([]string, config.Layers)
 	for i := range config.Layers {
 		// Short names: those of 127 layers fit mount(2)'s one page of options.
 		dir := "/l/" + strconv.Itoa(i)
 		layer := mountPoint{disks.layers + strconv.Itoa(i+2), dir, "erofs", unix.MS_RDONLY, ""}
 		if err := mountAll([]mountPoint{layer}); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		lower[config.Layers-1-i] = dir // overlayfs wants the top first
 	}
@@ -78,36 +78,39 @@ func mountRoot(config *agent.Config, disks disks) (writable *os.File, err error)
 	if config.Disk {
 		if disks.writable == "" {
 			if disks.writable, err = findDisk(agent.DiskSerial, 0); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 		disk = mountPoint{disks.writable, "/disk", "ext4", unix.MS_NOATIME, ""}
 	}
 	if err := mountAll([]mountPoint{disk}); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if writable, err = os.Open("/disk"); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if config.Disk { // which may have become larger since
 		if err := growFilesystem(writable, disks.writable); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	for _, dir := range []string{"/disk/upper", "/disk/work"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	stack := mountPoint{"overlay", "/root", "overlay", 0,
 		"lowerdir=" + strings.Join(lower, ":") + ",upperdir=/disk/upper,workdir=/disk/work"}
 	if err := mountAll([]mountPoint{stack}); err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if trees, err = openTrees(config.Mounts, disks.layers); err != nil {
+		return nil, nil, err
 	}
 	if err := switchRoot("/root"); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return writable, nil
+	return writable, trees, nil
 }
 
 // rest brings the writable disk to rest, so that the next boot finds nothing to
@@ -153,10 +156,16 @@ func switchRoot(dir string) error {
 	return os.Chdir("/")
 }
 
-// mountShares mounts what the host shares, and tmpfs, at their targets.
-func mountShares(mounts []agent.Mount) error {
+// mountShares mounts what the host shares, trees, and tmpfs, at their targets.
+func mountShares(mounts []agent.Mount, trees trees) error {
 	for _, m := range mounts {
-		if err := mountShare(m); err != nil {
+		err := error(nil)
+		if m.Part > 0 {
+			err = trees[m.Part].attach(m.Target)
+		} else {
+			err = mountShare(m)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -23,8 +23,9 @@ type command struct {
 	limits   []agent.Limit
 	rights   rights
 	files    [3]*os.File
-	terminal bool // files[0] becomes the controlling terminal
-	cgroup   int  // to be born into, or -1
+	terminal bool     // files[0] becomes the controlling terminal
+	cgroup   int      // to be born into, or -1
+	apart    *os.File // that cgroup, where it is the command's alone; else nil
 }
 
 // process is a started command.

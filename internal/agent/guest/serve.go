@@ -55,7 +55,9 @@ func (m *machine) answer(c *agent.Call) {
 	case agent.OpCopyOut:
 		c.Reply(replyOf(copyOut(r.Path, c.Output(agent.ChannelStdout))))
 	case agent.OpLayer:
-		c.Reply(replyOf(m.layer(r.NamesOnly, c.Output(agent.ChannelStdout))))
+		c.Reply(replyOf(m.layer(r, c.Output(agent.ChannelStdout))))
+	case agent.OpPlace:
+		c.Reply(replyOf(placeFirst(r.Path, c.Stdin())))
 	case agent.OpFreeze:
 		c.Reply(replyOf(freeze(c)))
 	case agent.OpStats:

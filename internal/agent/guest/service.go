@@ -38,7 +38,7 @@ func Service() error {
 		// A machine that cannot be all that it should be can still be repaired.
 		err := m.renewOnce()
 		awaitInterfaces(config.Interfaces)
-		err = errors.Join(err, openNetwork(), furnish(config))
+		err = errors.Join(err, openNetwork(), furnish(config, nil))
 		if err == nil {
 			err = os.WriteFile(servicePath, nil, 0o600)
 		}

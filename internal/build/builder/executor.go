@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -20,17 +21,24 @@ import (
 	"github.com/berthcloud/berth/internal/build"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/instance/container"
+	"github.com/berthcloud/berth/internal/instance/vm"
 	"github.com/berthcloud/berth/internal/keeper"
 	"github.com/berthcloud/berth/internal/undo"
 )
 
 // runner runs steps as the containers that they are: by the driver of containers, with
-// its plan and so its confinement. It implements executor.Executor.
+// its plan and so its confinement; or, where builds are untrusted, as VMs by theirs. It
+// implements executor.Executor.
 type runner struct {
 	config    build.Config
 	daemon    build.Daemon
 	driver    instance.Driver
 	snapshots *snapshotter
+
+	// Of builds in VMs.
+	trees    trees
+	learn    func() // makes the templates that steps could have begun from
+	learning sync.WaitGroup
 
 	mu      sync.Mutex
 	running map[string]*running // by BuildKit's id of the container
@@ -45,7 +53,7 @@ type running struct {
 
 // newExecutor returns an executor. Its keeper belongs to this builder, because what
 // steps mount is in this builder's mount namespace.
-func newExecutor(c build.Config, daemon build.Daemon, snapshots *snapshotter, u *undo.Stack) (*runner, error) {
+func newExecutor(ctx context.Context, c build.Config, daemon build.Daemon, snapshots *snapshotter, u *undo.Stack) (*runner, error) {
 	keep := keeper.New(keeper.Config{Run: c.Run, Binary: filepath.Join(c.Bin, "berth-keeper")})
 	u.Add(func(ctx context.Context) error {
 		if err := keep.Shutdown(ctx); err != nil && !api.IsKind(err, api.Unavailable) {
@@ -53,10 +61,22 @@ func newExecutor(c build.Config, daemon build.Daemon, snapshots *snapshotter, u 
 		}
 		return nil
 	})
-	return &runner{
-		config: c, daemon: daemon, snapshots: snapshots, running: map[string]*running{},
-		driver: container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: c.Runtime(), Host: c.Host}),
-	}, nil
+	x := &runner{config: c, daemon: daemon, snapshots: snapshots, running: map[string]*running{}}
+	if !c.VM {
+		x.driver = container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: c.Runtime(), Host: c.Host})
+		return x, nil
+	}
+	machines := vm.New(c.Machines(keep))
+	u.Add(func(context.Context) error { machines.Close(); return nil })
+	x.driver, x.learn = machines, func() {
+		x.learning.Go(func() {
+			if err := machines.Learn(ctx); err != nil && ctx.Err() == nil {
+				slog.Warn("steps of builds begin with a boot", "error", err)
+			}
+		})
+	}
+	u.Add(func(context.Context) error { x.learning.Wait(); return nil })
+	return x, machines.Recover(ctx)
 }
 
 // Run runs a step to its end.
@@ -70,6 +90,9 @@ func (x *runner) Run(ctx context.Context, id string, root executor.Mount, mounts
 		}
 	})
 	defer going()
+	if x.config.VM {
+		return nil, x.runMachine(ctx, now, root, mounts, process, going)
+	}
 	var u undo.Stack
 	defer u.Run(ctx, &err)
 	p, err := x.prepare(ctx, newID(), root, mounts, process, &u)

@@ -76,6 +76,18 @@ func (l *layers) image(ctx context.Context, layer build.Layer) (storage.Layer, e
 	return known, nil
 }
 
+// imageAt returns the EROFS image that is mounted at a directory.
+func (l *layers) imageAt(dir string) (string, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, image := range l.known {
+		if l.storage.LayerDir(image) == dir {
+			return image.Path, true
+		}
+	}
+	return "", false
+}
+
 // snapshotDir is the directory of the snapshot that mounts write to.
 func snapshotDir(mounts []mount.Mount) string {
 	if len(mounts) != 1 {

@@ -46,7 +46,8 @@ func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts d
 	if err != nil {
 		return nil, err
 	}
-	manager := leaseutil.WithNamespace(leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)), image.Namespace)
+	own := &ownLeases{leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)), c.VM}
+	manager := leaseutil.WithNamespace(own, image.Namespace)
 	if err := reopen(ctx, c, manager, u); err != nil {
 		return nil, err
 	}
@@ -61,7 +62,7 @@ func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts d
 	if err != nil {
 		return nil, err
 	}
-	x, err := newExecutor(c, daemon, snapshots, u)
+	x, err := newExecutor(ctx, c, daemon, snapshots, u)
 	if err != nil {
 		return nil, err
 	}

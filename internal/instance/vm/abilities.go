@@ -73,12 +73,17 @@ func (h *handle) withAgent(ctx context.Context, call func(*agent.Client) error) 
 
 // Exec runs a command beside the entrypoint.
 func (h *handle) Exec(ctx context.Context, x api.Exec, s instance.Streams) (api.Exit, error) {
+	return h.exec(ctx, x, s, false)
+}
+
+// exec runs a command; alone says that what it leaves running ends with it.
+func (h *handle) exec(ctx context.Context, x api.Exec, s instance.Streams, alone bool) (api.Exit, error) {
 	if len(x.Command) == 0 {
 		return api.Exit{}, api.E("exec", api.Invalid, h.p.Spec.Name, errors.New("no command"))
 	}
 	request := agent.Exec{
 		Process: agent.Process{Args: x.Command, Env: x.Env, User: x.User, Dir: x.WorkingDir},
-		TTY:     x.TTY, Stdin: x.Stdin && s.Stdin != nil, Size: agent.Size(x.Size),
+		TTY:     x.TTY, Stdin: x.Stdin && s.Stdin != nil, Size: agent.Size(x.Size), Alone: alone,
 	}
 	streams := agent.Streams{Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr}
 	if s.Resize != nil {
@@ -96,7 +101,7 @@ func (h *handle) Exec(ctx context.Context, x api.Exec, s instance.Streams) (api.
 	if err != nil {
 		return api.Exit{}, h.fail("exec", err)
 	}
-	return api.Exit{Code: exit.Code & 0xff, Error: api.OneLine(exit.Error), Time: time.Now()}, nil
+	return api.Exit{Code: exit.Code & 0xff, OOM: exit.OOM, Error: api.OneLine(exit.Error), Time: time.Now()}, nil
 }
 
 func convertSizes(from <-chan api.Size, to chan<- agent.Size, stop <-chan struct{}) {

@@ -188,8 +188,8 @@ func (h *handle) writeFiles(ctx context.Context, plan *plan) error {
 	}
 	layers := plan.machine.Disks[0]
 	parts := []disk.Part{{Name: "config", Path: qemu.ExtentName(0, 1), Size: int64(len(config))}}
-	for i, layer := range h.p.Rootfs.Layers {
-		info, err := os.Stat(layer)
+	for i, part := range partsOf(h.p) {
+		info, err := os.Stat(part)
 		if err != nil {
 			return err
 		}

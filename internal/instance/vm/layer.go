@@ -22,7 +22,9 @@ func (d *Driver) Layer(ctx context.Context, p *instance.Prepared, run instance.H
 	if !ok {
 		return api.E("layer", api.Conflict, p.Spec.Name, errors.New("only a running VM can say what it has changed; start it first"))
 	}
-	return h.fail("layer", h.withAgent(ctx, func(c *agent.Client) error { return c.Layer(ctx, namesOnly, h.layerBound(), tar) }))
+	return h.fail("layer", h.withAgent(ctx, func(c *agent.Client) error {
+		return c.Layer(ctx, agent.Layer{NamesOnly: namesOnly}, h.layerBound(), tar)
+	}))
 }
 
 // layerStall is how long a guest may keep the host waiting for what it has changed.

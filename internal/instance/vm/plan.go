@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -81,8 +82,8 @@ func newPlan(p *instance.Prepared, host instance.Host, cache string) (*plan, err
 	switch {
 	case len(p.Process.Args) == 0 && !p.Idle:
 		return fail(api.Invalid, "no command: the image has none, name one")
-	case len(p.Rootfs.Layers)+1 > disk.MaxParts:
-		return fail(api.Unsupported, "the image has %d layers; a VM takes at most %d", len(p.Rootfs.Layers), disk.MaxParts-1)
+	case len(partsOf(p))+1 > disk.MaxParts:
+		return fail(api.Unsupported, "the image has %d layers; a VM takes at most %d", len(partsOf(p)), disk.MaxParts-1)
 	case p.Kernel.Vmlinux == "":
 		return fail(api.NotFound, "no guest kernel: make one with berth kernel")
 	case p.Kernel.Arch != "" && p.Kernel.Arch != chosen.Arch:
@@ -209,7 +210,7 @@ func machineOf(p *instance.Prepared, host instance.Host, cache string, chosen ap
 		QMP: in("qmp"), UID: p.Users.First,
 	}
 	bus := qemu.DiskBus(chosen.DiskBus)
-	extents := append([]string{in("head"), in("config")}, p.Rootfs.Layers...)
+	extents := append([]string{in("head"), in("config")}, partsOf(p)...)
 	layers := qemu.Disk{
 		Path: in("layers.vmdk"), Bus: bus, Format: qemu.VMDK, ReadOnly: true, Serial: agent.LayersSerial, Extents: append(extents, in("tail")), Size: layersSize,
 	}
@@ -236,6 +237,32 @@ func machineOf(p *instance.Prepared, host instance.Host, cache string, chosen ap
 		m.NICs = append(m.NICs, qemu.NIC{Tap: i.HostName, MAC: i.MAC, Model: qemu.NICModel(chosen.NICModel)})
 	}
 	return m
+}
+
+// partsOf are the images that follow the configuration on the disk of layers.
+func partsOf(p *instance.Prepared) []string {
+	parts := slices.Clone(p.Rootfs.Layers)
+	for _, m := range p.Mounts {
+		if m.Image != "" {
+			parts = append(parts, m.Image)
+		}
+	}
+	return parts
+}
+
+// firstPart is the number of the partition of the first layer: the configuration's comes
+// before.
+const firstPart = 2
+
+// partOf is the number of the partition of a mount that is an image.
+func partOf(p *instance.Prepared, mount int) int {
+	part := firstPart + len(p.Rootfs.Layers)
+	for _, m := range p.Mounts[:mount] {
+		if m.Image != "" {
+			part++
+		}
+	}
+	return part
 }
 
 // cmdline is the kernel's command line. It holds no secret: every process of
@@ -290,7 +317,7 @@ func guestConfig(p *instance.Prepared, mounts []agent.Mount) (*agent.Config, err
 		Layers: len(p.Rootfs.Layers), Disk: p.Rootfs.Disk != "", Transient: p.Spec.AutoRemove, ReadOnly: p.Spec.Security.ReadOnly,
 		Process: agent.Process{Args: p.Process.Args, Env: p.Process.Env, User: p.Process.User, Dir: p.Process.WorkingDir},
 		TTY:     p.Process.TTY, OpenStdin: p.Process.OpenStdin, Size: agent.Size(p.Process.InitialSize),
-		Hostname: p.Hostname, Hosts: hostsFile(p), Mounts: mounts, PIDs: p.Spec.Limits.PIDs,
+		Hostname: p.Hostname, Hosts: hostsFile(p), Mounts: mounts, PIDs: p.Spec.Limits.PIDs, Step: p.Step,
 	}
 	if p.Idle {
 		c.Process = agent.IdleProcess()

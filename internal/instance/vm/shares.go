@@ -76,6 +76,11 @@ func planShares(p *instance.Prepared, host instance.Host, chosen api.Machine) ([
 			mounts = append(mounts, guest)
 			continue
 		}
+		if m.Image != "" {
+			guest.Part, guest.Path = partOf(p, i), m.Entry
+			mounts = append(mounts, guest)
+			continue
+		}
 		if chosen.Virtualization == api.VirtFull {
 			return nil, nil, api.E("", api.Unsupported, p.Spec.Name,
 				errors.New("full virtualization has no virtiofs, by which a VM mounts "+m.Source+": choose --virt para, or copy with berth cp"))

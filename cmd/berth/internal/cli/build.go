@@ -76,6 +76,7 @@ func (o *buildOptions) flags(cmd *cobra.Command) {
 	f.BoolVar(&o.Pull, "pull", false, "ask the registries for newer images, though they are here")
 	f.StringArrayVar(&o.CacheFrom, "cache-from", nil, "take results of steps from an image, or type=registry|local,…")
 	f.StringArrayVar(&o.CacheTo, "cache-to", nil, "put results of steps to type=inline|registry|local,…")
+	f.BoolVar(&o.VM, "vm", false, "do not trust the build: run each step in a VM, with a cache apart")
 	f.StringVar(&o.Network, "network", "", "network of the steps: default, none or host")
 	f.StringArrayVar(&o.AddHost, "add-host", nil, "line of /etc/hosts of the steps, as NAME:ADDRESS")
 	f.StringArrayVar(&o.Secrets, "secret", nil, "secret for RUN --mount=type=secret, as id=NAME,src=FILE or id=NAME,env=VARIABLE")
