@@ -391,8 +391,9 @@ func TestConfigRoundTrip(t *testing.T) {
 		Layers: 3, Disk: true, OpenStdin: true, Size: Size{Rows: 25, Cols: 1000}, Hostname: "h", MachineID: "0123", Hosts: "a\nb\n", ResolvConf: "c",
 		Process:      Process{Args: []string{"true", ""}, Env: []string{"A=\u00e4"}, User: "web", Dir: "/srv"},
 		Interfaces:   []Interface{{MAC: "52:54:00:00:00:01", Name: "eth0", Addresses: []string{"10.0.0.2/24", "fd00::2/64"}, Gateway: "10.0.0.1", MTU: 1500}},
-		Mounts:       []Mount{{Tag: "share0", Path: "f", Target: "/t", ReadOnly: true}, {Target: "/tmp", Size: 1 << 40, Mode: 0o1777}},
+		Mounts:       []Mount{{Tag: "share0", Path: "f", Target: "/t", ReadOnly: true}, {Target: "/tmp", Size: 1 << 40, Mode: 0o1777}, {Part: 5, Target: "/p"}},
 		Capabilities: 1<<40 | 1, NewPrivs: true, PIDs: -1, Limits: []Limit{{Resource: 7, Soft: 1024, Hard: ^uint64(0)}},
+		Step: true,
 	}
 	data, err := want.Encode()
 	if err != nil {
@@ -405,9 +406,11 @@ func TestConfigRoundTrip(t *testing.T) {
 	if _, err := (&Config{Hosts: strings.Repeat("x", MaxConfig)}).Encode(); err == nil {
 		t.Error("a configuration beyond the bound was accepted")
 	}
-	older := len(data) - len(want.MachineID) - 1 // as a host wrote it that knew no MachineID
+	// As hosts wrote it that knew no Step and no partitions of mounts, and no MachineID.
+	older := len(data) - 1 - len(want.Mounts)
+	oldest := older - len(want.MachineID) - 1
 	for n := range data {
-		if _, err := DecodeConfig(data[:n]); (err == nil) != (n == older) {
+		if _, err := DecodeConfig(data[:n]); (err == nil) != (n == older || n == oldest) {
 			t.Errorf("the first %d of %d bytes, taken for a configuration: %v", n, len(data), err)
 		}
 	}

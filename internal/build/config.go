@@ -45,10 +45,10 @@ func (c *Config) Tmp() string { return filepath.Join(c.Root, "tmp") }
 func (c *Config) Runtime() string { return filepath.Join(c.Run, "oci") }
 
 // Machines is what the driver of VMs is made of.
-func (c *Config) Machines(k *keeper.Client) vm.Config {
+func (c *Config) Machines(k *keeper.Client, log *slog.Logger) vm.Config {
 	return vm.Config{
 		Keeper: k, Launcher: filepath.Join(c.Bin, "berth-qemu"), Agents: c.Agents, Cache: filepath.Join(c.Root, "machines"), Host: c.Host,
-		Templates: c.Templates, TemplateUser: c.TemplateUser, Cgroup: c.Cgroup, Log: slog.Default(),
+		Templates: c.Templates, TemplateUser: c.TemplateUser, Cgroup: c.Cgroup, Log: log,
 	}
 }
 

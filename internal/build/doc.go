@@ -15,6 +15,9 @@
 // result is in its place once it has a name. Below ROOT/build are indexes that a builder
 // can make anew and the directories of snapshots.
 //
+// Builds that are not trusted have a service and a builder of their own, whose steps run in
+// VMs: the same below ROOT/build-vm and RUN/build-vm, but for the snapshots.
+//
 //	ROOT/build/snapshots/   what steps changed, as overlay directories
 //	ROOT/build/*.db         BuildKit's indexes of the cache
 //	ROOT/build/tmp/         emptied by each builder

@@ -186,7 +186,7 @@ func (c *Config) forgetLastBoot() error {
 	if err := errors.Join(err, errNow); err != nil || bytes.Equal(marked, now) {
 		return err
 	}
-	for _, name := range []string{"keeper", "oci", "instances", "layers", "network", "build"} {
+	for _, name := range []string{"keeper", "oci", "instances", "layers", "network", "build", "build-vm"} {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(c.Run, name)))
 	}
 	return err
@@ -305,7 +305,7 @@ func (c *Config) builds(ctx context.Context, host instance.Host, untrusted bool,
 		Steps: container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: b.Runtime(), Host: host}),
 	}
 	if untrusted {
-		steps := vm.New(b.Machines(keep))
+		steps := vm.New(b.Machines(keep, c.Log))
 		u.Add(func(context.Context) error { steps.Close(); return nil })
 		o.Steps = steps
 	}

@@ -19,9 +19,9 @@ var buildScenarios = []scenario{
 	{"build", []place{local, user}, nil, builds},
 	{"build runs as both kinds", localOnly, both, buildRuns},
 	{"build stages", []place{local, user}, nil, buildStages},
-	{"build mounts", []place{local, user}, nil, buildMounts},
+	{"build mounts", []place{local, user}, both, buildMounts},
 	{"build inputs", localOnly, nil, buildInputs},
-	{"build network", localOnly, nil, buildNetwork},
+	{"build network", localOnly, both, buildNetwork},
 	{"build cache", localOnly, nil, buildCache},
 	{"build refused", localOnly, nil, buildRefused},
 	{"build check", localOnly, nil, buildCheck},
@@ -60,6 +60,14 @@ func (w *world) build(t *testing.T, args ...string) string {
 		t.Fatalf("berth build %s: %s", strings.Join(args, " "), r)
 	}
 	return r.Stderr
+}
+
+// in makes arguments of "berth build" for steps of a kind.
+func in(kind api.Kind, args ...string) []string {
+	if kind == api.VM {
+		args = append([]string{"--vm"}, args...)
+	}
+	return args
 }
 
 // wants fails the test unless a text has all the words.
@@ -152,7 +160,7 @@ ONBUILD RUN echo onbuild >/onbuild
 }
 
 // buildMounts uses each type of RUN --mount.
-func buildMounts(t *testing.T, w *world, _ api.Kind) {
+func buildMounts(t *testing.T, w *world, kind api.Kind) {
 	w.later(t, "builder", "prune", "-f") // an ordinary user could not remove all of it by hand
 	dir := buildContext(t, map[string]string{"in": "from the context\n", "token": "hidden", "Dockerfile": `FROM base AS tools
 RUN echo tool >/tool && chmod 600 /tool
@@ -169,8 +177,8 @@ RUN --mount=type=secret,id=token,uid=5,mode=0400,target=/t,env=TOKEN stat -c %u:
 RUN ls -d /cache /ctx /tools /mem /run/secrets /t >/left 2>/dev/null || true
 `})
 	secret := "id=token,src=" + filepath.Join(dir, "token")
-	w.build(t, "-t", "made", "--secret", secret, dir)
-	w.build(t, "-t", "made", "--secret", secret, "--build-arg", "N=2", dir)
+	w.build(t, in(kind, "-t", "made", "--secret", secret, dir)...)
+	w.build(t, in(kind, "-t", "made", "--secret", secret, "--build-arg", "N=2", dir)...)
 	w.later(t, "image", "rm", "made")
 	expect(t, "mounts", w.Try(t.Context(), "run", "--rm", "made", "cat", "/counted", "/read", "/left"), 0,
 		"1\n2\nfrom the context\ntool\ndeeper\n0:0\n33:33\ndeeper\n5:400\n6\n")
@@ -190,14 +198,18 @@ func buildInputs(t *testing.T, w *world, _ api.Kind) {
 }
 
 // buildNetwork has a network of its own, or none.
-func buildNetwork(t *testing.T, w *world, _ api.Kind) {
+func buildNetwork(t *testing.T, w *world, kind api.Kind) {
 	dir := buildContext(t, map[string]string{"Dockerfile": `FROM base
 RUN ip -o addr show eth0 | grep -c 'inet ' && grep -c nameserver /etc/resolv.conf && grep extra /etc/hosts
 RUN --network=none ! ip addr show eth0
 `})
-	w.build(t, "--add-host", "extra:10.9.8.7", dir)
+	w.build(t, in(kind, "--add-host", "extra:10.9.8.7", dir)...)
 	none := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN ! ip addr show eth0\n"})
-	w.build(t, "--network", "none", none)
+	w.build(t, in(kind, "--network", "none", none)...)
+	if kind == api.VM {
+		refused(t, "the host's network", w.Try(t.Context(), "build", "--vm", "--network", "host", none), 125, "--network host", "--vm")
+		return
+	}
 	host := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN test $(readlink /proc/self/ns/net) = '" + testenv.Shell(t, w.Machine, "readlink /proc/self/ns/net") + "'\n"})
 	w.build(t, "--network", "host", host)
 }

@@ -47,7 +47,11 @@ func (e *Engine) Usage(ctx context.Context) (u api.Usage, err error) {
 	for _, t := range templates {
 		u.Templates.Add(t.Size, used[t.ID])
 	}
-	size, err := allocated(ctx, filepath.Join(e.root, "build"))
+	var size int64
+	for _, name := range []string{"build", "build-vm"} {
+		some, failed := allocated(ctx, filepath.Join(e.root, name))
+		size, err = size+some, errors.Join(err, failed)
+	}
 	if size > 0 {
 		u.BuildCache.Add(size, false)
 	}

@@ -302,7 +302,7 @@ func (s *Store) Kernel(ctx context.Context, name string) (Kernel, error) {
 	if k.complete(m) {
 		return k, nil
 	}
-	return k, api.E(op, "", name, diskFull(s.extractKernel(ctx, dir, m)))
+	return k, api.E(op, "", name, diskFull(s.extractKernel(ctx, k, dir, m)))
 }
 
 // complete reports whether the cache has the kernel whole.
@@ -320,7 +320,7 @@ func (k Kernel) complete(m *ocispec.Manifest) bool {
 }
 
 // extractKernel fills the cache directory dir, which appears in one step.
-func (s *Store) extractKernel(ctx context.Context, dir string, m *ocispec.Manifest) error {
+func (s *Store) extractKernel(ctx context.Context, k Kernel, dir string, m *ocispec.Manifest) error {
 	tmp, err := os.MkdirTemp(filepath.Join(s.root, "tmp"), "kernel-")
 	if err != nil {
 		return err
@@ -337,8 +337,11 @@ func (s *Store) extractKernel(ctx context.Context, dir string, m *ocispec.Manife
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
 	}
-	s.mu.Lock() // two may extract at once; the second replaces the first
+	s.mu.Lock() // two may extract at once; the first's is in use already
 	defer s.mu.Unlock()
+	if k.complete(m) {
+		return nil
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}

@@ -78,7 +78,7 @@ func dropAttributes(dir string, st *goerofs.Stat) error {
 	if err != nil {
 		return &os.PathError{Op: "llistxattr", Path: dir, Err: err}
 	}
-	for _, name := range strings.Split(strings.TrimSuffix(string(buffer[:n]), "\x00"), "\x00") {
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(buffer[:n]), "\x00"), "\x00") {
 		kept := strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "system.posix_acl_")
 		_, has := st.Xattrs[name]
 		_, hasList := st.Xattrs[name+"."] // as the library writes the names of access lists

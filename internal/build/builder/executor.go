@@ -66,7 +66,7 @@ func newExecutor(ctx context.Context, c build.Config, daemon build.Daemon, snaps
 		x.driver = container.New(container.Config{Keeper: keep, Runtime: filepath.Join(c.Bin, "berth-oci"), State: c.Runtime(), Host: c.Host})
 		return x, nil
 	}
-	machines := vm.New(c.Machines(keep))
+	machines := vm.New(c.Machines(keep, slog.Default()))
 	u.Add(func(context.Context) error { machines.Close(); return nil })
 	x.driver, x.learn = machines, func() {
 		x.learning.Go(func() {

@@ -35,8 +35,8 @@ func newBuildCommand(g *global) *cobra.Command {
 		Short: "Make an image of a Dockerfile",
 		Long: exits(`Make an image as a Dockerfile says, with what is in the context: a directory, a
 URL of git or http, or "-" for a Dockerfile or a tar archive on standard input.
-Each step runs as a container of its own; what a step made before, from the same
-input, is not made again.
+Each step runs as a container of its own, or with --vm as a VM; what a step made
+before, from the same input, is not made again.
 
 The image is in its place when the build ends: nothing is exported or copied.
 Without -t the result is only in the cache.
