@@ -1,9 +1,9 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"io"
 	"maps"
 	"strings"
 
@@ -49,6 +49,9 @@ func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (string,
 		p.to, err = s.resolver(ctx, opt.Access, g).Pusher(ctx, rec.Name+"@"+t.top().Digest.String())
 	}
 	if err == nil {
+		p.blobs, err = s.newUploader(ctx, rec.Name, opt.Access, g)
+	}
+	if err == nil {
 		err = p.push(ctx, t)
 	}
 	return Familiar(rec.Name), api.E("push", "", Familiar(rec.Name), err)
@@ -57,7 +60,8 @@ func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (string,
 // pusher is one push.
 type pusher struct {
 	s        *Store
-	to       remotes.Pusher
+	to       remotes.Pusher // of manifests
+	blobs    *uploader
 	progress Progress
 }
 
@@ -93,11 +97,25 @@ func (p *pusher) push(ctx context.Context, t tree) error {
 
 // manifest sends a manifest.
 func (p *pusher) manifest(ctx context.Context, desc ocispec.Descriptor) error {
-	var err error
-	if desc.Size, err = p.s.size(ctx, desc); err != nil {
+	b, err := p.s.readBlob(ctx, desc, maxManifest)
+	if err != nil {
 		return err
 	}
-	return p.blob(ctx, desc)
+	desc.Size = int64(len(b))
+	w, err := p.to.Push(ctx, desc)
+	if errdefs.IsAlreadyExists(err) {
+		p.progress.report(short(desc.Digest), StageExists, desc.Size, desc.Size)
+		return nil
+	}
+	if err != nil {
+		return remoteError(ctx, err)
+	}
+	defer w.Close()
+	if err := content.Copy(ctx, w, bytes.NewReader(b), desc.Size, desc.Digest); err != nil {
+		return remoteError(ctx, err)
+	}
+	p.progress.report(short(desc.Digest), StageDone, desc.Size, desc.Size)
+	return nil
 }
 
 // size returns the size of a blob that is known by its digest.
@@ -108,50 +126,26 @@ func (s *Store) size(ctx context.Context, desc ocispec.Descriptor) (int64, error
 
 // blob sends one blob, or has the registry take it over from another repository.
 func (p *pusher) blob(ctx context.Context, desc ocispec.Descriptor) error {
-	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, uploadKey{}, true))
-	defer cancel(nil)
 	info, err := p.s.content.Info(ctx, desc.Digest)
 	if err != nil {
 		return err
 	}
-	desc.Annotations = sources(info.Labels)
-	w, err := p.to.Push(ctx, desc)
-	if errdefs.IsAlreadyExists(err) {
-		p.progress.report(short(desc.Digest), StageExists, desc.Size, desc.Size)
-		return nil
-	}
-	if err != nil {
-		return remoteError(ctx, err)
-	}
-	defer w.Close()
 	ra, err := p.s.content.ReaderAt(ctx, desc)
 	if err != nil {
 		return err
 	}
 	defer ra.Close()
-	in := &upload{transfer: transfer{progress: p.progress, part: short(desc.Digest), stage: StageUploading, size: desc.Size},
-		section: io.NewSectionReader(ra, 0, desc.Size)}
-	in.in = in.section
-	defer in.watch(p.s.opt.Stall, cancel)()
-	if err := content.Copy(ctx, w, in, desc.Size, desc.Digest); err != nil {
-		return remoteError(ctx, err)
+	stage := StageDone
+	desc.Size = ra.Size()
+	err = p.blobs.put(ctx, desc, ra, info.Labels, p.progress)
+	if errors.Is(err, errExists) {
+		stage, err = StageExists, nil
 	}
-	p.progress.report(short(desc.Digest), StageDone, desc.Size, desc.Size)
+	if err != nil {
+		return err
+	}
+	p.progress.report(short(desc.Digest), stage, desc.Size, desc.Size)
 	return nil
-}
-
-// upload is a transfer that begins anew where the registry asks who sends it only after
-// the first bytes.
-type upload struct {
-	transfer
-	section *io.SectionReader
-}
-
-// Seek implements io.Seeker.
-func (u *upload) Seek(offset int64, whence int) (int64, error) {
-	n, err := u.section.Seek(offset, whence)
-	u.at, u.told = n, min(u.told, n)
-	return n, err
 }
 
 // sourceLabels are the labels that say of a blob in which repository it was found: a

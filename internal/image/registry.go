@@ -37,35 +37,37 @@ type Access struct {
 
 // resolver returns a client for the registries of one pull or push.
 func (s *Store) resolver(ctx context.Context, opt Access, g *guard) remotes.Resolver {
+	return docker.NewResolver(docker.ResolverOptions{Headers: http.Header{"User-Agent": []string{"berth"}}, Hosts: s.hosts(ctx, opt, g)})
+}
+
+// hosts returns what finds the hosts of a registry, for one pull or push.
+func (s *Store) hosts(ctx context.Context, opt Access, g *guard) docker.RegistryHosts {
 	creds := &credentials{dir: s.opt.DockerConfig}
-	return docker.NewResolver(docker.ResolverOptions{
-		Headers: http.Header{"User-Agent": []string{"berth"}},
-		Hosts: func(registry string) ([]docker.RegistryHost, error) {
-			own := registry
-			if registry == "docker.io" {
-				own = hubHost
-			}
-			found, err := endpoints(ctx, s.opt.Hosts, registry)
-			if err != nil {
-				return nil, err
-			}
-			if found == nil {
-				found = []endpoint{{RegistryHost: docker.RegistryHost{Host: own, Path: "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve | docker.HostCapabilityPush | docker.HostCapabilityReferrers}}}
-			}
-			hosts := make([]docker.RegistryHost, len(found))
-			for i, e := range found {
-				lookup, insecure := creds.lookup, false
-				if e.Host == own { // what was said of the registry is said of no mirror
-					insecure = opt.Insecure || slices.Contains(s.opt.Insecure, registry)
-					if opt.Username != "" || opt.Secret != "" {
-						lookup = func(string) (string, string, error) { return opt.Username, opt.Secret, nil }
-					}
+	return func(registry string) ([]docker.RegistryHost, error) {
+		own := registry
+		if registry == "docker.io" {
+			own = hubHost
+		}
+		found, err := endpoints(ctx, s.opt.Hosts, registry)
+		if err != nil {
+			return nil, err
+		}
+		if found == nil {
+			found = []endpoint{{RegistryHost: docker.RegistryHost{Host: own, Path: "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve | docker.HostCapabilityPush | docker.HostCapabilityReferrers}}}
+		}
+		hosts := make([]docker.RegistryHost, len(found))
+		for i, e := range found {
+			lookup, insecure := creds.lookup, false
+			if e.Host == own { // what was said of the registry is said of no mirror
+				insecure = opt.Insecure || slices.Contains(s.opt.Insecure, registry)
+				if opt.Username != "" || opt.Secret != "" {
+					lookup = func(string) (string, string, error) { return opt.Username, opt.Secret, nil }
 				}
-				hosts[i] = e.reach(g, insecure, onlyFor(e.Host, lookup))
 			}
-			return hosts, nil
-		},
-	})
+			hosts[i] = e.reach(g, insecure, onlyFor(e.Host, lookup))
+		}
+		return hosts, nil
+	}
 }
 
 // reach gives a host its client.
