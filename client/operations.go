@@ -25,6 +25,7 @@ type PullRequest struct {
 	Image    string `json:"image"`
 	Platform string `json:"platform,omitempty"` // as in linux/arm64; default the host's
 	Insecure bool   `json:"insecure,omitempty"` // plain HTTP, or a certificate nobody vouches for
+	Lazy     bool   `json:"lazy,omitempty"`     // be done once it can be used, where that can be before it has arrived
 }
 
 // PushRequest puts an image into the registry in its name.

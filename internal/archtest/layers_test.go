@@ -68,6 +68,8 @@ var reach = []struct {
 	{"./cmd/berthd", "github.com/moby/buildkit", "a daemon that builds nothing pays nothing for it"},
 	{"./cmd/berth-build", module + "/internal", "it is a client"},
 	{"./cmd/berthd", "github.com/sigstore/", "berth-verify reads what strangers sign, not the daemon: its memory is every host's overhead"},
+	{"./cmd/berthd", "github.com/hanwen/go-fuse", "berth-lazy serves what has not arrived: an idle daemon pays nothing for it"},
+	{"./cmd/berthd", "github.com/containerd/stargz-snapshotter", "berth-lazy reads what strangers wrote, not the daemon"},
 	{"./cmd/berth-oci", "net/http", "it starts once per container: package initialization is its start-up time"},
 	{"./cmd/berth-oci", "github.com/containerd/containerd", "images end at the engine"},
 	{"./cmd/berth-keeper", "net/http", "it lives as long as the host: its memory is every instance's overhead"},

@@ -20,6 +20,7 @@ import (
 	"github.com/berthcloud/berth/internal/build"
 	"github.com/berthcloud/berth/internal/engine"
 	"github.com/berthcloud/berth/internal/image"
+	"github.com/berthcloud/berth/internal/image/lazy"
 	"github.com/berthcloud/berth/internal/image/trust"
 	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/instance/container"
@@ -186,7 +187,7 @@ func (c *Config) forgetLastBoot() error {
 	if err := errors.Join(err, errNow); err != nil || bytes.Equal(marked, now) {
 		return err
 	}
-	for _, name := range []string{"keeper", "oci", "instances", "layers", "network", "build", "build-vm"} {
+	for _, name := range []string{"keeper", "oci", "instances", "layers", "network", "build", "build-vm", "lazy"} {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(c.Run, name)))
 	}
 	return err
@@ -279,7 +280,20 @@ func (c *Config) openImages(host instance.Host) (*image.Store, error) {
 	return image.Open(c.Root, image.Options{
 		Policy: c.Policy, Verifier: trust.Program{Path: filepath.Join(c.Bin, "berth-verify"), User: converterUser(host)}, Hosts: c.Hosts,
 		Converter: image.Converter{Launcher: c.launcher(), User: converterUser(host)}, Agents: c.agents(), Snapshotter: directories,
+		Lazy: c.lazy(host),
 	})
+}
+
+// lazy says how images are used before they have arrived. In an ordinary user's namespace
+// layers are unpacked, which takes all of them.
+func (c *Config) lazy(host instance.Host) image.LazyOptions {
+	if c.Rootless {
+		return image.LazyOptions{}
+	}
+	return image.LazyOptions{
+		Program: lazy.Program{Path: filepath.Join(c.Bin, "berth-lazy"), User: converterUser(host)},
+		Run:     filepath.Join(c.Run, "lazy"), Log: c.Log,
+	}
 }
 
 // builds makes a service of builds: of those whose steps are containers, or of untrusted

@@ -12,13 +12,14 @@ type PullOptions struct {
 	Ref      string
 	Platform string // as in linux/arm64; "" for the host's
 	Insecure bool   // allow plain HTTP and unknown certificates
+	Lazy     bool   // be done once the image can be used, where that can be before it has arrived
 }
 
 // StartPull begins to fetch an image from its registry, with the credentials
 // that the docker client's configuration on this host has for it.
 func (e *Engine) StartPull(_ context.Context, o PullOptions) (api.Operation, error) {
 	return e.begin("pull", o.Ref, func(ctx context.Context, report func(api.Progress)) (string, error) {
-		return e.images.Pull(ctx, o.Ref, image.PullOptions{Platform: o.Platform, Access: image.Access{Insecure: o.Insecure}, Progress: report})
+		return e.images.Pull(ctx, o.Ref, image.PullOptions{Platform: o.Platform, Lazy: o.Lazy, Access: image.Access{Insecure: o.Insecure}, Progress: report})
 	})
 }
 

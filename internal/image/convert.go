@@ -15,6 +15,7 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image/layer"
+	"github.com/berthcloud/berth/internal/image/lazy"
 )
 
 // Labels of blobs. The first leads the garbage collector from a layer to its
@@ -55,6 +56,9 @@ func (s *Store) convert(ctx context.Context, desc ocispec.Descriptor, diffID dig
 			return nil
 		} else if !errdefs.IsNotFound(err) {
 			return err
+		}
+		if _, err := s.content.Info(ctx, desc.Digest); notFound(err) && s.arriving(desc.Digest) != nil {
+			return nil // it is used from where it arrives
 		}
 		s.mu.Lock()
 		running := s.converting[string(diffID)]
@@ -119,7 +123,7 @@ func (s *Store) convertOnce(ctx context.Context, desc ocispec.Descriptor, diffID
 		c := &layerReader{in: content.NewReader(ra), progress: func(n int64) { progress.report(part, StageConverting, n, ra.Size()) }}
 		// The store has checked the blob's digest when it came.
 		packed := func() (digest.Digest, error) { return desc.Digest, nil }
-		made, got, err := s.toEROFS(ctx, c, packed, layer.Options{Absolute: true})
+		made, got, err := s.toEROFS(ctx, c, packed, layer.Options{Absolute: true, Stargz: desc.Annotations[lazy.TOCAnnotation] != ""})
 		if err != nil {
 			return api.E("", "", "", fmt.Errorf("layer %s: %w", part, err))
 		}

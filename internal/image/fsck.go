@@ -133,7 +133,7 @@ func (c *checker) tree(ctx context.Context, name string, desc ocispec.Descriptor
 		return c.index(ctx, name, m, root)
 	}
 	for _, d := range m.blobs {
-		if images.IsNonDistributable(d.MediaType) {
+		if images.IsNonDistributable(d.MediaType) || c.arriving(ctx, d) {
 			continue
 		}
 		if _, err := c.blob(ctx, name, d, root); err != nil {
@@ -141,6 +141,12 @@ func (c *checker) tree(ctx context.Context, name string, desc ocispec.Descriptor
 		}
 	}
 	return c.layers(ctx, name, desc)
+}
+
+// arriving reports whether a layer is used before it has arrived: it is read when it has.
+func (c *checker) arriving(ctx context.Context, d ocispec.Descriptor) bool {
+	_, err := c.s.content.Info(ctx, d.Digest)
+	return notFound(err) && c.s.arriving(d.Digest) != nil
 }
 
 // index checks those of an index's manifests that are here, or are for this host.

@@ -60,6 +60,9 @@ func (s *Store) Collect(ctx context.Context) (freed int64, err error) {
 	if _, err := s.db.GarbageCollect(ctx); err != nil {
 		return 0, api.E("collect garbage", "", "", err)
 	}
+	if err := s.dropUnwanted(ctx); err != nil {
+		return 0, api.E("collect garbage", "", "", err)
+	}
 	s.forgetResolved()
 	after, err := s.usage(ctx)
 	return before - after, api.E("collect garbage", "", "", err)

@@ -31,6 +31,9 @@ type PullOptions struct {
 	// host's. An image that is pulled for a named platform has no other here: its
 	// name means that one until the next pull.
 	Platform string
+	// Lazy returns once the image can be used, and has what is missing of it arrive
+	// behind, where its layers and the registry allow that.
+	Lazy bool
 	Access
 	Progress Progress
 }
@@ -49,7 +52,7 @@ func (s *Store) Pull(ctx context.Context, name string, opt PullOptions) (string,
 	if err != nil {
 		return "", api.E("pull", "", Familiar(full), err)
 	}
-	p := &puller{s: s, progress: opt.Progress, insecure: opt.Insecure, match: platforms.Default(), platform: platforms.DefaultString(), named: opt.Platform != ""}
+	p := &puller{s: s, progress: opt.Progress, access: opt.Access, lazy: opt.Lazy, full: full, match: platforms.Default(), platform: platforms.DefaultString(), named: opt.Platform != ""}
 	if p.named {
 		platform, err := platforms.Parse(opt.Platform)
 		if err != nil {
@@ -76,7 +79,9 @@ type puller struct {
 	guard    *guard
 	fetcher  remotes.Fetcher
 	progress Progress
-	insecure bool
+	access   Access
+	lazy     bool
+	full     string
 	source   map[string]string // the labels of a blob that say where it is from
 
 	match    platforms.MatchComparer
@@ -115,7 +120,7 @@ func (p *puller) pull(ctx context.Context, resolver remotes.Resolver, full strin
 	case m.Config.MediaType == ocispec.MediaTypeEmptyJSON || m.ArtifactType == diskArtifact:
 		err = p.blobs(ctx, m.Layers) // an artifact: a kernel, a disk kept whole
 	default:
-		err = p.layers(ctx, m)
+		err = p.layers(ctx, desc, m)
 	}
 	if err != nil {
 		return err
@@ -158,7 +163,7 @@ func (p *puller) manifests(ctx context.Context, target ocispec.Descriptor) (ocis
 }
 
 // layers fetches the layers and converts each as soon as it is there.
-func (p *puller) layers(ctx context.Context, m *ocispec.Manifest) error {
+func (p *puller) layers(ctx context.Context, desc ocispec.Descriptor, m *ocispec.Manifest) error {
 	doc, err := p.s.config(ctx, m)
 	if err != nil {
 		return err
@@ -169,9 +174,18 @@ func (p *puller) layers(ctx context.Context, m *ocispec.Manifest) error {
 	for _, l := range m.Layers {
 		p.progress.report(short(l.Digest), StageWaiting, 0, l.Size)
 	}
+	if p.lazy {
+		if err := p.arrive(ctx, desc, m, doc.RootFS.DiffIDs); err != nil {
+			return err
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(pullStreams)
 	for i, l := range m.Layers {
+		if p.lazy && p.s.arriving(l.Digest) != nil {
+			p.progress.report(short(l.Digest), StageArriving, 0, l.Size)
+			continue
+		}
 		g.Go(func() error {
 			if err := p.fetch(ctx, l, 0); err != nil {
 				return err

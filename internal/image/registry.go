@@ -37,18 +37,26 @@ type Access struct {
 
 // resolver returns a client for the registries of one pull or push.
 func (s *Store) resolver(ctx context.Context, opt Access, g *guard) remotes.Resolver {
-	return docker.NewResolver(docker.ResolverOptions{Headers: http.Header{"User-Agent": []string{"berth"}}, Hosts: s.hosts(ctx, opt, g)})
+	return newResolver(s.hosts(ctx, opt, g))
+}
+
+func newResolver(hosts docker.RegistryHosts) remotes.Resolver {
+	return docker.NewResolver(docker.ResolverOptions{Headers: http.Header{"User-Agent": []string{"berth"}}, Hosts: hosts})
 }
 
 // hosts returns what finds the hosts of a registry, for one pull or push.
 func (s *Store) hosts(ctx context.Context, opt Access, g *guard) docker.RegistryHosts {
-	creds := &credentials{dir: s.opt.DockerConfig}
+	return s.opt.hosts(ctx, opt, (&credentials{dir: s.opt.DockerConfig}).lookup, g)
+}
+
+// hosts are those of a Store with the options, which finds credentials by known.
+func (o *Options) hosts(ctx context.Context, opt Access, known func(host string) (user, secret string, err error), g *guard) docker.RegistryHosts {
 	return func(registry string) ([]docker.RegistryHost, error) {
 		own := registry
 		if registry == "docker.io" {
 			own = hubHost
 		}
-		found, err := endpoints(ctx, s.opt.Hosts, registry)
+		found, err := endpoints(ctx, o.Hosts, registry)
 		if err != nil {
 			return nil, err
 		}
@@ -57,9 +65,9 @@ func (s *Store) hosts(ctx context.Context, opt Access, g *guard) docker.Registry
 		}
 		hosts := make([]docker.RegistryHost, len(found))
 		for i, e := range found {
-			lookup, insecure := creds.lookup, false
+			lookup, insecure := known, false
 			if e.Host == own { // what was said of the registry is said of no mirror
-				insecure = opt.Insecure || slices.Contains(s.opt.Insecure, registry)
+				insecure = opt.Insecure || slices.Contains(o.Insecure, registry)
 				if opt.Username != "" || opt.Secret != "" {
 					lookup = func(string) (string, string, error) { return opt.Username, opt.Secret, nil }
 				}
@@ -263,6 +271,9 @@ type boundedTransport struct {
 // RoundTrip implements http.RoundTripper.
 func (b boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = b.home.mark(req)
+	if part, ok := req.Context().Value(partKey{}).(part); ok && !b.always {
+		return b.part(req, part)
+	}
 	if !b.always && req.Context().Value(blobKey{}) != nil {
 		return b.RoundTripper.RoundTrip(req)
 	}

@@ -180,6 +180,14 @@ func (s *Store) read(ctx context.Context, target ocispec.Descriptor) (Image, err
 	}
 	for i, l := range manifest.Layers {
 		info, err := s.erofsOf(ctx, l.Digest)
+		if at := s.arriving(l.Digest); at != nil && errdefs.IsNotFound(err) {
+			one, err := s.lazyLayer(ctx, at)
+			if err != nil {
+				return Image{}, err
+			}
+			img.Layers = append(img.Layers, one)
+			continue
+		}
 		if errdefs.IsNotFound(err) {
 			// An interrupted import or a copied store: make it now.
 			err = s.convertLeased(ctx, l, doc.RootFS.DiffIDs[i])

@@ -11,6 +11,7 @@
 //	ROOT/meta.db                  names, labels, leases
 //	ROOT/tmp/…                    files being written; emptied by Open
 //	ROOT/kernels/…                kernels, extracted for QEMU; a cache
+//	ROOT/lazy/…                   layers that are used before they have arrived (package lazy)
 //
 // What keeps content alive: a name keeps its manifest; labels of the form
 // containerd.io/gc.ref.content.* lead from a manifest to its config and
@@ -79,6 +80,8 @@ type Options struct {
 	Converter Converter
 	// Agents are paths of the guest agent, by architecture, for disks that are made here.
 	Agents map[string]string
+	// Lazy says how images are used before they have arrived.
+	Lazy LazyOptions
 	// Snapshotter keeps the directories of builds, whose books and garbage collection are
 	// the store's.
 	Snapshotter snapshots.Snapshotter
@@ -94,6 +97,8 @@ type Store struct {
 	content content.Store
 	images  *nameStore
 	leases  leases.Manager
+
+	arrivals *arrivals
 
 	// placing is read-locked between putting a file under content/blobs and
 	// telling the database, and write-locked while garbage is collected, which
@@ -144,7 +149,7 @@ func Open(root string, opt Options) (*Store, error) {
 		return fail("", err)
 	}
 	s := &Store{
-		root: root, opt: opt, bolt: db,
+		root: root, opt: opt, bolt: db, arrivals: newArrivals(),
 		converting: map[string]*conversion{}, holds: map[string]string{}, resolved: map[string]Image{},
 	}
 	s.db = metadata.NewDB(db, blobs, opt.snapshotters())
@@ -156,6 +161,9 @@ func Open(root string, opt Options) (*Store, error) {
 	s.content = s.db.ContentStore()
 	s.images = &nameStore{Store: metadata.NewImageStore(s.db)}
 	s.leases = metadata.NewLeaseManager(s.db)
+	if err := s.recallArrivals(); err != nil {
+		return fail("", errors.Join(err, s.Close()))
+	}
 	return s, nil
 }
 
@@ -166,9 +174,10 @@ func (o *Options) snapshotters() map[string]snapshots.Snapshotter {
 	return map[string]snapshots.Snapshotter{SnapshotterName: o.Snapshotter}
 }
 
-// Close closes the store. No other method may be running or called later.
+// Close closes the store. What layers are read from that have not arrived stays as long as
+// somebody reads. No other method may be running or called later.
 func (s *Store) Close() error {
-	return api.E("close the image store", "", s.root, s.bolt.Close())
+	return api.E("close the image store", "", s.root, errors.Join(s.leaveArrivals(), s.bolt.Close()))
 }
 
 func (s *Store) context(ctx context.Context) context.Context {
@@ -244,5 +253,6 @@ const (
 	StageConverting  = "converting"
 	StageDone        = "done"
 	StageExists      = "exists"
-	StageOutput      = "output" // Text has a line of a program's output
+	StageArriving    = "arriving" // behind, while the image is used
+	StageOutput      = "output"   // Text has a line of a program's output
 )

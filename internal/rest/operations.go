@@ -33,6 +33,7 @@ type PullRequest struct {
 	Image    string `json:"image" minLength:"1" maxLength:"1024"`
 	Platform string `json:"platform,omitempty" maxLength:"64" doc:"as in linux/arm64; default the host's"`
 	Insecure bool   `json:"insecure,omitempty" doc:"accept plain HTTP and certificates nobody vouches for"`
+	Lazy     bool   `json:"lazy,omitempty" doc:"be done once the image can be used, and have the rest arrive behind, where layers are eStargz and the registry sends parts of them"`
 }
 
 // PushRequest puts an image into the registry in its name.
@@ -120,7 +121,7 @@ func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operat
 	case set != 1:
 		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, push, bootstrap, kernel, base, import, commit, check"))
 	case b.Pull != nil:
-		return s.Work.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure})
+		return s.Work.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure, Lazy: b.Pull.Lazy})
 	case b.Push != nil:
 		return s.Work.StartPush(ctx, engine.PushOptions{Ref: b.Push.Image, Insecure: b.Push.Insecure})
 	case b.Bootstrap != nil:

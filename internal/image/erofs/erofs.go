@@ -138,12 +138,17 @@ type Writer struct {
 	off     int64
 	meta    []byte  // the open metadata block
 	pending []*Node // whose inodes stand in meta
+	apart   bool    // as KeepApart says
 }
 
 // NewWriter returns a Writer to f, which must be empty.
 func NewWriter(f File) *Writer {
 	return &Writer{f: f, off: BlockSize, buf: make([]byte, 0, writeSize), meta: make([]byte, 0, BlockSize)}
 }
+
+// KeepApart gives the content of every regular file blocks of its own, however small it
+// is: Regular then places it where Reserve would. It is called before anything is added.
+func (w *Writer) KeepApart() { w.apart = true }
 
 // Size returns how many bytes the image has by now, without the directories.
 func (w *Writer) Size() int64 { return w.off + int64(len(w.buf)) + int64(len(w.meta)) }
@@ -155,7 +160,7 @@ func (w *Writer) Regular(a Attr, size int64, r io.Reader) (*Node, error) {
 	if size < 0 {
 		return nil, fmt.Errorf("file of %d bytes", size)
 	}
-	if size <= inlineMax {
+	if size == 0 || size <= inlineMax && !w.apart {
 		data := make([]byte, size)
 		if _, err := io.ReadFull(r, data); err != nil {
 			return nil, noEOF(err)
@@ -170,6 +175,29 @@ func (w *Writer) Regular(a Attr, size int64, r io.Reader) (*Node, error) {
 		return nil, err
 	}
 	return w.record(a, layoutPlain, uint64(size), block, nil)
+}
+
+// Reserve adds a regular file of which only the size in bytes is known: its content is a
+// hole of the image, and belongs at the offset at.
+func (w *Writer) Reserve(a Attr, size int64) (n *Node, at int64, err error) {
+	a.Mode = unix.S_IFREG | a.Mode&0o7777
+	if size < 0 {
+		return nil, 0, fmt.Errorf("file of %d bytes", size)
+	}
+	if size == 0 {
+		n, err = w.add(a, nil)
+		return n, 0, err
+	}
+	block, err := w.position()
+	if err == nil {
+		err = w.flush()
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	w.off += (size + BlockSize - 1) / BlockSize * BlockSize
+	n, err = w.record(a, layoutPlain, uint64(size), block, nil)
+	return n, int64(block) * BlockSize, err
 }
 
 // Symlink adds a symbolic link to target.

@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -75,6 +76,9 @@ type Options struct {
 	// Root reads the archive of a whole root filesystem: whiteouts are plain
 	// names, and an archive without its end mark is truncated.
 	Root bool
+	// Stargz reads an eStargz layer, for the same image that Outline makes of its table of
+	// contents: see there.
+	Stargz bool
 	// Archived returns how many bytes of the archive have been read by now, as
 	// it came: compressed. It may be nil: then there is no limit to the ratio.
 	Archived func() int64
@@ -100,6 +104,9 @@ func Convert(ctx context.Context, out erofs.File, tarball io.Reader, opt Options
 		root: erofs.NewDir(erofs.Attr{Mode: 0o755}),
 		in:   tar.NewReader(end),
 	}
+	if opt.Stargz {
+		c.w.KeepApart()
+	}
 	if err := c.run(ctx, end); err != nil {
 		return c.stats, err
 	}
@@ -113,6 +120,7 @@ type converter struct {
 	w     *erofs.Writer
 	root  *erofs.Node
 	in    *tar.Reader
+	place func(h *tar.Header, at int64) // of Outline; nil where in has the content
 	stats Stats
 	spent int64
 }
@@ -193,6 +201,9 @@ func (c *converter) entry(h *tar.Header) error {
 	if err != nil {
 		return err
 	}
+	if c.opt.Stargz {
+		h.ModTime = h.ModTime.Round(time.Second)
+	}
 	if len(parts) == 0 {
 		if h.Typeflag != tar.TypeDir {
 			return hostile("the root is not a directory")
@@ -201,6 +212,9 @@ func (c *converter) entry(h *tar.Header) error {
 	}
 	if skip, err := c.reserved(parts); skip || err != nil {
 		return err
+	}
+	if c.opt.Stargz && ofStargz(parts) {
+		return nil
 	}
 	dir, err := c.parent(parts)
 	if err != nil {
@@ -377,6 +391,9 @@ func (c *converter) node(h *tar.Header) (*erofs.Node, error) {
 		a.Mode = unix.S_IFCHR | a.Mode&0o7777
 		a.Major, a.Minor = uint32(h.Devmajor), uint32(h.Devminor)
 		return c.w.Special(a)
+	}
+	if c.place != nil {
+		return c.reserve(a, h)
 	}
 	n, err := c.w.Regular(a, h.Size, content{c})
 	if err != nil {

@@ -65,11 +65,11 @@ func create(ctx context.Context, g *global, o *specOptions, spec api.Spec, try f
 		}
 	}
 	err = try(c, idFile)
-	if o.pull == pullMissing && api.IsKind(err, api.NotFound) && missing(ctx, c, spec) {
+	if (o.pull == pullMissing || o.pull == pullLazy) && api.IsKind(err, api.NotFound) && missing(ctx, c, spec) {
 		if !o.quiet {
 			fmt.Fprintf(g.Err, "image %s is not in the store; pulling it\n", spec.Image)
 		}
-		if err := pull(ctx, g, spec.Image, pullOptions{quiet: o.quiet, platform: spec.Platform}); err != nil {
+		if err := pull(ctx, g, spec.Image, pullOptions{quiet: o.quiet, platform: spec.Platform, lazy: o.pull == pullLazy}); err != nil {
 			return err
 		}
 		err = try(c, idFile)

@@ -17,6 +17,7 @@ import (
 type pullOptions struct {
 	quiet    bool
 	insecure bool
+	lazy     bool
 	platform string
 }
 
@@ -25,7 +26,7 @@ func newPullCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull [OPTIONS] IMAGE [IMAGE...]",
 		Short: "Fetch images from their registries",
-		Long:  exits("Fetch images from their registries and print their names. The credentials are\nthose that the docker configuration of the daemon's user has for the registry. An\ninterrupted pull is resumed by the next one. With --platform the name means the\nimage of that platform here, and only that."),
+		Long:  exits("Fetch images from their registries and print their names. The credentials are\nthose that the docker configuration of the daemon's user has for the registry. An\ninterrupted pull is resumed by the next one. With --platform the name means the\nimage of that platform here, and only that.\n\nWith --lazy an image is there as soon as its files are known: what they hold is\nfetched when something reads it, and the rest behind. That takes layers in the\neStargz format; other images, and other registries, are pulled as a whole. docs/lazy.md\nsays when it is faster, and when not."),
 		Args:  args(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := value("--platform", o.platform, &o.platform, parse.Platform); err != nil {
@@ -36,6 +37,7 @@ func newPullCommand(g *global) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "do not show progress")
 	cmd.Flags().BoolVar(&o.insecure, "insecure", false, "accept plain HTTP and certificates nobody vouches for")
+	cmd.Flags().BoolVar(&o.lazy, "lazy", false, "be done once the image can be used, and fetch the rest behind")
 	cmd.Flags().StringVar(&o.platform, "platform", "", "platform, as in linux/arm64 (default: the host's)")
 	return cmd
 }
@@ -53,7 +55,7 @@ func pull(ctx context.Context, g *global, image string, o pullOptions) error {
 }
 
 func pullRequest(image string, o pullOptions) client.OperationRequest {
-	return client.OperationRequest{Pull: &client.PullRequest{Image: image, Platform: o.platform, Insecure: o.insecure}}
+	return client.OperationRequest{Pull: &client.PullRequest{Image: image, Platform: o.platform, Insecure: o.insecure, Lazy: o.lazy}}
 }
 
 // operate runs an operation to its end, shows its progress, and returns its

@@ -20,8 +20,8 @@ func (o *specOptions) spec(g *global, args []string) (api.Spec, error) {
 	if o.privileged {
 		return api.Spec{}, errors.New("--privileged: Berth has no such mode; grant what the workload needs with --cap-add, --security-opt or --userns=host, or give it a machine of its own with --vm")
 	}
-	if !slices.Contains([]string{pullAlways, pullMissing, pullNever}, o.pull) {
-		return api.Spec{}, fmt.Errorf("--pull: %q is not a policy; write always, missing or never", o.pull)
+	if !slices.Contains([]string{pullAlways, pullMissing, pullNever, pullLazy}, o.pull) {
+		return api.Spec{}, fmt.Errorf("--pull: %q is not a policy; write always, missing, lazy or never", o.pull)
 	}
 	spec := api.Spec{
 		Name:       o.name,

@@ -14,6 +14,7 @@ const (
 	pullAlways  = "always"
 	pullMissing = "missing"
 	pullNever   = "never"
+	pullLazy    = "lazy" // missing, and as berth pull --lazy
 )
 
 // specOptions are the flags that describe an instance, shared by create and
@@ -127,7 +128,7 @@ func (o *specOptions) addFlags(cmd *cobra.Command) {
 	o.addVMFlags(cmd)
 
 	f.StringVar(&o.platform, "platform", "", "platform of the image, as in linux/arm64; one for another processor takes --vm (default: the host's)")
-	f.StringVar(&o.pull, "pull", pullMissing, "when to pull the image: always, missing, never")
+	f.StringVar(&o.pull, "pull", pullMissing, "when to pull the image: always, missing, never; lazy is missing, and lets it start before all of it has arrived")
 	f.StringVar(&o.cidfile, "cidfile", "", "write the id to a new file")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not show the progress of a pull")
 }
