@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -164,10 +165,7 @@ func (s *Store) takeIn(ctx context.Context, l arrivingLayer, a *arrival) error {
 // dropUnwanted ends the arrivals of layers that nothing leads to any more.
 func (s *Store) dropUnwanted(ctx context.Context) error {
 	s.arrivals.mu.Lock()
-	here := make(map[digest.Digest]*arrivingAt, len(s.arrivals.layers))
-	for d, at := range s.arrivals.layers {
-		here[d] = at
-	}
+	here := maps.Clone(s.arrivals.layers)
 	s.arrivals.mu.Unlock()
 	if len(here) == 0 {
 		return nil

@@ -52,6 +52,9 @@ func (s *Store) LayerImage(ctx context.Context, layer, diffID string) (Layer, er
 	if err := errors.Join(checkDigest(desc.Digest), checkDigest(digest.Digest(diffID))); err != nil {
 		return Layer{}, api.E("read layer", api.Invalid, layer, err)
 	}
+	if err := s.awaitLayers(ctx, []ocispec.Descriptor{desc}); err != nil {
+		return Layer{}, api.E("read layer", "", layer, err)
+	}
 	info, err := s.content.Info(ctx, desc.Digest)
 	if err != nil {
 		return Layer{}, err

@@ -32,6 +32,9 @@ func (s *Store) Export(ctx context.Context, w io.Writer, names ...string) error 
 		if err != nil {
 			return api.E(op, "", Familiar(rec.Name), err)
 		}
+		if err := s.awaitLayers(ctx, m.Layers); err != nil {
+			return api.E(op, "", Familiar(rec.Name), err)
+		}
 		for _, d := range append([]ocispec.Descriptor{desc, m.Config}, m.Layers...) {
 			if !s.keep(ctx, d.Digest) {
 				return api.E(op, api.Corrupt, Familiar(rec.Name), fmt.Errorf("%s is not in the store any more; berth image fsck --repair may bring it back", short(d.Digest)))

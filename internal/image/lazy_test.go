@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -158,7 +159,12 @@ func TestLazyPull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	saved := make(chan error, 1)
+	go func() { saved <- s.Export(t.Context(), io.Discard, name) }() // waits for the rest
 	r.Open()
+	if err := <-saved; err != nil {
+		t.Errorf("save: %v", err)
+	}
 	img = arrived(t, s, name)
 	if after, err := os.ReadFile(img.Layers[0].Path); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("what has arrived differs from what was used before: %d and %d bytes, %v", len(before), len(after), err)

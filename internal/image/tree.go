@@ -33,7 +33,7 @@ func (s *Store) tree(ctx context.Context, target ocispec.Descriptor) (tree, erro
 	if err != nil {
 		return t, err
 	}
-	return tree{manifests: []ocispec.Descriptor{desc}, blobs: append([]ocispec.Descriptor{m.Config}, m.Layers...)}, nil
+	return tree{manifests: []ocispec.Descriptor{desc}, blobs: append([]ocispec.Descriptor{m.Config}, m.Layers...)}, s.awaitLayers(ctx, m.Layers)
 }
 
 // climb adds what a manifest or index leads to. Its error is one of notFound where

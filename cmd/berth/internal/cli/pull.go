@@ -26,7 +26,7 @@ func newPullCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull [OPTIONS] IMAGE [IMAGE...]",
 		Short: "Fetch images from their registries",
-		Long:  exits("Fetch images from their registries and print their names. The credentials are\nthose that the docker configuration of the daemon's user has for the registry. An\ninterrupted pull is resumed by the next one. With --platform the name means the\nimage of that platform here, and only that.\n\nWith --lazy an image is there as soon as its files are known: what they hold is\nfetched when something reads it, and the rest behind. That takes layers in the\neStargz format; other images, and other registries, are pulled as a whole. docs/lazy.md\nsays when it is faster, and when not."),
+		Long:  exits("Fetch images from their registries and print their names. The credentials are\nthose that the docker configuration of the daemon's user has for the registry. An\ninterrupted pull is resumed by the next one. With --platform the name means the\nimage of that platform here, and only that.\n\nWith --lazy an image is there as soon as its files are known: what they hold is\nfetched when something reads it, and the rest behind. That takes layers in the\neStargz format and a registry that sends parts of them; what else there is comes\nas a whole. docs/lazy.md says when it is faster, and when not."),
 		Args:  args(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := value("--platform", o.platform, &o.platform, parse.Platform); err != nil {

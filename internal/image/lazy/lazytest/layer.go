@@ -10,7 +10,6 @@ import (
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	ggcrname "github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -77,7 +76,7 @@ func NewLayer(t testing.TB, files ...File) Layer {
 // Push puts an image of layers, with a command, into the registry.
 func (r *Registry) Push(t testing.TB, repo string, command []string, layers ...Layer) {
 	t.Helper()
-	img := v1.Image(empty.Image)
+	img := empty.Image
 	for _, l := range layers {
 		one, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(l.Blob)), nil })
 		if err != nil {
