@@ -26,6 +26,7 @@ require (
 	github.com/google/nftables v0.3.0
 	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/klauspost/compress v1.20.3
+	github.com/klauspost/pgzip v1.3.0
 	github.com/mailru/easyjson v0.9.2
 	github.com/miekg/dns v1.1.73
 	github.com/moby/buildkit v0.34.2

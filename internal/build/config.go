@@ -64,8 +64,9 @@ type Step struct {
 
 // Layer is a layer of an image and, where it is known, its EROFS image.
 type Layer struct {
-	Digest string `json:"digest"`  // as distributed
-	DiffID string `json:"diff_id"` // of its uncompressed tar
+	Digest string `json:"digest,omitempty"` // as distributed
+	DiffID string `json:"diff_id"`          // of its uncompressed tar
 	EROFS  string `json:"erofs,omitempty"`
-	Path   string `json:"path,omitempty"`
+	Path   string `json:"path,omitempty"` // of the EROFS image
+	Size   int64  `json:"size,omitempty"` // of the EROFS image, in bytes
 }

@@ -51,8 +51,11 @@ func registerHost(g *grpc.Server, s *Service) {
 		}),
 		method("Layer", func(ctx context.Context, l Layer) (Layer, error) {
 			made, err := s.Images.LayerImage(ctx, l.Digest, l.DiffID)
-			l.EROFS, l.Path = made.EROFS, made.Path
+			l.EROFS, l.Path, l.Size = made.EROFS, made.Path, made.Size
 			return l, err
+		}),
+		method("Add", func(ctx context.Context, l Layer) (nothing, error) {
+			return nothing{}, s.Images.AddLayer(ctx, image.Layer{DiffID: l.DiffID, EROFS: l.EROFS, Path: l.Path, Size: l.Size})
 		}),
 	}}, nil) // the methods know what they belong to
 }
@@ -132,6 +135,12 @@ func (d Daemon) Allow(ctx context.Context, name string, target digest.Digest) er
 func (d Daemon) Layer(ctx context.Context, l Layer) (made Layer, err error) {
 	err = d.call(ctx, "Layer", l, &made)
 	return made, err
+}
+
+// Add gives the daemon the EROFS image of a layer, file and all. It is kept as ctx's lease
+// has it until the layer itself is there.
+func (d Daemon) Add(ctx context.Context, l Layer) error {
+	return d.call(ctx, "Add", l, &nothing{})
 }
 
 func (d Daemon) call(ctx context.Context, name string, in, out any) error {

@@ -20,6 +20,7 @@ var buildScenarios = []scenario{
 	{"build runs as both kinds", localOnly, both, buildRuns},
 	{"build stages", []place{local, user}, nil, buildStages},
 	{"build mounts", []place{local, user}, both, buildMounts},
+	{"build compressed", localOnly, nil, buildCompressed},
 	{"build inputs", localOnly, nil, buildInputs},
 	{"build network", localOnly, both, buildNetwork},
 	{"build cache", localOnly, nil, buildCache},
@@ -168,6 +169,7 @@ RUN mkdir /deep && echo deeper >/deep/tool && chown 33:33 /deep/tool && chmod 60
 FROM base
 ARG N=1
 RUN --mount=type=cache,target=/cache echo $N >>/cache/count && cat /cache/count >/counted
+RUN --mount=type=cache,target=/seeded,from=tools,source=/deep echo $N >>/seeded/count && cat /seeded/tool /seeded/count >>/counted
 RUN --mount=type=bind,target=/ctx cat /ctx/in >/read && ! touch /ctx/x
 RUN --mount=type=bind,from=tools,target=/tools cat /tools/tool /tools/deep/tool >>/read && stat -c %u:%g /tools/tool /tools/deep/tool >>/read
 RUN --mount=type=bind,from=tools,source=/deep,target=/deep cat /deep/tool >>/read
@@ -181,7 +183,17 @@ RUN ls -d /cache /ctx /tools /mem /run/secrets /t >/left 2>/dev/null || true
 	w.build(t, in(kind, "-t", "made", "--secret", secret, "--build-arg", "N=2", dir)...)
 	w.later(t, "image", "rm", "made")
 	expect(t, "mounts", w.Try(t.Context(), "run", "--rm", "made", "cat", "/counted", "/read", "/left"), 0,
-		"1\n2\nfrom the context\ntool\ndeeper\n0:0\n33:33\ndeeper\n5:400\n6\n")
+		"1\n2\ndeeper\n1\n2\nfrom the context\ntool\ndeeper\n0:0\n33:33\ndeeper\n5:400\n6\n")
+}
+
+// buildCompressed has layers of each compression, which become images all the same.
+func buildCompressed(t *testing.T, w *world, _ api.Kind) {
+	for _, attributes := range []string{"", ",compression=gzip,compression-level=1", ",compression=estargz", ",compression=zstd", ",compression=uncompressed"} {
+		dir := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN echo '" + attributes + "' >/x && rm /bin/true && ln /x /y\n"})
+		w.build(t, "-o", "type=image,name=made"+attributes, dir)
+		expect(t, attributes, w.Try(t.Context(), "run", "--rm", "made", "sh", "-c", "cat /y && ! test -e /bin/true"), 0, attributes+"\n")
+		w.Berth(t, "image", "rm", "made")
+	}
 }
 
 // buildInputs takes Dockerfile and context from elsewhere.

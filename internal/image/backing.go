@@ -3,6 +3,8 @@ package image
 import (
 	"context"
 	"errors"
+	"io"
+	"os"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -12,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/image/layer"
 )
 
 // Backing is what a Store stands on, for a builder that works in it: what it writes is
@@ -41,6 +44,33 @@ func FullTag(name string) (string, error) { return tagName(name) }
 func (s *Store) Ready(ctx context.Context, name string) error {
 	_, err := s.Resolve(ctx, name)
 	return err
+}
+
+// MakeLayer makes of a layer, of which r holds the tar, uncompressed, an EROFS image in the
+// file f, which is empty. It is on the disk then, and AddLayer takes it.
+func MakeLayer(ctx context.Context, f *os.File, r io.Reader) (Layer, error) {
+	hash := digest.Canonical.Digester()
+	if _, err := layer.Convert(ctx, f, io.TeeReader(r, hash.Hash()), layer.Options{Absolute: true}); err != nil {
+		return Layer{}, err
+	}
+	made, err := seal(ctx, f, MediaTypeEROFS)
+	return Layer{DiffID: hash.Digest().String(), EROFS: made.Digest.String(), Path: f.Name(), Size: made.Size}, err
+}
+
+// AddLayer takes an EROFS image that MakeLayer has made into the store, its file too, which
+// lies on the same filesystem. The layer it was made of may come later, in any
+// compression; until then the lease of ctx keeps the image.
+func (s *Store) AddLayer(ctx context.Context, l Layer) error {
+	desc := ocispec.Descriptor{MediaType: MediaTypeEROFS, Digest: digest.Digest(l.EROFS), Size: l.Size}
+	err := errors.Join(checkDigest(desc.Digest), checkDigest(digest.Digest(l.DiffID)))
+	if err != nil {
+		return api.E("add layer", api.Invalid, l.EROFS, err)
+	}
+	f, err := os.Open(l.Path)
+	if err == nil {
+		err = s.settle(s.context(ctx), f, desc, map[string]string{diffIDLabel: l.DiffID})
+	}
+	return api.E("add layer", "", l.EROFS, err)
 }
 
 // LayerImage returns the EROFS image of a layer in the store, which is made where there

@@ -110,16 +110,16 @@ func (s *Store) setLabels(ctx context.Context, d digest.Digest, labels map[strin
 // without copying it. It closes f. The file's bytes are on the disk before its
 // name is.
 func (s *Store) place(ctx context.Context, f *os.File, mediaType string, labels map[string]string) (ocispec.Descriptor, error) {
-	desc, err := s.seal(ctx, f, mediaType)
+	desc, err := seal(ctx, f, mediaType)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	return desc, s.settle(ctx, f, desc, labels)
 }
 
-// seal brings a file that came from temp to the disk, and returns its descriptor. After an
-// error the file is gone.
-func (s *Store) seal(ctx context.Context, f *os.File, mediaType string) (ocispec.Descriptor, error) {
+// seal brings a temporary file to the disk, and returns its descriptor. After an error the
+// file is gone.
+func seal(ctx context.Context, f *os.File, mediaType string) (ocispec.Descriptor, error) {
 	fail := func(err error) (ocispec.Descriptor, error) {
 		discard(f)
 		return ocispec.Descriptor{}, diskFull(err)

@@ -135,7 +135,7 @@ func (s *Store) join(ctx context.Context, x *chunks.Index, blobs []ocispec.Descr
 		discard(f)
 		return err
 	}
-	desc, err := s.seal(ctx, f, diskRawType)
+	desc, err := seal(ctx, f, diskRawType)
 	if err != nil {
 		return err
 	}

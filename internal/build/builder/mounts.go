@@ -77,7 +77,7 @@ func (x *runner) source(ctx context.Context, p *instance.Prepared, m mount.Mount
 	}
 	// Writable layers, which BuildKit has mounted: as with the root filesystem, that
 	// mount makes way.
-	if err := mount.Unmount(m.Source, 0); err != nil {
+	if err := makeWay(st, m.Source); err != nil {
 		return "", fmt.Errorf("another step uses it; give it sharing=locked: %w", err)
 	}
 	u.Add(func(context.Context) error { return again(st, m.Source, true) })

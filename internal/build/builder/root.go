@@ -46,7 +46,7 @@ func (x *runner) root(ctx context.Context, p *instance.Prepared, root executor.M
 		return err
 	}
 	if mounted {
-		if err := mount.Unmount(one.Source, 0); err != nil {
+		if err := makeWay(st, one.Source); err != nil {
 			return err
 		}
 	}
@@ -84,13 +84,17 @@ func (x *runner) stackAt(dir string) (st stack, mounted bool, err error) {
 	return st, true, nil
 }
 
-// again mounts an overlay where BuildKit had it. What the step's own, volatile mount has
-// left in the work directory would not let it.
-func again(st stack, dir string, mounted bool) error {
-	if err := os.RemoveAll(st.work); err != nil {
+// makeWay takes an overlay away that BuildKit has mounted at dir.
+func makeWay(st stack, dir string) error {
+	if err := mount.Unmount(dir, 0); err != nil {
 		return err
 	}
-	if err := os.Mkdir(st.work, 0o711); err != nil || !mounted {
+	return st.renew()
+}
+
+// again mounts an overlay where BuildKit had it.
+func again(st stack, dir string, mounted bool) error {
+	if err := st.renew(); err != nil || !mounted {
 		return err
 	}
 	return mount.All([]mount.Mount{st.mount()}, dir)

@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -114,6 +115,14 @@ func (s *snapshotter) layered(m mount.Mount) (_ mount.Mount, forget func(), err 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, used := s.stacks[st.upper]; !used {
+		if err := st.renew(); err != nil {
+			release()
+			return m, nil, err
+		}
+	}
+	m.Options = append(m.Options, volatile)
+	st.more = append(st.more, volatile)
 	s.stacks[st.upper] = st
 	return m, func() {
 		s.mu.Lock()
@@ -121,6 +130,18 @@ func (s *snapshotter) layered(m mount.Mount) (_ mount.Mount, forget func(), err 
 		s.mu.Unlock()
 		release()
 	}, nil
+}
+
+// volatile has an overlay's end not wait until all that was written is on the disk, which
+// is for the builder's end (unclean.go). Its work directory serves for one mount only.
+const volatile = "volatile"
+
+// renew makes the work directory ready for a mount.
+func (st *stack) renew() error {
+	if err := os.RemoveAll(st.work); err != nil {
+		return err
+	}
+	return os.Mkdir(st.work, 0o711)
 }
 
 // parseStack reads the options of an overlay that the snapshotter has made, whose paths
