@@ -100,7 +100,8 @@ func (t layerType) Compress(ctx context.Context, c compression.Config) (compress
 	if t.Type == compression.Type(compression.Gzip) {
 		compress = gzipper(c.Level)
 	}
-	if t.images == nil {
+	// An eStargz layer has more in it than the tar of which it is made.
+	if t.images == nil || t.Type == compression.Type(compression.EStargz) {
 		return compress, finish
 	}
 	return func(to io.Writer, mediaType string) (io.WriteCloser, error) {
