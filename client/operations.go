@@ -30,8 +30,10 @@ type PullRequest struct {
 
 // PushRequest puts an image into the registry in its name.
 type PushRequest struct {
-	Image    string `json:"image"`
-	Insecure bool   `json:"insecure,omitempty"` // plain HTTP, or a certificate nobody vouches for
+	Image             string `json:"image"`
+	Insecure          bool   `json:"insecure,omitempty"`           // plain HTTP, or a certificate nobody vouches for
+	CompressionFormat string `json:"compression_format,omitempty"` // of layers: gzip or zstd; default as they are
+	CompressionLevel  int    `json:"compression_level,omitempty"`  // default the format's usual one
 }
 
 // CheckRequest reads all images. The operation fails, with an error of kind Corrupt, while

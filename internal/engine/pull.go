@@ -25,14 +25,20 @@ func (e *Engine) StartPull(_ context.Context, o PullOptions) (api.Operation, err
 
 // PushOptions say what to push.
 type PushOptions struct {
-	Ref      string
-	Insecure bool // allow plain HTTP and unknown certificates
+	Ref               string
+	Insecure          bool   // allow plain HTTP and unknown certificates
+	CompressionFormat string // of layers: gzip, zstd, or "" for as they are
+	CompressionLevel  int    // 0 for the format's usual one
 }
 
 // StartPush begins to put an image into the registry in its name, with the credentials
 // that the docker client's configuration on this host has for it.
 func (e *Engine) StartPush(_ context.Context, o PushOptions) (api.Operation, error) {
+	as := image.Compression{Format: o.CompressionFormat, Level: o.CompressionLevel}
+	if err := as.Check(); err != nil {
+		return api.Operation{}, api.E("push", "", o.Ref, err)
+	}
 	return e.begin("push", o.Ref, func(ctx context.Context, report func(api.Progress)) (string, error) {
-		return e.images.Push(ctx, o.Ref, image.PushOptions{Access: image.Access{Insecure: o.Insecure}, Progress: report})
+		return e.images.Push(ctx, o.Ref, image.PushOptions{Access: image.Access{Insecure: o.Insecure}, Compression: as, Progress: report})
 	})
 }

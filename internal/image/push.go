@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
@@ -21,13 +22,19 @@ import (
 // PushOptions say how to push an image.
 type PushOptions struct {
 	Access
-	Progress Progress
+	Compression Compression // of layers
+	Progress    Progress
 }
 
 // Push puts an image, whatever it holds, into the registry in its name, and returns the
 // name in the short form. What the registry has already is not sent again. Of an image
 // for several platforms all are pushed, or where not all are here, the one that is used here.
+// What is not in the form in which it is to travel takes that form here, too: afterwards the
+// name means what was pushed.
 func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (string, error) {
+	if err := opt.Compression.Check(); err != nil {
+		return "", api.E("push", "", name, err)
+	}
 	rec, err := s.lookup(s.context(ctx), name)
 	if err != nil {
 		return "", api.E("push", "", "", err)
@@ -37,17 +44,15 @@ func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (string,
 		return "", api.E("push", "", Familiar(rec.Name), err)
 	}
 	defer done()
-	if rec, err = s.chunked(ctx, rec, opt.Progress); err != nil {
+	rec, t, err := s.travel(ctx, rec, opt)
+	if err != nil {
 		return "", api.E("push", "", Familiar(rec.Name), diskFull(err))
 	}
 	g := newGuard(s.opt.Stall)
 	defer g.close()
 	p := &pusher{s: s, progress: opt.Progress}
-	t, err := s.tree(ctx, rec.Target)
-	if err == nil {
-		// The tag is the last manifest's; those that it speaks of go by their digests.
-		p.to, err = s.resolver(ctx, opt.Access, g).Pusher(ctx, rec.Name+"@"+t.top().Digest.String())
-	}
+	// The tag is the last manifest's; those that it speaks of go by their digests.
+	p.to, err = s.resolver(ctx, opt.Access, g).Pusher(ctx, rec.Name+"@"+t.top().Digest.String())
 	if err == nil {
 		p.blobs, err = s.newUploader(ctx, rec.Name, opt.Access, g)
 	}
@@ -55,6 +60,26 @@ func (s *Store) Push(ctx context.Context, name string, opt PushOptions) (string,
 		err = p.push(ctx, t)
 	}
 	return Familiar(rec.Name), api.E("push", "", Familiar(rec.Name), err)
+}
+
+// travel returns an image in the form in which it is pushed, and all of it.
+func (s *Store) travel(ctx context.Context, rec images.Image, opt PushOptions) (images.Image, tree, error) {
+	rec, err := s.chunked(ctx, rec, opt.Progress)
+	if err != nil {
+		return rec, tree{}, err
+	}
+	t, err := s.tree(ctx, rec.Target)
+	if err != nil {
+		return rec, tree{}, err
+	}
+	before := rec.Target.Digest
+	if rec, err = s.repacked(ctx, rec, t, opt.Compression, opt.Progress); err != nil {
+		return rec, tree{}, err
+	}
+	if rec.Target.Digest != before {
+		t, err = s.tree(ctx, rec.Target)
+	}
+	return rec, t, err
 }
 
 // pusher is one push.

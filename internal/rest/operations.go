@@ -38,8 +38,10 @@ type PullRequest struct {
 
 // PushRequest puts an image into the registry in its name.
 type PushRequest struct {
-	Image    string `json:"image" minLength:"1" maxLength:"1024"`
-	Insecure bool   `json:"insecure,omitempty" doc:"accept plain HTTP and certificates nobody vouches for"`
+	Image             string `json:"image" minLength:"1" maxLength:"1024"`
+	Insecure          bool   `json:"insecure,omitempty" doc:"accept plain HTTP and certificates nobody vouches for"`
+	CompressionFormat string `json:"compression_format,omitempty" maxLength:"16" doc:"gzip or zstd: compress all layers with it; default: as they are, and with gzip those made here that are not compressed"`
+	CompressionLevel  int    `json:"compression_level,omitempty" doc:"of gzip 1 to 9, of zstd 1 to 22; default: the format's usual one"`
 }
 
 // BootstrapRequest makes an image from a distribution's packages.
@@ -123,7 +125,9 @@ func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operat
 	case b.Pull != nil:
 		return s.Work.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure, Lazy: b.Pull.Lazy})
 	case b.Push != nil:
-		return s.Work.StartPush(ctx, engine.PushOptions{Ref: b.Push.Image, Insecure: b.Push.Insecure})
+		return s.Work.StartPush(ctx, engine.PushOptions{
+			Ref: b.Push.Image, Insecure: b.Push.Insecure, CompressionFormat: b.Push.CompressionFormat, CompressionLevel: b.Push.CompressionLevel,
+		})
 	case b.Bootstrap != nil:
 		return s.Work.StartBootstrap(ctx, engine.BootstrapOptions(*b.Bootstrap))
 	case b.Kernel != nil:

@@ -34,6 +34,7 @@ func TestRegistry(t *testing.T) {
 	t.Run("Podman", func(t *testing.T) { b.in(t).podman() })
 	t.Run("Skopeo", func(t *testing.T) { b.in(t).skopeo() })
 	t.Run("Run", func(t *testing.T) { b.in(t).run() })
+	t.Run("Compressed", func(t *testing.T) { b.in(t).compressed() })
 }
 
 // registry starts a berthd with a registry and two users, and returns the beginning of a
@@ -188,4 +189,35 @@ func (b *clients) run() {
 	b.ok(do("image", "tag", "localhost/team/docker:1", registryAddr+"/team/pushed:1")...)
 	b.ok(do("push", registryAddr+"/team/pushed:1")...)
 	b.ok(do("pull", registryAddr+"/public/docker:1")...)
+}
+
+// compressed has the others read what Berth compresses for a push. docker reads zstd since 23.
+func (b *clients) compressed() {
+	berth := func(args ...string) { b.ok(append(append([]string{}, b.berth...), args...)...) }
+	docker := func(args ...string) []string { return append(append([]string{}, b.cli...), args...) }
+	store := filepath.Join(b.dir, "podman")
+	podman := []string{"podman", "--root", filepath.Join(store, "root"), "--runroot", filepath.Join(store, "run"), "--tmpdir", filepath.Join(store, "tmp"), "--events-backend", "file"}
+	b.ok(docker("login", "--username", "ci", "--password", "secret", registryAddr)...)
+	saved := filepath.Join(b.dir, "saved.tar")
+	b.ok(docker("save", "--output", saved, "base")...)
+	version := strings.TrimSpace(b.ok(docker("version", "--format", "{{.Server.Version}}")...))
+	for format, flags := range map[string][]string{"gzip": nil, "zstd": {"--compression-format", "zstd"}} {
+		image := registryAddr + "/team/" + format + ":1"
+		berth("image", "import", saved, image)
+		berth(append(append([]string{"push"}, flags...), image)...)
+		inspected := b.ok("skopeo", "inspect", "--raw", "--creds", "ci:secret", "--tls-verify=false", "docker://"+image)
+		if !strings.Contains(inspected, "tar+"+format) {
+			b.t.Errorf("%s was pushed as %s", format, inspected)
+		}
+		b.ok("skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", "--src-creds", "ci:secret", "docker://"+image, "oci:"+filepath.Join(b.dir, "read-"+format))
+		b.ok(append(podman, "rmi", "--all", "--force")...)
+		b.ok(append(podman, "pull", "--creds", "ci:secret", "--tls-verify=false", image)...)
+		if major, _, _ := strings.Cut(version, "."); format == "zstd" && len(major) == 2 && major < "23" {
+			continue
+		}
+		b.ok(docker("pull", image)...)
+		if out := b.ok(docker("run", "--rm", "--network", "none", image, "echo", "hello")...); !strings.Contains(out, "hello") {
+			b.t.Error(out)
+		}
+	}
 }

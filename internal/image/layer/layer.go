@@ -67,6 +67,45 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// Reader bounds what r, a layer that is read and not converted, expands to. Archived is
+// as in Options, and may not be nil.
+func (l Limits) Reader(r io.Reader, archived func() int64) io.Reader {
+	return &bounded{in: r, limits: l.withDefaults(), archived: archived}
+}
+
+type bounded struct {
+	in       io.Reader
+	limits   Limits
+	archived func() int64
+	spent    int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.in.Read(p)
+	b.spent += int64(n)
+	if b.spent > b.limits.Size {
+		return n, b.limits.exceeded()
+	}
+	if e := b.limits.checkRatio(b.spent, b.archived()); e != nil {
+		return n, e
+	}
+	return n, err
+}
+
+// exceeded is the error of a layer that is too large.
+func (l Limits) exceeded() error {
+	return api.E("", api.Exhausted, "", fmt.Errorf("refused: the layer expands beyond %d bytes", l.Size))
+}
+
+// checkRatio finds bombs: archives that expand beyond what compression of real
+// content ever gives.
+func (l Limits) checkRatio(spent, archived int64) error {
+	if spent >= ratioFrom && archived > 0 && spent/archived > l.Ratio {
+		return api.E("", api.Exhausted, "", fmt.Errorf("refused: a bomb, %d archived bytes expand to %d", archived, spent))
+	}
+	return nil
+}
+
 // Options say how an archive is to be read.
 type Options struct {
 	Limits Limits
@@ -249,22 +288,18 @@ func (c *converter) account(h *tar.Header) error {
 	// The size that a header promises counts before its content is read: a
 	// sparse header of a few bytes may promise terabytes.
 	if h.Size < 0 || h.Size > c.opt.Limits.Size-c.spent {
-		return api.E("", api.Exhausted, "", fmt.Errorf("refused: the layer expands beyond %d bytes", c.opt.Limits.Size))
+		return c.opt.Limits.exceeded()
 	}
 	c.stats.Content += h.Size
 	return c.checkRatio()
 }
 
-// checkRatio finds bombs: archives that expand beyond what compression of real
-// content ever gives.
+// checkRatio is that of the limits, where the size of the archive is known.
 func (c *converter) checkRatio() error {
-	if c.opt.Archived == nil || c.spent < ratioFrom {
+	if c.opt.Archived == nil {
 		return nil
 	}
-	if in := c.opt.Archived(); in > 0 && c.spent/in > c.opt.Limits.Ratio {
-		return api.E("", api.Exhausted, "", fmt.Errorf("refused: a bomb, %d archived bytes expand to %d", in, c.spent))
-	}
-	return nil
+	return c.opt.Limits.checkRatio(c.spent, c.opt.Archived())
 }
 
 // content reads the current entry's content and counts it.
