@@ -108,11 +108,18 @@ func (c *Client) greet(ctx context.Context, in *bufio.Reader) error {
 	if _, err := c.conn.Write(hello(nonce)); err != nil {
 		return err
 	}
+	retried := make(chan struct{})
 	retry := time.AfterFunc(helloRetry, func() {
+		defer close(retried)
 		// The guest reads nothing before it has booted; this write waits with it.
 		_, _ = c.conn.Write(append(make([]byte, headerSize+maxPayload), hello(nonce)...))
 	})
-	defer retry.Stop()
+	defer func() {
+		// A greeting behind the first call would end it.
+		if !retry.Stop() {
+			<-retried
+		}
+	}()
 	present := false
 	for {
 		got, err := findGreeting(in, maxForeign)
