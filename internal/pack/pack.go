@@ -24,10 +24,14 @@ import (
 type Options struct {
 	// Owner returns the ids in the stream of those on disk. Nil leaves them.
 	Owner func(uid, gid uint32) (int, int)
-	// Upper says that the tree is the upper directory of an overlay. The stream is the
-	// layer of an OCI image then: with whiteouts, devices, hard links and the extended
-	// attributes that an image keeps.
+	// Image says that the stream is the layer of an OCI image: with devices, hard links
+	// and the extended attributes that an image keeps.
+	Image bool
+	// Upper is Image for the upper directory of an overlay: what that says is deleted
+	// becomes whiteouts.
 	Upper bool
+	// Empty tells of regular files that are written without their content. Nil: none.
+	Empty func(name string) bool
 	// Leave tells of names that are left out, with what is below them. Nil leaves none.
 	Leave func(name string) bool
 	// Names writes the headers alone.
@@ -42,8 +46,9 @@ type Options struct {
 // Names begin with name; with "" the directory fd itself is left out. It does not
 // write the end of the stream. Sockets are left out: tar has no word for them.
 func Tree(ctx context.Context, w *tar.Writer, fd int, name string, o Options) error {
+	o.Image = o.Image || o.Upper
 	p := packer{ctx: ctx, w: w, Options: o}
-	if o.Upper {
+	if o.Image {
 		p.links = map[inode]string{}
 	}
 	return p.pack(fd, name)
@@ -54,11 +59,11 @@ type packer struct {
 	Options
 	ctx   context.Context
 	w     *tar.Writer
-	links map[inode]string // Upper: the first name of files with several
+	links map[inode]string // Image: the first name of files with several
 }
 
-// inode names a file, whatever it is called. All of a tree is in one filesystem.
-type inode uint64
+// inode names a file, whatever it is called. Each subvolume of a btrfs counts its own.
+type inode struct{ dev, ino uint64 }
 
 // pack writes what fd names, and below it, as name.
 func (p *packer) pack(fd int, name string) error {
@@ -76,7 +81,7 @@ func (p *packer) pack(fd int, name string) error {
 	if p.Owner != nil {
 		hdr.Uid, hdr.Gid = p.Owner(st.Uid, st.Gid)
 	}
-	if p.Upper {
+	if p.Image {
 		if done, err := p.mark(fd, &st, hdr); done || err != nil {
 			return err
 		}
@@ -105,7 +110,7 @@ func (p *packer) pack(fd int, name string) error {
 
 // device writes a device of a layer. In any other tree it means nothing elsewhere.
 func (p *packer) device(st *unix.Stat_t, hdr *tar.Header) error {
-	if !p.Upper {
+	if !p.Image {
 		return nil
 	}
 	hdr.Typeflag = tar.TypeChar
@@ -197,7 +202,7 @@ func at(name string, err error) error {
 // file writes exactly the bytes announced: what a file gains meanwhile is left out,
 // what it loses becomes zeros.
 func (p *packer) file(fd int, hdr *tar.Header) error {
-	if p.Names {
+	if p.Names || p.Empty != nil && p.Empty(hdr.Name) {
 		hdr.Size = 0
 		return p.w.WriteHeader(hdr)
 	}

@@ -130,6 +130,24 @@ func TestUpper(t *testing.T) {
 	same(t, names, "5 etc/ 750 0:0", "0 etc/file 640 100005:100006 user.note=6e")
 }
 
+// TestImage: what is a deletion in an upper directory is a device everywhere else, and
+// what is to be empty is.
+func TestImage(t *testing.T) {
+	root(t)
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	must(t,
+		os.Chmod(dir, 0o751),
+		os.WriteFile(in("id"), []byte("secret"), 0o444), os.Link(in("id"), in("twin")),
+		unix.Mknod(in("none"), unix.S_IFCHR|0o600, 0),
+		os.Mkdir(in("moved"), 0o700),
+		unix.Setxattr(in("moved"), "trusted.overlay.redirect", []byte("/etc"), 0),
+	)
+	got, err := packed(t, dir, ".", pack.Options{Image: true, Empty: func(name string) bool { return name == "./id" }})
+	must(t, err)
+	same(t, got, "5 ./ 751 0:0", "0 ./id 444 0:0", "5 ./moved/ 700 0:0", "3 ./none 600 0:0", "1 ./twin 444 0:0 -> ./id")
+}
+
 // TestCapability: one that counts in a container's user namespace counts, as a layer's,
 // wherever that is used.
 func TestCapability(t *testing.T) {

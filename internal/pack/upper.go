@@ -21,11 +21,11 @@ const (
 // (Documentation/filesystems/overlayfs.rst).
 var overlayPrefixes = []string{"trusted.overlay.", "user.overlay."}
 
-// mark gives the header what only an upper directory has, and reports whether with
-// that all is written: a file that is deleted, or one that was written by another name.
+// mark gives the header what only an image's layer has, and reports whether with that
+// all is written: a file that is deleted, or one that was written by another name.
 func (p *packer) mark(fd int, st *unix.Stat_t, hdr *tar.Header) (done bool, err error) {
 	kind := st.Mode & unix.S_IFMT
-	if kind == unix.S_IFCHR && st.Rdev == 0 {
+	if p.Upper && kind == unix.S_IFCHR && st.Rdev == 0 {
 		dir, name := path.Split(hdr.Name)
 		return true, p.w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: dir + WhiteoutPrefix + name, Mode: 0o600})
 	}
@@ -33,11 +33,12 @@ func (p *packer) mark(fd int, st *unix.Stat_t, hdr *tar.Header) (done bool, err 
 		return true, errors.New("a layer cannot hold a file of this name, which is the mark of a deletion; rename it")
 	}
 	if kind != unix.S_IFDIR && st.Nlink > 1 {
-		if first, ok := p.links[inode(st.Ino)]; ok {
+		this := inode{st.Dev, st.Ino}
+		if first, ok := p.links[this]; ok {
 			hdr.Typeflag, hdr.Linkname = tar.TypeLink, first
 			return true, p.w.WriteHeader(hdr)
 		}
-		p.links[inode(st.Ino)] = hdr.Name
+		p.links[this] = hdr.Name
 	}
 	return false, p.attributes(fd, hdr)
 }
@@ -52,7 +53,7 @@ func (p *packer) attributes(fd int, hdr *tar.Header) error {
 	for _, name := range names {
 		switch {
 		case strings.HasPrefix(name, overlayPrefixes[0]), strings.HasPrefix(name, overlayPrefixes[1]):
-			if redirects(name) {
+			if p.Upper && redirects(name) {
 				return fmt.Errorf("overlayfs keeps its content elsewhere (%s), which no layer can say; copy it and remove this one", name)
 			}
 		case name == "security.capability", strings.HasPrefix(name, "user."), strings.HasPrefix(name, "system.posix_acl_"):
