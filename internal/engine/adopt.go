@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -19,6 +21,7 @@ import (
 //	saved                       suspended; what is left of its run is ended
 //	same boot, run found        supervise it; its end may already be recorded
 //	same boot, run not found    failed, with the reason
+//	same boot, nobody can tell  failed for this engine alone, and nothing is cleared away
 //	rebooted                    exited; started again if the policy says so
 func (e *Engine) adoptAll(ctx context.Context) error {
 	records, err := e.loadAll(ctx)
@@ -77,6 +80,10 @@ func (e *Engine) adopt(ctx context.Context, en *entry, rebooted bool) error {
 		return nil
 	}
 	handle, p, err := e.findRun(ctx, en)
+	if err != nil && !absent(err) {
+		e.unsure(en, err)
+		return nil
+	}
 	if err != nil {
 		e.log.Warn("adopt", "instance", en.name(), "error", err)
 		return e.lost(ctx, en, "its processes were gone when berthd came back: "+api.OneLine(err.Error()))
@@ -128,6 +135,37 @@ func (e *Engine) findRun(ctx context.Context, en *entry) (instance.Handle, *inst
 	}
 	h, err := d.Adopt(ctx, p)
 	return h, p, err
+}
+
+// absent reports whether an error of looking for a run says that there is none, or none
+// that could be found ever. A keeper that does not answer says nothing.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || api.IsKind(err, api.NotFound) || api.IsKind(err, api.Corrupt)
+}
+
+// unsure shows that nobody can tell whether an instance runs. Its record stays as it is,
+// for the next engine, and so does all that the run has. A start and a removal look again.
+func (e *Engine) unsure(en *entry, cause error) {
+	e.log.Error("find a run again", "instance", en.name(), "error", cause)
+	en.observe(func(st *api.Status) {
+		st.State, st.PID = api.Failed, 0
+		st.Error = "it may run, which berthd could not find out: " + api.OneLine(cause.Error())
+	})
+}
+
+// endLost ends the run that an instance may have though no engine has it in hand (unsure).
+func (e *Engine) endLost(ctx context.Context, en *entry) error {
+	p, err := readPrepared(e.runDir(en.id))
+	if absent(err) {
+		return nil
+	}
+	if err == nil {
+		err = e.endRunOf(ctx, p)
+	}
+	if err != nil {
+		return api.E("", api.Unavailable, en.name(), fmt.Errorf("whether it runs cannot be told, so nothing is done with it; try again later: %w", err))
+	}
+	return e.releaseNetwork(ctx, en.id)
 }
 
 // lost records a run that ended unobserved, and applies the restart policy.
@@ -275,5 +313,5 @@ func readPrepared(runDir string) (*instance.Prepared, error) {
 		return nil, err
 	}
 	p := new(instance.Prepared)
-	return p, json.Unmarshal(data, p)
+	return p, api.E("", api.Corrupt, "", json.Unmarshal(data, p))
 }

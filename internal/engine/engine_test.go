@@ -52,8 +52,13 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) open(t *testing.T) {
+// open opens the engine, whose drivers of containers each of the functions wraps.
+func (w *world) open(t *testing.T, wrap ...func(instance.Driver) instance.Driver) {
 	t.Helper()
+	containers := instance.Driver(fake.New(w.runs, api.Container))
+	for _, f := range wrap {
+		containers = f(containers)
+	}
 	images, err := image.Open(w.root, image.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +75,7 @@ func (w *world) open(t *testing.T) {
 	w.Engine, err = New(t.Context(), Config{
 		Root: w.root, Run: w.run, Cgroup: "/berth-test", Store: state, Images: images, Storage: disks,
 		Networks: fakenet.NewSet(),
-		Drivers:  []instance.Driver{fake.New(w.runs, api.Container), fake.New(w.runs, api.VM)},
+		Drivers:  []instance.Driver{containers, fake.New(w.runs, api.VM)},
 		Host:     instance.Host{Arch: "amd64", CPUs: 2, Memory: 8 << 30},
 		Log:      slog.New(slog.DiscardHandler),
 	})

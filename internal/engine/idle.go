@@ -21,15 +21,20 @@ const idleGrace = 10 * time.Second
 // idle runs an instance that is at rest without its entrypoint, its network and its
 // mounts, for as long as use needs it. Its record says nothing of that: to users it is at
 // rest, and an engine that finds the run after a crash ends it. The caller holds entry.op.
-func (e *Engine) idle(ctx context.Context, rec record, img image.Image, use func(*instance.Prepared, instance.Handle) error) (err error) {
+func (e *Engine) idle(ctx context.Context, rec record, img image.Image, use func(*instance.Prepared, instance.Handle) error) error {
 	if e.saved(rec.ID) {
 		return errSuspended("", rec.Name)
 	}
-	driver, err := e.driver(rec.Spec.Kind)
+	p, err := e.outline(rec, img)
 	if err != nil {
 		return err
 	}
-	p, err := e.outline(rec, img)
+	return e.runIdle(ctx, rec, p, use)
+}
+
+// runIdle is idle for an outline of the caller's.
+func (e *Engine) runIdle(ctx context.Context, rec record, p *instance.Prepared, use func(*instance.Prepared, instance.Handle) error) (err error) {
+	driver, err := e.driver(rec.Spec.Kind)
 	if err != nil {
 		return err
 	}
@@ -70,18 +75,24 @@ func (e *Engine) endIdle(ctx context.Context, en *entry) error {
 	if err != nil || !p.Idle {
 		return err
 	}
+	if err := e.endRunOf(ctx, p); err != nil {
+		// It may run. What is known of it stays, for the next engine, or for a start.
+		e.log.Error("find an idle run again", "instance", en.name(), "error", err)
+	}
+	return nil
+}
+
+// endRunOf ends what Prepared has made and no engine has in hand, if it is there, and
+// forgets it. After an error it may be there.
+func (e *Engine) endRunOf(ctx context.Context, p *instance.Prepared) error {
 	driver, err := e.driver(p.Spec.Kind)
 	if err != nil {
 		return err
 	}
-	h, err := driver.Adopt(ctx, p)
-	switch {
-	case api.IsKind(err, api.NotFound): // it ended with the engine
+	switch h, err := driver.Adopt(ctx, p); {
+	case absent(err): // it ended with the engine
 	case err != nil:
-		// It may run. What is known of it stays, for the next engine, or for a start, whose
-		// driver ends what has the instance's place.
-		e.log.Error("find an idle run again", "instance", en.name(), "error", err)
-		return nil
+		return err
 	default:
 		if err := h.Delete(ctx); err != nil {
 			return err

@@ -46,6 +46,9 @@ func (e *Engine) remove(ctx context.Context, en *entry, o RemoveOptions) error {
 	if en.isRemoved() {
 		return nil
 	}
+	if err := e.endLost(ctx, en); err != nil {
+		return api.E("remove", "", en.name(), err)
+	}
 	if en.snapshot().State != api.Removing {
 		if err := e.change(ctx, en, func(r *record) { r.Status.State = api.Removing }); err != nil {
 			return err

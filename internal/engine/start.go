@@ -48,6 +48,9 @@ func (e *Engine) start(ctx context.Context, en *entry, also func(*record)) (err 
 	if before.State == api.Removing {
 		return api.E("start", api.Conflict, en.name(), errors.New("it is being removed; create it anew"))
 	}
+	if err := e.endLost(ctx, en); err != nil {
+		return api.E("start", "", en.name(), err)
+	}
 	err = e.change(ctx, en, func(r *record) {
 		also(r)
 		r.Status.State, r.Status.Error, r.Status.ExitCode, r.Status.OOM = api.Starting, "", nil, false
