@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -183,6 +184,23 @@ func TestImportForms(t *testing.T) {
 			t.Error(names, err)
 		}
 	})
+}
+
+// TestImportLayerFirst imports an archive that begins with a layer of a name of its own,
+// and is no root filesystem for that.
+func TestImportLayerFirst(t *testing.T) {
+	layer := rootfs(t, "f", "x")
+	config := fmt.Sprintf(`{"os":"linux","architecture":"amd64","config":{"Cmd":["/f"]},"rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`, sha256.Sum256(layer))
+	archive := rootfs(t, "layer.tar", string(layer), "config.json", config,
+		"manifest.json", `[{"Config":"config.json","RepoTags":["first:1"],"Layers":["layer.tar"]}]`)
+	s := open(t)
+	names, err := s.Import(t.Context(), bytes.NewReader(archive), image.ImportOptions{})
+	if err != nil || len(names) != 1 || names[0] != "first:1" {
+		t.Fatal(names, err)
+	}
+	if got, err := s.Resolve(t.Context(), "first:1"); err != nil || len(got.Layers) != 1 || got.Config.Command[0] != "/f" {
+		t.Errorf("%+v, %v", got, err)
+	}
 }
 
 // TestExportRoundTrip exports to a second store and to another implementation.

@@ -144,8 +144,9 @@ const (
 )
 
 // bundleEntry matches the names that begin an archive of images: those of an
-// OCI layout, and those docker, podman, skopeo and crane write.
-var bundleEntry = regexp.MustCompile(`^(\./)?(blobs(/.*)?|oci-layout|index\.json|manifest\.json|repositories|(sha256:)?[0-9a-f]{64}(/.*|\.json|\.tar|\.tar\.gz)?)$`)
+// OCI layout, and those docker, podman, skopeo and crane write, and those that call their
+// first layer by that word.
+var bundleEntry = regexp.MustCompile(`^(\./)?(blobs(/.*)?|oci-layout|index\.json|manifest\.json|repositories|layer\.tar(\.gz)?|(sha256:)?[0-9a-f]{64}(/.*|\.json|\.tar|\.tar\.gz)?)$`)
 
 // peekWindow is how much of an archive is looked at to tell what it is.
 const peekWindow = 128 << 10
