@@ -17,6 +17,7 @@ type OperationRequest struct {
 	Base      *BaseRequest      `json:"base,omitempty"`
 	Import    *ImportRequest    `json:"import,omitempty"`
 	Commit    *CommitRequest    `json:"commit,omitempty"`
+	Convert   *ConvertRequest   `json:"convert,omitempty"`
 	Check     *CheckRequest     `json:"check,omitempty"`
 }
 
@@ -75,6 +76,18 @@ type CommitRequest struct {
 	Image    string `json:"image"` // what to call it
 	Author   string `json:"author,omitempty"`
 	Message  string `json:"message,omitempty"`
+}
+
+// ConvertRequest makes the disk of a machine of a root filesystem, or the other way round.
+type ConvertRequest struct {
+	Image string `json:"image"`
+	Name  string `json:"name"`           // of what is made
+	To    string `json:"to,omitempty"`   // disk or rootfs; "" for what the image is not
+	Size  int64  `json:"size,omitempty"` // of a disk, in bytes; 0 for what it takes
+
+	// Init says what a disk starts: the image's command (none) or its init (system);
+	// "" for what the image is made for.
+	Init api.InitMode `json:"init,omitempty"`
 }
 
 // StartOperation starts an operation and returns at once.

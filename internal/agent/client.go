@@ -329,6 +329,22 @@ func (c *Client) Layer(ctx context.Context, l Layer, bound Bound, tar io.Writer)
 	return err
 }
 
+// Root writes the root filesystem that a further disk holds, named by its serial number,
+// as the tar of an OCI layer within a bound.
+func (c *Client) Root(ctx context.Context, serial string, bound Bound, tar io.Writer) (Root, error) {
+	r, err := c.call(ctx, Request{Op: OpRoot, Path: serial}, func(s *stream) error {
+		_, err := io.Copy(tar, &boundReader{stream: s, from: channelReader{s, ChannelStdout}, bound: bound})
+		return err
+	})
+	if err == nil && r.Root == nil {
+		err = api.E("", api.Unavailable, "", fmt.Errorf("%w: no root filesystem", errFrame))
+	}
+	if err != nil {
+		return Root{}, err
+	}
+	return *r.Root, nil
+}
+
 // Freeze returns once the guest's disks are at rest, and nothing writes to them. They
 // are until thaw is called, or the connection ends.
 func (c *Client) Freeze(ctx context.Context) (thaw func() error, err error) {

@@ -18,6 +18,7 @@ const (
 	OpCopyOut   Op = "copy-out" // packs Request.Path as a tar on channel 1
 	OpLayer     Op = "layer"    // the writable layer as an OCI layer's tar on channel 1; with Request.NamesOnly its headers, with Request.Part that of a mount
 	OpPlace     Op = "place"    // mounts the one file of a tar from channel 0, in memory, over Request.Path
+	OpRoot      Op = "root"     // the root filesystem on the further disk Request.Path as an OCI layer's tar on channel 1
 	OpFreeze    Op = "freeze"   // holds back what writes to disks until channel 0 ends; a byte on channel 1 says that they are at rest
 	OpStats     Op = "stats"
 	OpTop       Op = "top"        // a JSON list of Proc on channel 1
@@ -78,7 +79,22 @@ type Reply struct {
 	Error string        `json:"error,omitempty"`
 	Exit  *Exit         `json:"exit,omitempty"`
 	Stats *Stats        `json:"stats,omitempty"`
+	Root  *Root         `json:"root,omitempty"`
 }
+
+// Root is the root filesystem that a disk holds.
+type Root struct {
+	Partition  int    `json:"partition"`  // counted from 1; 0 where the disk has none
+	Filesystem string `json:"filesystem"` // as in ext4
+	Init       string `json:"init"`       // the program that a kernel would start, "" without one
+}
+
+// The directory of a machine that reads disks which has modules of the kernel, for
+// filesystems beyond those that every machine has: the file order has their names.
+const (
+	DriversDir   = "/drivers"
+	DriversOrder = "order"
+)
 
 // Stats is what the guest has used since it booted. Sizes are in bytes, times
 // in nanoseconds.

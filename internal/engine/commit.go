@@ -116,10 +116,15 @@ func (e *Engine) withRun(ctx context.Context, rec record, r *run, img image.Imag
 
 // pipeLayer has read read what the driver writes.
 func pipeLayer(ctx context.Context, l instance.Layerer, p *instance.Prepared, h instance.Handle, namesOnly bool, read func(io.Reader) error) error {
+	return pipe(func(w io.Writer) error { return l.Layer(ctx, p, h, namesOnly, w) }, read)
+}
+
+// pipe has read read what write writes, up to an end that comes when write has returned.
+func pipe(write func(io.Writer) error, read func(io.Reader) error) error {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := l.Layer(ctx, p, h, namesOnly, w)
+		err := write(w)
 		w.CloseWithError(err)
 		written <- err
 	}()

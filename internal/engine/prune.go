@@ -100,7 +100,7 @@ func (e *Engine) Prune(ctx context.Context, o PruneOptions) (api.Pruned, error) 
 func (e *Engine) pruneInstances(ctx context.Context, filter pruneFilter, p *api.Pruned) error {
 	for _, en := range e.entries() {
 		inst := en.instance()
-		if st := inst.Status.State; st.Alive() || st == api.Restarting || st == api.Suspended || !filter.match(inst.Created, inst.Spec.Labels) {
+		if st := inst.Status.State; st.Alive() || st == api.Restarting || st == api.Suspended || st == api.Removing || !filter.match(inst.Created, inst.Spec.Labels) {
 			continue
 		}
 		name := en.name()

@@ -115,11 +115,7 @@ func (e *Engine) prepareKernel(ctx context.Context, rec record, p *instance.Prep
 	if p.Rootfs.Image != nil {
 		return checkDisc(rec.Spec.VM.CDROM) // the kernel is its own
 	}
-	name := kernelName(rec.Spec.VM, rec.Arch, e.host.Arch)
-	k, err := e.images.Kernel(ctx, name)
-	if api.IsKind(err, api.NotFound) {
-		return errNoKernel(name, err)
-	}
+	k, err := e.kernel(ctx, kernelName(rec.Spec.VM, rec.Arch, e.host.Arch))
 	if err != nil {
 		return err
 	}

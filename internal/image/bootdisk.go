@@ -66,7 +66,7 @@ func (s *Store) bootstrapDisk(ctx context.Context, o BootstrapOptions) (string, 
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	b := diskBuild{dir: dir, suite: suite, kernel: kernel, include: o.Include, agent: agent, made: epoch(), progress: o.Progress}
+	b := diskBuild{dir: dir, size: bootDiskSize, boot: "/boot/grub", suite: suite, kernel: kernel, include: o.Include, agent: agent, made: epoch(), progress: o.Progress}
 	b.uuid = uuidOf(fmt.Sprintf("%s %d", full, b.made.Unix()))
 	if err := b.run(ctx); err != nil {
 		return "", err
@@ -108,6 +108,8 @@ func diskSuite(name string) (suite, kernel, full string, err error) {
 // diskBuild is a disk being made in a directory.
 type diskBuild struct {
 	dir, suite, kernel, uuid string
+	size                     int64    // of the disk, bytes
+	boot                     string   // the directory of GRUB's configuration on it
 	include                  []string // packages beyond those that every disk has
 	agent                    []byte
 	made                     time.Time
@@ -158,7 +160,7 @@ func (b *diskBuild) unpack(ctx context.Context) error {
 			return err
 		}
 	}
-	agent := b.path("late/usr/local/sbin/berth-agent")
+	agent := b.path("late/usr/local/sbin/" + agentName)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(agent), 0o755), os.WriteFile(agent, b.agent, 0o600), os.Chmod(agent, 0o755)); err != nil {
 		return err
 	}
@@ -181,20 +183,31 @@ func (b *diskBuild) unpack(ctx context.Context) error {
 	return c.explain(ctx, c.Run())
 }
 
-// makeRoot makes the root filesystem of the directory, in its place on the disk.
-func (b *diskBuild) makeRoot(ctx context.Context) error {
+// makeFile makes the disk, which is empty.
+func (b *diskBuild) makeFile() error {
 	f, err := os.OpenFile(b.path("disk"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Truncate(bootDiskSize), f.Close()); err != nil {
+	return errors.Join(f.Truncate(b.size), f.Close())
+}
+
+// makeRoot makes the root filesystem of the directory, in its place on the disk.
+func (b *diskBuild) makeRoot(ctx context.Context) error {
+	if err := b.makeFile(); err != nil {
 		return err
 	}
-	// What GRUB 2.06 and the e2fsck of an older guest know. The seed of directories'
-	// hashes is no secret here: everybody has this image.
-	return b.do(ctx, "mkfs.ext4", "-q", "-F", "-L", "root", "-U", b.uuid, "-m", "1", "-O", "^orphan_file,^metadata_csum_seed",
-		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,nodiscard,lazy_itable_init=1,lazy_journal_init=1", disk.RootOffset, b.uuid),
-		"-d", b.path("root"), b.path("disk"), fmt.Sprintf("%dk", disk.RootSize(bootDiskSize)>>10))
+	c := b.mkfs(ctx, b.path("root"))
+	return c.explain(ctx, c.Run())
+}
+
+// mkfs is what fills the root filesystem from a tree. What it makes is known to GRUB 2.06 and
+// the e2fsck of an older guest. The seed of directories' hashes is no secret here:
+// everybody has this image.
+func (b *diskBuild) mkfs(ctx context.Context, tree string, args ...string) *command {
+	args = append([]string{"-q", "-F", "-L", "root", "-U", b.uuid, "-m", "1", "-b", "4096", "-O", "^orphan_file,^metadata_csum_seed",
+		"-E", fmt.Sprintf("offset=%d,hash_seed=%s,nodiscard,lazy_itable_init=1,lazy_journal_init=1", disk.RootOffset, b.uuid)}, args...)
+	return b.command(ctx, "mkfs.ext4", append(args, "-d", tree, b.path("disk"), fmt.Sprintf("%dk", disk.RootSize(b.size)>>10))...)
 }
 
 // grubModules are what GRUB needs to find and start a kernel on ext4.
@@ -207,7 +220,7 @@ func (b *diskBuild) grub(ctx context.Context, platform, name string, modules ...
 		return nil, api.E("", api.Unsupported, "", fmt.Errorf("GRUB for %s is missing; install the packages grub-pc-bin and grub-efi-amd64-bin", platform))
 	}
 	early := b.path("grub.cfg")
-	if err := os.WriteFile(early, []byte(fmt.Sprintf(grubEarly, b.uuid)), 0o600); err != nil {
+	if err := os.WriteFile(early, []byte(fmt.Sprintf(grubEarly, b.uuid, b.boot)), 0o600); err != nil {
 		return nil, err
 	}
 	args := append([]string{"-O", platform, "-d", dir, "-c", early, "-p", "/boot/grub", "-o", b.path(name)}, append(modules, grubModules...)...)
@@ -243,7 +256,7 @@ func (b *diskBuild) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	parts := disk.BootDisk{Size: bootDiskSize, Boot: boot, Core: core, ESP: b.path("esp")}
+	parts := disk.BootDisk{Size: b.size, Boot: boot, Core: core, ESP: b.path("esp")}
 	return errors.Join(parts.Write(f), f.Close())
 }
 
@@ -254,7 +267,7 @@ func writeTree(dir string, files map[string]string) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		if target, link := strings.CutPrefix(content, "-> "); link {
+		if target, link := cutLink(content); link {
 			if err := os.Symlink(target, path); err != nil {
 				return err
 			}

@@ -3,13 +3,13 @@ package image
 import "fmt"
 
 // grubEarly is what GRUB does first, from either firmware; the root filesystem has
-// the rest, where its user finds it. %s is the filesystem's UUID.
+// the rest, where its user finds it: of the UUID, in the directory.
 const grubEarly = `serial --unit=0 --speed=115200
 terminal_input serial console
 terminal_output serial console
-search --no-floppy --fs-uuid --set=root %s
-set prefix=($root)/boot/grub
-configfile /boot/grub/grub.cfg
+search --no-floppy --fs-uuid --set=root %[1]s
+set prefix=($root)%[2]s
+configfile %[2]s/grub.cfg
 `
 
 // diskEarly are files that the kernel's package is installed with. The initramfs has
@@ -20,23 +20,28 @@ var diskEarly = map[string]string{
 	"usr/share/initramfs-tools/modules.d/berth": "virtio_pci\nvirtio_mmio\nvirtio_blk\nvirtio_scsi\nahci\nata_piix\nsd_mod\nsr_mod\nnvme\next4\nvirtio_net\nvirtio_console\n",
 }
 
-// files are those of the root filesystem that make it this machine's. A content that
-// begins with an arrow is a symbolic link.
-func (b *diskBuild) files() map[string]string {
-	return map[string]string{
-		// The links /vmlinuz and /initrd.img follow the newest kernel: what upgrades
-		// it need not know of GRUB.
-		"boot/grub/grub.cfg": fmt.Sprintf(`set timeout=0
-menuentry "Debian" {
-	linux /vmlinuz root=UUID=%s ro console=tty0 console=ttyS0,115200 net.ifnames=0 quiet
-	initrd /initrd.img
+// menu is GRUB's configuration: it starts one kernel at once, with a serial console.
+func (b *diskBuild) menu(kernel, initrd, args string) string {
+	return fmt.Sprintf(`set timeout=0
+menuentry "%[1]s" {
+	linux %[1]s %[3]s console=tty0 console=ttyS0,115200 net.ifnames=0 quiet
+	initrd %[2]s
 }
-`, b.uuid),
-		"etc/fstab": fmt.Sprintf("UUID=%s / ext4 defaults,errors=remount-ro,x-systemd.growfs 0 1\n", b.uuid),
-		// repart.d(5): the root partition takes what the disk has.
-		"etc/repart.d/50-root.conf": "[Partition]\nType=root\n",
-		"etc/machine-id":            "", // made at the first boot
-		"etc/systemd/system/berth-agent.service": `[Unit]
+`, kernel, initrd, args)
+}
+
+func (b *diskBuild) fstab() string {
+	return fmt.Sprintf("UUID=%s / ext4 defaults,errors=remount-ro,x-systemd.growfs 0 1\n", b.uuid)
+}
+
+// growRootPartition is repart.d(5): the root partition takes what the disk has.
+const growRootPartition = "[Partition]\nType=root\n"
+
+// The agent as a service of systemd's.
+const (
+	agentUnit    = "etc/systemd/system/berth-agent.service"
+	agentWanted  = "etc/systemd/system/sysinit.target.wants/berth-agent.service"
+	agentService = `[Unit]
 Description=Berth's guest agent
 Documentation=https://github.com/berthcloud/berth
 # As early as it can be told what the machine is to be.
@@ -55,10 +60,23 @@ OOMScoreAdjust=-900
 
 [Install]
 WantedBy=sysinit.target
-`,
+`
+)
+
+// files are those of the root filesystem that make it this machine's. A content that
+// begins with an arrow is a symbolic link.
+func (b *diskBuild) files() map[string]string {
+	return map[string]string{
+		// The links /vmlinuz and /initrd.img follow the newest kernel: what upgrades
+		// it need not know of GRUB.
+		"boot/grub/grub.cfg":        b.menu("/vmlinuz", "/initrd.img", "root=UUID="+b.uuid+" ro"),
+		"etc/fstab":                 b.fstab(),
+		"etc/repart.d/50-root.conf": growRootPartition,
+		"etc/machine-id":            "", // made at the first boot
+		agentUnit:                   agentService,
 		// It looks for snapshots of LVM, which is not here, for half a minute on an
 		// emulated processor.
-		"etc/systemd/system/e2scrub_reap.service":                     "-> /dev/null",
-		"etc/systemd/system/sysinit.target.wants/berth-agent.service": "-> /etc/systemd/system/berth-agent.service",
+		"etc/systemd/system/e2scrub_reap.service": "-> /dev/null",
+		agentWanted: "-> /" + agentUnit,
 	}
 }

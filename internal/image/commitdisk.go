@@ -61,6 +61,6 @@ func (s *Store) commitDisk(ctx context.Context, c DiskCommit) (string, error) {
 		return "", err
 	}
 	return Familiar(name), s.storeDisk(ctx, name, raw, DiskOptions{
-		Name: c.Name, Format: disk.Raw, Firmware: c.Base.Disk.Firmware, Arch: c.Base.Arch, Agent: c.Base.Disk.Agent, Progress: c.Progress,
+		Name: c.Name, Format: disk.Raw, Firmware: c.Base.Disk.Firmware, Arch: c.Base.Arch, Agent: c.Base.Disk.Agent, Config: c.Base.Disk.Config, Progress: c.Progress,
 	})
 }

@@ -35,6 +35,9 @@ type Disk struct {
 	Size     int64  // bytes
 	Firmware api.Firmware
 	Agent    bool // berth-agent is a service of the guest's
+	// Config is how instances of the image run that the disk was made of, as that
+	// image's config has it; nil where it was made of none.
+	Config json.RawMessage
 }
 
 // diskConfig is the config of a disk image.
@@ -45,6 +48,10 @@ type diskConfig struct {
 	Format       disk.Format  `json:"format"`       // of the content
 	VirtualSize  int64        `json:"virtual_size"` // bytes
 	Agent        bool         `json:"agent,omitempty"`
+	// Config is that of the image that the disk was made of, where it was.
+	Config json.RawMessage `json:"config,omitempty"`
+
+	run api.ImageConfig // what Config says
 }
 
 // parseDiskConfig reads the config of a disk image with its blobs, and refuses what could harm a reader later.
@@ -55,6 +62,13 @@ func parseDiskConfig(b []byte, layers []ocispec.Descriptor) (*diskConfig, error)
 	var c diskConfig
 	if err := json.Unmarshal(b, &c); err != nil {
 		return nil, api.E("", api.Corrupt, "", fmt.Errorf("the disk image's config is not valid: %w", err))
+	}
+	if len(c.Config) > 0 {
+		doc, err := parseConfig(b)
+		if err != nil {
+			return nil, err
+		}
+		c.run = doc.api()
 	}
 	raw := len(layers) == 1 && layers[0].MediaType == diskRawType
 	switch {
@@ -102,7 +116,7 @@ func (s *Store) readDisk(ctx context.Context, manifest ocispec.Descriptor, m *oc
 		return Image{}, err
 	}
 	img := Image{Digest: manifest.Digest.String(), Arch: c.Architecture, Disk: &Disk{
-		Path: s.blobPath(whole.String()), Size: c.VirtualSize, Firmware: c.Firmware, Agent: c.Agent,
+		Path: s.blobPath(whole.String()), Size: c.VirtualSize, Firmware: c.Firmware, Agent: c.Agent, Config: c.Config,
 	}}
 	if c.Created != nil {
 		img.Created = *c.Created
@@ -131,6 +145,9 @@ func (s *Store) describeDisk(ctx context.Context, img *api.Image, m *ocispec.Man
 	if c.Created != nil {
 		img.Created = *c.Created
 	}
+	if len(c.Config) > 0 {
+		img.Config = &c.run
+	}
 	img.Disk = &api.DiskImage{Size: c.VirtualSize, Format: string(c.Format), Firmware: c.Firmware, Agent: c.Agent}
 	return nil
 }
@@ -151,13 +168,14 @@ type DiskOptions struct {
 	Firmware api.Firmware // "" for what an OVA says, or the architecture's older one
 	Arch     string       // as GOARCH; "" for the host's
 	Agent    bool
-	Created  time.Time // zero means now
+	Created  time.Time       // zero means now
+	Config   json.RawMessage // of the image that it was made of
 	Progress Progress
 }
 
 // config makes the config of a disk of size bytes.
 func (o DiskOptions) config(size int64) (*diskConfig, error) {
-	c := &diskConfig{Architecture: o.Arch, Firmware: o.Firmware, Format: disk.Raw, VirtualSize: size, Agent: o.Agent}
+	c := &diskConfig{Architecture: o.Arch, Firmware: o.Firmware, Format: disk.Raw, VirtualSize: size, Agent: o.Agent, Config: o.Config}
 	if c.Architecture == "" {
 		c.Architecture = runtime.GOARCH
 	}

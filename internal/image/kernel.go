@@ -22,14 +22,16 @@ import (
 	"github.com/berthcloud/berth/internal/disk"
 )
 
-// A kernel image is an OCI artifact with three blobs: the uncompressed kernel (of
-// arm64 the Image, which is so already), the tree of its modules, and its
-// configuration.
+// A kernel image is an OCI artifact with four blobs: the uncompressed kernel (of
+// arm64 the Image, which is so already), the tree of its modules, its
+// configuration, and the kernel as bootloaders start it, which those made before it was
+// wanted lack, and those of arm64, where it is the first.
 const (
 	kernelArtifact = "application/vnd.berth.kernel.v1"
 	vmlinuxType    = "application/vnd.berth.kernel.vmlinux.v1"
 	modulesType    = "application/vnd.berth.kernel.modules.v1.tar+zstd"
 	configType     = "application/vnd.berth.kernel.config.v1"
+	vmlinuzType    = "application/vnd.berth.kernel.vmlinuz.v1"
 
 	releaseAnnotation = "cloud.berth.kernel.release"
 	archAnnotation    = "cloud.berth.kernel.architecture"
@@ -44,6 +46,7 @@ type Kernel struct {
 	Vmlinux string // path of the uncompressed kernel: of amd64 ELF with a PVH entry
 	Modules string // path of the directory lib/modules/RELEASE
 	Config  string // path of the kernel's configuration
+	Vmlinuz string // path of the kernel as a bootloader starts it; "" where the image lacks it
 }
 
 // flavors are the kernels of Debian: their packages without the architecture, and
@@ -143,6 +146,7 @@ type kernelReader struct {
 	release string
 	config  []byte
 	vmlinux ocispec.Descriptor
+	vmlinuz []ocispec.Descriptor // one, or none where it is vmlinux
 
 	modules *blobWriter // zstd of a tar, being written
 	packed  *zstd.Encoder
@@ -225,6 +229,11 @@ func (k *kernelReader) storeVmlinux(r io.Reader) (ocispec.Descriptor, error) {
 		}
 		return k.s.writeBlob(k.ctx, io.NewSectionReader(packed, 0, maxKernelFile), vmlinuxType, nil)
 	}
+	vmlinuz, err := k.s.writeBlob(k.ctx, io.NewSectionReader(packed, 0, maxKernelFile), vmlinuzType, nil)
+	if err != nil {
+		return fail(err)
+	}
+	k.vmlinuz = []ocispec.Descriptor{vmlinuz}
 	f, err := k.s.temp("vmlinux-*")
 	if err != nil {
 		return fail(err)
@@ -262,7 +271,7 @@ func (k *kernelReader) manifest() (m ocispec.Manifest, err error) {
 	}
 	return ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		ArtifactType: kernelArtifact, Config: empty, Layers: []ocispec.Descriptor{k.vmlinux, modules, config},
+		ArtifactType: kernelArtifact, Config: empty, Layers: append([]ocispec.Descriptor{k.vmlinux, modules, config}, k.vmlinuz...),
 		Annotations: map[string]string{releaseAnnotation: k.release, archAnnotation: k.arch},
 	}, nil
 }
@@ -288,7 +297,7 @@ func (s *Store) Kernel(ctx context.Context, name string) (Kernel, error) {
 		return Kernel{}, api.E(op, "", name, err)
 	}
 	release := m.Annotations[releaseAnnotation]
-	if m.ArtifactType != kernelArtifact || !validRelease.MatchString(release) || len(m.Layers) != 3 {
+	if m.ArtifactType != kernelArtifact || !validRelease.MatchString(release) || len(m.Layers) != 3 && len(m.Layers) != 4 {
 		return Kernel{}, api.E(op, api.Invalid, name, errors.New("it is no kernel image"))
 	}
 	dir := filepath.Join(s.root, "kernels", desc.Digest.Encoded()[:32])
@@ -298,6 +307,9 @@ func (s *Store) Kernel(ctx context.Context, name string) (Kernel, error) {
 	}
 	if k.Arch == "" {
 		k.Arch = runtime.GOARCH // made before there were others
+	}
+	if len(m.Layers) == 4 {
+		k.Vmlinuz = s.blobPath(m.Layers[3].Digest.String())
 	}
 	if k.complete(m) {
 		return k, nil

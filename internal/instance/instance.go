@@ -152,6 +152,16 @@ type Layerer interface {
 	Layer(ctx context.Context, p *Prepared, h Handle, namesOnly bool, tar io.Writer) error
 }
 
+// DiskReader is found by type assertion on a Driver: one whose instances can read what
+// the host's kernel must not, the filesystem of a disk that anybody has written.
+type DiskReader interface {
+	// ReadDisk writes the root filesystem on a further disk of an idle run as the layer
+	// of an OCI image. What only a machine has that starts from it is left out or empty:
+	// its id, its table of filesystems, Berth's own files. It returns what init is there,
+	// "" for none. The stream is the guest's word, and not trusted, nor is the init.
+	ReadDisk(ctx context.Context, p *Prepared, h Handle, disk Mount, tar io.Writer) (init string, err error)
+}
+
 // The abilities below are found by type assertion on a Handle. Where one is
 // missing, the engine says that the kind cannot do it.
 

@@ -108,6 +108,7 @@ type Work interface {
 	StartBase(ctx context.Context, platform string) (api.Operation, error)
 	StartImport(context.Context, engine.ImportOptions) (api.Operation, error)
 	StartCommit(context.Context, engine.CommitOptions) (api.Operation, error)
+	StartConvert(context.Context, engine.ConvertOptions) (api.Operation, error)
 	StartCheck(context.Context, engine.CheckOptions) (api.Operation, error)
 }
 

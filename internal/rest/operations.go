@@ -25,6 +25,7 @@ type OperationRequest struct {
 	Base      *BaseRequest      `json:"base,omitempty" doc:"make the tiny image base"`
 	Import    *ImportRequest    `json:"import,omitempty" doc:"make images of an archive on the daemon's host"`
 	Commit    *CommitRequest    `json:"commit,omitempty" doc:"make an image of an instance"`
+	Convert   *ConvertRequest   `json:"convert,omitempty" doc:"make a machine's disk of a root filesystem, or the other way round"`
 	Check     *CheckRequest     `json:"check,omitempty" doc:"read all images and tell what is broken"`
 }
 
@@ -78,6 +79,16 @@ type CommitRequest struct {
 	Message  string `json:"message,omitempty" maxLength:"4096"`
 }
 
+// ConvertRequest makes a machine's disk of a root filesystem, or the other way round.
+type ConvertRequest struct {
+	Image string `json:"image" minLength:"1" maxLength:"1024"`
+	Name  string `json:"name" minLength:"1" maxLength:"1024" doc:"what to call what is made"`
+	To    string `json:"to,omitempty" enum:"disk,rootfs" doc:"default what the image is not"`
+	Size  int64  `json:"size,omitempty" minimum:"0" doc:"of a disk, in bytes; default what it takes"`
+
+	Init api.InitMode `json:"init,omitempty" enum:"none,system" doc:"what a disk starts: the image's command, or its init; default what the image is made for"`
+}
+
 // CheckRequest reads all images and tells what is broken.
 type CheckRequest struct {
 	Repair   bool `json:"repair,omitempty" doc:"fetch or make anew what is broken"`
@@ -114,14 +125,14 @@ func (s *Server) operationRoutes(a huma.API) {
 // startOperation starts what the one field of the body says.
 func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operation, error) {
 	b, set := in.Body, 0
-	for _, given := range []bool{b.Pull != nil, b.Push != nil, b.Bootstrap != nil, b.Kernel != nil, b.Base != nil, b.Import != nil, b.Commit != nil, b.Check != nil} {
+	for _, given := range []bool{b.Pull != nil, b.Push != nil, b.Bootstrap != nil, b.Kernel != nil, b.Base != nil, b.Import != nil, b.Commit != nil, b.Convert != nil, b.Check != nil} {
 		if given {
 			set++
 		}
 	}
 	switch {
 	case set != 1:
-		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, push, bootstrap, kernel, base, import, commit, check"))
+		return api.Operation{}, api.E("", api.Invalid, "", errors.New("malformed request: set exactly one of pull, push, bootstrap, kernel, base, import, commit, convert, check"))
 	case b.Pull != nil:
 		return s.Work.StartPull(ctx, engine.PullOptions{Ref: b.Pull.Image, Platform: b.Pull.Platform, Insecure: b.Pull.Insecure, Lazy: b.Pull.Lazy})
 	case b.Push != nil:
@@ -136,6 +147,8 @@ func (s *Server) startOperation(ctx context.Context, in *startInput) (api.Operat
 		return s.Work.StartBase(ctx, b.Base.Platform)
 	case b.Check != nil:
 		return s.Work.StartCheck(ctx, engine.CheckOptions(*b.Check))
+	case b.Convert != nil:
+		return s.Work.StartConvert(ctx, engine.ConvertOptions{Ref: b.Convert.Image, Name: b.Convert.Name, To: b.Convert.To, Size: b.Convert.Size, Init: b.Convert.Init})
 	case b.Commit != nil:
 		return s.Work.StartCommit(ctx, engine.CommitOptions{Ref: b.Commit.Instance, Image: b.Commit.Image, Author: b.Commit.Author, Message: b.Commit.Message})
 	}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/oci/mount"
-	"github.com/berthcloud/berth/internal/undo"
 )
 
 // fillDir is where a volume's first content grows until it is whole.
@@ -26,19 +25,12 @@ const fillDir = "_fill"
 // in target are followed as an instance would, within the layers
 // (CVE-2022-23648). The content appears in one step: a fill that fails or is
 // killed leaves the volume empty.
-func (s *Storage) Fill(ctx context.Context, v api.Volume, layers []Layer, target string) (err error) {
-	var u undo.Stack
-	defer u.Run(ctx, &err)
-	holder := "fill-" + v.Name
-	dirs, err := s.Mount(ctx, holder, layers)
-	if err != nil {
-		return err
-	}
-	u.Add(func(context.Context) error { s.Release(holder); return nil })
-	merged, err := merge(dirs)
+func (s *Storage) Fill(ctx context.Context, v api.Volume, layers []Layer, target string) error {
+	merged, release, err := s.View(ctx, "fill-"+v.Name, layers)
 	if err != nil {
 		return api.E("fill volume", "", v.Name, err)
 	}
+	defer release()
 	defer merged.Close()
 	source, err := openInRoot(merged, target)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {

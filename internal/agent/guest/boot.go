@@ -32,6 +32,9 @@ import (
 // Main runs the machine and powers it off. It never returns.
 func Main() {
 	debug.SetGCPercent(-1) // until the entrypoint runs
+	if os.Getenv(agent.DiskArg) != "" {
+		startDisk()
+	}
 	exit := run()
 	report(exit)
 	powerOff()

@@ -27,7 +27,7 @@ func (m *machine) growDisk(size int64) error {
 	if err := awaitSize(device, size); err != nil {
 		return err
 	}
-	if !m.isService() {
+	if m.disk != nil {
 		return growFilesystem(m.disk, device)
 	}
 	root, err := os.Open("/")
@@ -35,6 +35,12 @@ func (m *machine) growDisk(size int64) error {
 		return err
 	}
 	defer root.Close()
+	return growRoot(root, device)
+}
+
+// growRoot has the filesystem that is mounted at root, and its partition, use all of the
+// disk device.
+func growRoot(root *os.File, device string) error {
 	partition, number, err := partitionOf(root, device)
 	if err != nil {
 		return err

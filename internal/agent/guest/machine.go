@@ -20,6 +20,8 @@ type machine struct {
 	group   workload
 	held    stillness
 
+	stopSignal unix.Signal // asks the entrypoint to end; 0 where only the host's word ends it
+
 	main    *process // the entrypoint
 	console *os.File // the master of the entrypoint's terminal, or nil
 	output  sync.WaitGroup

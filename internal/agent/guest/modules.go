@@ -100,6 +100,14 @@ func (k *kernelModules) load(set string) error {
 	if err != nil {
 		return err
 	}
+	if err := k.loadNamed(list); err != nil {
+		return err
+	}
+	return k.release(set)
+}
+
+// loadNamed loads the modules of a list that are not loaded yet.
+func (k *kernelModules) loadNamed(list string) error {
 	for name := range strings.FieldsSeq(list) {
 		if slices.Contains(k.loaded, name) {
 			continue // another set had it
@@ -115,7 +123,7 @@ func (k *kernelModules) load(set string) error {
 		}
 		k.loaded = append(k.loaded, name)
 	}
-	return k.release(set)
+	return nil
 }
 
 // free frees the memory that the files of the loaded modules take.

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"os"
@@ -58,6 +59,11 @@ func (m *machine) answer(c *agent.Call) {
 		c.Reply(replyOf(m.layer(r, c.Output(agent.ChannelStdout))))
 	case agent.OpPlace:
 		c.Reply(replyOf(placeFirst(r.Path, c.Stdin())))
+	case agent.OpRoot:
+		root, err := readRoot(r.Path, c.Output(agent.ChannelStdout))
+		reply := replyOf(err)
+		reply.Root = &root
+		c.Reply(reply)
 	case agent.OpFreeze:
 		c.Reply(replyOf(freeze(c)))
 	case agent.OpStats:
@@ -91,7 +97,7 @@ func (m *machine) answer(c *agent.Call) {
 	case agent.OpPing:
 		c.Reply(agent.Reply{})
 	case agent.OpShutdown:
-		c.Reply(replyOf(m.reaper.signal(m.main, unix.SIGKILL)))
+		c.Reply(replyOf(m.reaper.signal(m.main, cmp.Or(m.stopSignal, unix.SIGKILL))))
 	default:
 		c.Reply(agent.Reply{Kind: api.Unsupported, Error: "the guest's agent is older than this call: " + string(r.Op)})
 	}

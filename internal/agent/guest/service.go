@@ -35,20 +35,25 @@ func Service() error {
 	}
 	m := newMachine(config, nil, nil)
 	if _, err := os.Stat(servicePath); errors.Is(err, os.ErrNotExist) {
-		// A machine that cannot be all that it should be can still be repaired.
-		err := m.renewOnce()
-		awaitInterfaces(config.Interfaces)
-		err = errors.Join(err, openNetwork(), furnish(config, nil))
-		if err == nil {
-			err = os.WriteFile(servicePath, nil, 0o600)
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "berth-agent:", err)
-		}
+		m.tell()
 	}
 	config.Process.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	m.serve()
 	return errNoPort
+}
+
+// tell makes of the machine what it is to be. One that cannot be all of that can still be
+// repaired.
+func (m *machine) tell() {
+	err := m.renewOnce()
+	awaitInterfaces(m.config.Interfaces)
+	err = errors.Join(err, openNetwork(), furnish(m.config, nil))
+	if err == nil {
+		err = os.WriteFile(servicePath, nil, 0o600)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "berth-agent:", err)
+	}
 }
 
 // readSeed reads what the host tells this machine. It mounts the seed out of sight.

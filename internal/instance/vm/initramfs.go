@@ -1,22 +1,12 @@
 package vm
 
 import (
-	"bytes"
-	"fmt"
+	"errors"
 	"io"
-	"os"
-	"strings"
 
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/disk"
 )
-
-// moduleSet are kernel modules that agent/guest loads at one time. A module in
-// brackets may be missing from a kernel.
-type moduleSet struct {
-	name  string
-	names []string
-}
 
 // drivers are what of a machine its guest's initramfs depends on.
 type drivers struct {
@@ -68,74 +58,33 @@ func (d drivers) crash() (names []string) {
 var displayModules = map[api.MachineType]string{api.MachineQ35: "bochs", api.MachinePC: "bochs", api.MachineVirt: "virtio_gpu"}
 
 // sets returns the modules of a guest with the drivers.
-func (d drivers) sets() []moduleSet {
+func (d drivers) sets() []disk.ModuleSet {
 	// libcrc32c, which erofs and ext4 need, asks the kernel for crc32c by a name
 	// that nobody here looks up.
-	sets := []moduleSet{
-		{"pci", []string{"[virtio_pci]"}},
-		{"boot", append([]string{"virtio_mmio", "virtio_console", "[crc32c_generic]", "erofs", "overlay", "ext4"}, diskModules[d.disk]...)},
-		{"net", nicModules[d.nic]},
-		{"share", []string{"[virtiofs]"}},
-		{"late", []string{"[virtio_rng]", "[virtio_balloon]"}},
+	sets := []disk.ModuleSet{
+		{Name: "pci", Names: []string{"[virtio_pci]"}},
+		{Name: "boot", Names: append([]string{"virtio_mmio", "virtio_console", "[crc32c_generic]", "erofs", "overlay", "ext4"}, diskModules[d.disk]...)},
+		{Name: "net", Names: nicModules[d.nic]},
+		{Name: "share", Names: []string{"[virtiofs]"}},
+		{Name: "late", Names: []string{"[virtio_rng]", "[virtio_balloon]"}},
 	}
 	if d.full { // nothing virtio
-		sets[0].names, sets[3].names, sets[4].names = nil, nil, nil
-		sets[1].names = sets[1].names[2:]
+		sets[0].Names, sets[3].Names, sets[4].Names = nil, nil, nil
+		sets[1].Names = sets[1].Names[2:]
 	}
 	if d.show != "" {
-		sets[4].names = append(sets[4].names, d.show)
+		sets[4].Names = append(sets[4].Names, d.show)
 	}
 	// They are on PCI, and wanted before anything can crash.
-	sets[0].names = append(sets[0].names, d.crash()...)
+	sets[0].Names = append(sets[0].Names, d.crash()...)
 	return sets
 }
 
-// writeInitramfs writes the file system a guest starts from: the agent as
-// /init, the modules, and the directories the agent mounts on. It is not
-// compressed: unpacking would cost the guest more than reading.
+// writeInitramfs writes the file system that a guest starts from.
 func writeInitramfs(w io.Writer, agentPath string, modules *disk.Modules, d drivers) error {
-	agent, err := os.Open(agentPath)
-	if err != nil {
-		return err
+	err := disk.Initramfs{Agent: agentPath, Modules: modules, Sets: d.sets(), Dirs: []string{"l", "disk", "root"}}.Write(w)
+	if missing, ok := errors.AsType[*disk.MissingModuleError](err); ok {
+		return unsupported("it has no driver %s, which the machine needs: name another with --kernel, as kernel/debian-standard", missing.Name)
 	}
-	defer agent.Close()
-	info, err := agent.Stat()
-	if err != nil {
-		return err
-	}
-	c := disk.NewCpio(w)
-	for _, dir := range []string{"dev", "proc", "sys", "l", "disk", "root", "modules"} {
-		c.Dir(dir, 0o755)
-	}
-	// The kernel opens it for process 1 before there is a devtmpfs.
-	c.Char("dev/console", 0o600, 5, 1)
-	c.File("init", 0o755, agent, info.Size())
-	written := map[string]bool{}
-	for _, set := range d.sets() {
-		var wanted []string
-		for _, name := range set.names {
-			optional := strings.HasPrefix(name, "[")
-			name = strings.Trim(name, "[]")
-			switch {
-			case modules.Has(name):
-				wanted = append(wanted, name)
-			case !optional:
-				return unsupported("it has no driver %s, which the machine needs: name another with --kernel, as kernel/debian-standard", name)
-			}
-		}
-		order, err := modules.Order(wanted...)
-		if err != nil {
-			return fmt.Errorf("guest kernel: %w", err)
-		}
-		var list bytes.Buffer
-		for _, module := range order {
-			fmt.Fprintln(&list, module.Name)
-			if !written[module.Name] {
-				written[module.Name] = true
-				c.File("modules/"+module.Name+".ko", 0o644, bytes.NewReader(module.Data), int64(len(module.Data)))
-			}
-		}
-		c.File("modules/"+set.name, 0o644, &list, int64(list.Len()))
-	}
-	return c.Close()
+	return err
 }

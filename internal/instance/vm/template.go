@@ -37,7 +37,7 @@ func noTemplate(want api.VMSpec, m qemu.Machine) string {
 		return "--cold-boot asks for a boot"
 	case m.Type != qemu.MicroVM:
 		return fmt.Sprintf("only a microvm can be saved and copied here, and this machine is a %s", m.Type)
-	case len(m.Disks) > 2: // layers, and its own
+	case slices.ContainsFunc(m.Disks, func(d qemu.Disk) bool { return d.Serial != agent.LayersSerial && d.Serial != agent.DiskSerial }):
 		return "it has further disks, with whose names a template would serve it alone"
 	case len(m.Shares) > 0:
 		return "it mounts directories of the host by virtiofs, which QEMU cannot save"

@@ -26,7 +26,7 @@ const typeKernel = "kernel"
 func newImageCommand(g *global) *cobra.Command {
 	return parent("image", "What instances are made from",
 		newImageListCommand(g, "ls"), newInspectOf(g, "image", "IMAGE"), newPullCommand(g), newPushCommand(g), newImageImportCommand(g),
-		newLoadCommand(g), newImageExportCommand(g), newImageHistoryCommand(g), newImageSBOMCommand(g), newImageBootstrapCommand(g), newImageTagCommand(g), newRemoveImageCommand(g, "rm"),
+		newLoadCommand(g), newImageExportCommand(g), newImageHistoryCommand(g), newImageSBOMCommand(g), newImageBootstrapCommand(g), newImageConvertCommand(g), newImageTagCommand(g), newRemoveImageCommand(g, "rm"),
 		newImagePruneCommand(g), newImageCheckCommand(g))
 }
 
