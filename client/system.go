@@ -47,13 +47,14 @@ type PruneOptions struct {
 	Images     bool // images that no instance uses; what was pushed here stays
 	Volumes    bool // volumes that no instance mounts
 	Templates  bool // saved machines that VMs begin as copies of
+	BuildCache bool // what of the cache of builds no build uses now, whatever the filters
 	// Filters: until, a time or a duration before now; label and label!.
 	Filters map[string][]string
 }
 
 // Prune removes what is not in use.
 func (c *Client) Prune(ctx context.Context, o PruneOptions) (api.Pruned, error) {
-	q := query("images-only", flag(o.ImagesOnly), "images", flag(o.Images), "volumes", flag(o.Volumes), "templates", flag(o.Templates))
+	q := query("images-only", flag(o.ImagesOnly), "images", flag(o.Images), "volumes", flag(o.Volumes), "templates", flag(o.Templates), "build-cache", flag(o.BuildCache))
 	addFilters(q, o.Filters)
 	return call[api.Pruned](ctx, c, request{method: "POST", path: "/v1/prune", query: q})
 }

@@ -64,10 +64,10 @@ func registerHost(g *grpc.Server, s *Service) {
 const builderService = "berth.build.Builder"
 
 // RegisterBuilder serves the builder service: prune removes what of the cache no build
-// uses now, and returns how many bytes that frees.
-func RegisterBuilder(g *grpc.Server, prune func(context.Context) (int64, error)) {
+// uses now.
+func RegisterBuilder(g *grpc.Server, prune func(context.Context) error) {
 	g.RegisterService(&grpc.ServiceDesc{ServiceName: builderService, Methods: []grpc.MethodDesc{
-		method("Prune", func(ctx context.Context, _ nothing) (int64, error) { return prune(ctx) }),
+		method("Prune", func(ctx context.Context, _ nothing) (nothing, error) { return nothing{}, prune(ctx) }),
 	}}, nil)
 }
 

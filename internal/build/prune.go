@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/disk"
 )
 
 // Prune removes what of the cache no build uses now, and returns how many bytes that
@@ -40,7 +41,27 @@ func (s *Service) Prune(ctx context.Context) (int64, error) {
 		return 0, api.E("prune the build cache", "", "", err)
 	}
 	defer conn.Close()
-	var freed int64
-	err = call(ctx, conn, builderService, "Prune", nothing{}, &freed)
-	return freed, api.E("prune the build cache", "", "", err)
+	before, err := s.taken(ctx)
+	if err == nil {
+		err = call(ctx, conn, builderService, "Prune", nothing{}, &nothing{})
+	}
+	if err != nil {
+		return 0, api.E("prune the build cache", "", "", err)
+	}
+	if _, err := s.Images.Collect(ctx); err != nil {
+		return 0, err
+	}
+	after, err := s.taken(ctx)
+	return max(before-after, 0), api.E("prune the build cache", "", "", err)
+}
+
+// taken is what builds take of the disk, in bytes, beside images. Layers that an image
+// has too stay when the cache goes.
+func (s *Service) taken(ctx context.Context) (int64, error) {
+	_, cached, err := s.Images.Usage(ctx)
+	if err != nil {
+		return 0, err
+	}
+	size, err := disk.Allocated(ctx, s.Config.Root)
+	return cached + size, err
 }

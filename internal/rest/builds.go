@@ -24,12 +24,8 @@ func (s *Server) buildRoutes(a huma.API) {
 			if s.Builds == nil {
 				return api.Pruned{}, errNoBuilds()
 			}
-			freed, err := s.Builds.Prune(ctx)
-			if err != nil {
-				return api.Pruned{}, err
-			}
-			more, err := s.UntrustedBuilds.Prune(ctx)
-			return api.Pruned{Bytes: freed + more}, err
+			freed, err := s.pruneBuilds(ctx)
+			return api.Pruned{Bytes: freed}, err
 		})
 }
 
@@ -43,6 +39,16 @@ func (in *buildInput) builds(s *Server) Builds {
 		return s.UntrustedBuilds
 	}
 	return s.Builds
+}
+
+// pruneBuilds removes what of either cache no build uses now, and returns the bytes freed.
+func (s *Server) pruneBuilds(ctx context.Context) (int64, error) {
+	freed, err := s.Builds.Prune(ctx)
+	if err != nil || s.UntrustedBuilds == nil {
+		return freed, err
+	}
+	more, err := s.UntrustedBuilds.Prune(ctx)
+	return freed + more, err
 }
 
 func errNoBuilds() error {

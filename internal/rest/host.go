@@ -21,6 +21,7 @@ type pruneInput struct {
 	Images     bool `query:"images" doc:"also images that no instance uses; what was pushed here stays"`
 	Volumes    bool `query:"volumes" doc:"also volumes that no instance mounts"`
 	Templates  bool `query:"templates" doc:"also the saved machines that VMs begin as copies of"`
+	BuildCache bool `query:"build-cache" doc:"also what of the cache of builds no build uses now, whatever the filters"`
 	FilterInput
 }
 
@@ -40,7 +41,13 @@ func (s *Server) hostRoutes(a huma.API) {
 			if err != nil {
 				return api.Pruned{}, err
 			}
-			return s.Host.Prune(ctx, engine.PruneOptions{ImagesOnly: in.ImagesOnly, Images: in.Images, Volumes: in.Volumes, Templates: in.Templates, Filters: filters})
+			pruned, err := s.Host.Prune(ctx, engine.PruneOptions{ImagesOnly: in.ImagesOnly, Images: in.Images, Volumes: in.Volumes, Templates: in.Templates, Filters: filters})
+			if err != nil || !in.BuildCache || s.Builds == nil {
+				return pruned, err
+			}
+			freed, err := s.pruneBuilds(ctx)
+			pruned.Bytes += freed
+			return pruned, err
 		})
 	handle(a, route{id: "get-usage", method: "GET", path: "/v1/usage", tag: tag, summary: "What there is, and what it takes of the disk"},
 		func(ctx context.Context, _ *struct{}) (api.Usage, error) { return s.Host.Usage(ctx) })

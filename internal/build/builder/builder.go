@@ -95,7 +95,7 @@ func run(ctx context.Context, c build.Config, out io.Writer) (err error) {
 		// Errors keep what they say of lines of the Dockerfile.
 		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor))
 	controller.Register(server)
-	build.RegisterBuilder(server, func(ctx context.Context) (int64, error) { return prune(ctx, w) })
+	build.RegisterBuilder(server, func(ctx context.Context) error { return prune(ctx, w) })
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	if _, err := io.WriteString(out, build.Ready); err != nil {

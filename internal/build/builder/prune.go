@@ -25,18 +25,8 @@ func limits(root string) ([]client.PruneInfo, error) {
 	return []client.PruneInfo{{All: true, MaxUsedSpace: size / cacheShare, MinFreeSpace: size / freeShare}}, nil
 }
 
-// prune removes what of the cache no build uses now.
-func prune(ctx context.Context, w *base.Worker) (freed int64, err error) {
-	removed := make(chan client.UsageInfo)
-	counted := make(chan int64)
-	go func() {
-		var sum int64
-		for one := range removed {
-			sum += one.Size
-		}
-		counted <- sum
-	}()
-	err = w.CacheMgr.Prune(ctx, removed, client.PruneInfo{All: true})
-	close(removed)
-	return <-counted, err
+// prune removes what of the cache no build uses now. What that frees the daemon finds out:
+// a record counts layers that images share with it.
+func prune(ctx context.Context, w *base.Worker) error {
+	return w.CacheMgr.Prune(ctx, nil, client.PruneInfo{All: true})
 }

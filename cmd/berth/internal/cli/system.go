@@ -33,10 +33,11 @@ func newPruneCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove stopped instances, and what nothing uses",
-		Long: exits(`Remove stopped instances with their files, and images without a tag; with -a also
-images that no instance uses, with --volumes also volumes that no instance mounts.
-What others have pushed to this host's registry stays. Asks first unless -f is
-given.
+		Long: exits(`Remove stopped instances with their files, images without a tag, and what of the
+cache of builds no build uses now; with -a also images that no instance uses, with
+--volumes also volumes that no instance mounts. What others have pushed to this
+host's registry stays, and the cache of builds where there is a filter. Asks first
+unless -f is given.
 
 Filters: until=24h, until=2026-01-31T12:00:00Z (created before that), label=KEY,
 label=KEY=VALUE, label!=KEY.`),
@@ -58,6 +59,9 @@ label=KEY=VALUE, label!=KEY.`),
 
 func runPrune(ctx context.Context, g *global, o pruneOptions) error {
 	what := "all stopped instances and images without a tag"
+	if o.BuildCache = len(o.filters) == 0; o.BuildCache { // it has neither labels nor one age
+		what += ", the cache of builds"
+	}
 	if o.Images {
 		what += ", all images that no instance uses"
 	}
