@@ -13,8 +13,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/pgzip"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -79,11 +79,11 @@ func (c Compression) writer(as compression, w io.Writer) (io.WriteCloser, error)
 		}
 		return zstd.NewWriter(w, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1))
 	}
-	level := gzip.DefaultCompression
+	level := pgzip.DefaultCompression
 	if c.Level > 0 {
 		level = c.Level
 	}
-	return gzip.NewWriterLevel(w, level)
+	return pgzip.NewWriterLevel(w, level)
 }
 
 // repacker compresses the layers of an image for a push.

@@ -81,12 +81,16 @@ func (s *Store) Repositories(ctx context.Context) (*Repositories, error) {
 	return r, nil
 }
 
-// Close ends all uploads.
+// Close waits for what is being written. Uploads that have not ended go on when the store is
+// served again.
 func (r *Repositories) Close() {
 	r.stop()
 	<-r.ended
-	for _, u := range r.idle(0) {
-		u.Cancel()
+	r.mu.Lock()
+	all := slices.Collect(maps.Values(r.uploads))
+	r.mu.Unlock()
+	for _, u := range all {
+		u.rest()
 	}
 }
 

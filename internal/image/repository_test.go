@@ -47,8 +47,9 @@ func artifact(blobs ...ocispec.Descriptor) []byte {
 	return b
 }
 
-// TestRepositoriesSurvive kills the process in the middle of a push: a blob that had
-// arrived waits for its manifest, an upload under way leaves nothing.
+// TestRepositoriesSurvive kills the process in the middle of a push, and once more ends it
+// in order: a blob that had arrived waits for its manifest, an upload under way goes on
+// where it was, and what is canceled then leaves nothing.
 func TestRepositoriesSurvive(t *testing.T) {
 	root := t.TempDir()
 	s, err := image.Open(root, image.Options{})
@@ -60,12 +61,16 @@ func TestRepositoriesSurvive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := r.NewUpload(t.Context(), "localhost/app", digest.SHA256)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := u.Append(strings.NewReader("half of it"), 0); err != nil {
-		t.Fatal(err)
+	var begun []*image.Upload
+	for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+		u, err := r.NewUpload(t.Context(), "localhost/app", algorithm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := u.Append(strings.NewReader("half of it"), 0); err != nil {
+			t.Fatal(err)
+		}
+		begun = append(begun, u)
 	}
 	// The file of an upload is all that a killed process would leave; closing the store
 	// alone leaves it, too.
@@ -74,22 +79,62 @@ func TestRepositoriesSurvive(t *testing.T) {
 	}
 	t.Cleanup(r.Close)
 
-	again := openAt(t, root, image.Options{})
-	r2 := repositories(t, again)
-	defer r2.Close()
-	if _, err := r2.Upload("localhost/app", u.ID); !api.IsKind(err, api.NotFound) {
-		t.Errorf("an upload of another life: %v", err)
-	}
-	if _, err := again.Collect(t.Context()); err != nil {
+	if s, err = image.Open(root, image.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if left := files(t, filepath.Join(root, "content", "ingest")); len(left) > 0 {
-		t.Errorf("left of the upload: %v", left)
+	second := repositories(t, s)
+	if _, err := s.Collect(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	if _, _, err := r2.PutManifest(t.Context(), "localhost/app", "1", ocispec.MediaTypeImageManifest, artifact(blob)); err != nil {
+	if _, err := second.Upload("localhost/other", begun[0].ID); !api.IsKind(err, api.NotFound) {
+		t.Errorf("another repository has the upload, too: %v", err)
+	}
+	u, err := second.Upload("localhost/app", begun[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := u.Append(strings.NewReader(", and more"), 10); n != 20 || err != nil {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	second.Close()
+	if _, err := u.Append(strings.NewReader("late"), 20); !api.IsKind(err, api.NotFound) {
+		t.Errorf("an upload of what is closed: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	s = openAt(t, root, image.Options{})
+	third := repositories(t, s)
+	defer third.Close()
+	for i, text := range []string{"half of it, and more", "half of it"} {
+		u, err := third.Upload("localhost/app", begun[i].ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := u.Size(); n != int64(len(text)) || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		if i == 1 {
+			u.Cancel()
+			continue
+		}
+		if err := u.Commit(digest.FromString(text)); err != nil {
+			t.Error(err)
+		}
+		f, size, err := third.Blob(t.Context(), "localhost/app", digest.FromString(text))
+		if err != nil || size != 20 {
+			t.Fatalf("%d bytes, %v", size, err)
+		}
+		f.Close()
+	}
+	if left := files(t, filepath.Join(root, "content", "ingest")); len(left) > 0 {
+		t.Errorf("left of the uploads: %v", left)
+	}
+	if _, _, err := third.PutManifest(t.Context(), "localhost/app", "1", ocispec.MediaTypeImageManifest, artifact(blob)); err != nil {
 		t.Errorf("the blob that had arrived: %v", err)
 	}
-	if _, _, err := r2.Blob(t.Context(), "localhost/other", blob.Digest); !api.IsKind(err, api.NotFound) {
+	if _, _, err := third.Blob(t.Context(), "localhost/other", blob.Digest); !api.IsKind(err, api.NotFound) {
 		t.Errorf("it is in another repository: %v", err)
 	}
 }

@@ -22,22 +22,30 @@ import (
 )
 
 // What a repository has without a manifest is written down as a lease that expires:
-// loose/NAME@DIGEST. Uploads under way have leases too, and end with the process.
+// loose/NAME@DIGEST. Uploads under way have leases too, upload/ID, whose labels say what is
+// to become of them.
 const (
 	loosePrefix  = "loose/"
 	uploadPrefix = "upload/"
+
+	uploadRepositoryLabel = "berth.upload.repository"
+	uploadAlgorithmLabel  = "berth.upload.algorithm"
 )
 
-// recover finds the blobs that wait for their manifests, and removes the uploads of
-// another life.
+// recover finds the blobs that wait for their manifests, and the uploads of another life.
 func (r *Repositories) recover(ctx context.Context) error {
 	all, err := r.s.leases.List(ctx)
 	if err != nil {
 		return err
 	}
 	for _, l := range all {
-		if strings.HasPrefix(l.ID, uploadPrefix) {
-			err = errors.Join(err, r.s.leases.Delete(ctx, l))
+		if id, ok := strings.CutPrefix(l.ID, uploadPrefix); ok {
+			name, algorithm := l.Labels[uploadRepositoryLabel], digest.Algorithm(l.Labels[uploadAlgorithmLabel])
+			if CheckRepository(name) == nil && algorithm.Available() {
+				r.uploads[id] = r.newUpload(ctx, id, name, algorithm)
+			} else if err := r.s.leases.Delete(ctx, l); err != nil {
+				return err
+			}
 		}
 		rest, ok := strings.CutPrefix(l.ID, loosePrefix)
 		name, d, _ := strings.Cut(rest, "@")
@@ -45,7 +53,7 @@ func (r *Repositories) recover(ctx context.Context) error {
 			r.remember(name, digest.Digest(d), l.CreatedAt.Add(looseTime))
 		}
 	}
-	return err
+	return nil
 }
 
 func (r *Repositories) remember(name string, d digest.Digest, until time.Time) {
@@ -174,25 +182,31 @@ const (
 type Upload struct {
 	ID string
 
-	r    *Repositories
-	repo string
-	ctx  context.Context // of the upload, which outlives the requests that carry it
-	done func()          // ends its lease
+	r         *Repositories
+	repo      string
+	algorithm digest.Algorithm // of the digest that it will have
+	ctx       context.Context  // of the upload, which outlives the requests that carry it
 
-	mu   sync.Mutex
-	w    content.Writer // nil when it has ended
-	size int64
-	used time.Time
+	mu    sync.Mutex
+	w     content.Writer // nil until it is used
+	ended bool
+	size  int64
+	used  time.Time
 }
 
 // errEnded is the cause of the error of an upload that is no more.
 var errEnded = api.E("", api.NotFound, "", errors.New("no such upload; it was ended, or left alone for too long: begin anew"))
 
+// newUpload returns an upload that has a lease.
+func (r *Repositories) newUpload(ctx context.Context, id, name string, algorithm digest.Algorithm) *Upload {
+	ctx = leases.WithLease(r.s.context(context.WithoutCancel(ctx)), uploadPrefix+id)
+	return &Upload{ID: id, r: r, repo: name, algorithm: algorithm, ctx: ctx, used: time.Now()}
+}
+
 // NewUpload begins an upload of a blob whose digest will be of an algorithm.
-func (r *Repositories) NewUpload(ctx context.Context, name string, algorithm digest.Algorithm) (_ *Upload, err error) {
+func (r *Repositories) NewUpload(ctx context.Context, name string, algorithm digest.Algorithm) (*Upload, error) {
 	fail := func(err error) (*Upload, error) { return nil, api.E("upload blob", "", name, diskFull(err)) }
-	u := &Upload{ID: strings.ToLower(rand.Text()), r: r, repo: name, used: time.Now()}
-	ctx = r.s.context(context.WithoutCancel(ctx))
+	u := r.newUpload(ctx, strings.ToLower(rand.Text()), name, algorithm)
 	r.mu.Lock()
 	full := len(r.uploads) >= maxUploads
 	if !full {
@@ -204,18 +218,39 @@ func (r *Repositories) NewUpload(ctx context.Context, name string, algorithm dig
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	lease, err := r.s.leases.Create(ctx, leases.WithID(uploadPrefix+u.ID), leases.WithExpiration(workTime))
+	_, err := r.s.leases.Create(u.ctx, leases.WithID(uploadPrefix+u.ID), leases.WithExpiration(workTime),
+		leases.WithLabels(map[string]string{uploadRepositoryLabel: name, uploadAlgorithmLabel: algorithm.String()}))
 	if err == nil {
-		u.ctx = leases.WithLease(ctx, lease.ID)
-		u.done = func() { _ = r.s.leases.Delete(ctx, lease) } // it expires
-		// An algorithm is told by the digest that is expected; this one nobody has.
-		u.w, err = r.s.content.Writer(u.ctx, content.WithRef(lease.ID), content.WithDescriptor(ocispec.Descriptor{Digest: algorithm.FromString(u.ID)}))
+		err = u.open()
 	}
 	if err != nil {
 		u.end()
 		return fail(err)
 	}
 	return u, nil
+}
+
+// open makes the upload ready for its next bytes: one of another life is read again, for its
+// digest. u.mu is held.
+func (u *Upload) open() error {
+	if u.ended {
+		return errEnded
+	}
+	if u.w != nil {
+		return nil
+	}
+	// An algorithm is told by the digest that is expected; this one nobody has.
+	w, err := u.r.s.content.Writer(u.ctx, content.WithRef(uploadPrefix+u.ID), content.WithDescriptor(ocispec.Descriptor{Digest: u.algorithm.FromString(u.ID)}))
+	if err != nil {
+		return err
+	}
+	st, err := w.Status()
+	if err != nil {
+		w.Close()
+		return err
+	}
+	u.w, u.size = w, st.Offset
+	return nil
 }
 
 // Upload returns an upload of a repository.
@@ -247,12 +282,12 @@ func (r *Repositories) idle(since time.Duration) (found []*Upload) {
 // end forgets the upload. u.mu is held.
 func (u *Upload) end() {
 	if u.w != nil {
-		_ = u.r.s.abort(u.ctx, u.w, uploadPrefix+u.ID) // what is left expires with its lease
+		u.w.Close()
 		u.w = nil
 	}
-	if u.done != nil {
-		u.done()
-	}
+	u.ended = true
+	_ = u.r.s.content.Abort(u.ctx, uploadPrefix+u.ID)                     // what is left goes with its lease,
+	_ = u.r.s.leases.Delete(u.ctx, leases.Lease{ID: uploadPrefix + u.ID}) // which expires
 	u.r.mu.Lock()
 	delete(u.r.uploads, u.ID)
 	u.r.mu.Unlock()
@@ -265,11 +300,24 @@ func (u *Upload) Cancel() {
 	u.end()
 }
 
-// Size returns how many bytes have arrived.
-func (u *Upload) Size() int64 {
+// rest leaves the upload to the next life.
+func (u *Upload) rest() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.size
+	if u.w != nil {
+		u.w.Close()
+		u.w = nil
+	}
+	u.ended = true
+}
+
+// Size returns how many bytes have arrived.
+func (u *Upload) Size() (int64, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.used = time.Now()
+	err := u.open()
+	return u.size, api.E("upload blob", "", u.repo, diskFull(err))
 }
 
 // Append adds what body has, whose first byte is the one at the offset at; -1 is
@@ -279,8 +327,8 @@ func (u *Upload) Append(body io.Reader, at int64) (int64, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	fail := func(err error) (int64, error) { return u.size, api.E("upload blob", "", u.repo, diskFull(err)) }
-	if u.w == nil {
-		return fail(errEnded)
+	if err := u.open(); err != nil {
+		return fail(err)
 	}
 	if at >= 0 && at != u.size {
 		return fail(api.E("", api.Conflict, "", fmt.Errorf("%d bytes have arrived, and what comes begins at %d", u.size, at)))
@@ -300,8 +348,8 @@ func (u *Upload) Commit(d digest.Digest) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	fail := func(err error) error { return api.E("upload blob", "", u.repo, diskFull(err)) }
-	if u.w == nil {
-		return fail(errEnded)
+	if err := u.open(); err != nil {
+		return fail(err)
 	}
 	defer u.end()
 	err := u.w.Commit(u.ctx, u.size, d)

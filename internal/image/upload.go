@@ -52,10 +52,10 @@ func (s *Store) newUploader(ctx context.Context, full string, opt Access, g *gua
 const (
 	// uploadTries is how often an upload may fail with uploadStep bytes, or fewer, that
 	// arrived since the last failure.
-	uploadTries = 4
+	uploadTries = 6
 	uploadStep  = 8 << 20
 	// uploadWait is how long the first of these tries waits, each next one twice as long:
-	// a registry may notice late that a connection has gone.
+	// a registry may notice late that a connection has gone, or be starting again.
 	uploadWait = 100 * time.Millisecond
 	// wholeUpload is the size in bytes up to which a blob is sent in one request, and
 	// anew: that is a request less.
@@ -78,6 +78,7 @@ type uploading struct {
 
 	location *url.URL // nil: to be begun
 	offset   int64    // bytes that the registry has
+	unsure   bool     // it is to be asked how many
 	whole    bool     // in one request
 }
 
@@ -128,24 +129,27 @@ func (u *uploader) elsewhere(labels map[string]string) string {
 func (t *uploading) run(ctx context.Context) error {
 	last, wait := int64(0), uploadWait
 	for try := 1; ; try++ {
-		err := t.once(ctx)
+		err := t.ask(ctx)
+		if t.offset-last > uploadStep {
+			last, try, wait = t.offset, 1, uploadWait
+		}
+		if err == nil {
+			err = t.once(ctx)
+		}
 		var status remoteerrors.ErrUnexpectedStatus
 		if errors.As(err, &status) && !t.whole && t.offset == 0 && takesNoChunks(status) {
 			t.whole, t.location = true, nil
 			err = t.once(ctx)
 		}
-		if err == nil || errors.Is(err, errExists) || ctx.Err() != nil || !passes(err) {
+		switch {
+		case err == nil || errors.Is(err, errExists) || ctx.Err() != nil || !passes(err):
 			return err
-		}
-		t.ask(ctx)
-		if t.offset-last > uploadStep {
-			last, try, wait = t.offset, 1, uploadWait
-		}
-		if try >= uploadTries && errors.Is(err, errLost) {
+		case try >= uploadTries && errors.Is(err, errLost):
 			return api.E("", api.Unavailable, "", err)
-		} else if try >= uploadTries {
+		case try >= uploadTries:
 			return err
 		}
+		t.unsure = true
 		select {
 		case <-time.After(wait):
 			wait *= 2
@@ -292,30 +296,35 @@ func (t *uploading) arrived(text string) (int64, error) {
 	return n, nil
 }
 
-// ask finds out how much of the upload has arrived. Where that is not to be known, it is to
-// be begun anew.
-func (t *uploading) ask(ctx context.Context) {
+// ask finds out how much of an upload has arrived that broke off. Where that is not to be
+// known, the upload is to be begun anew; where the registry does not answer now, it fails.
+func (t *uploading) ask(ctx context.Context) error {
 	to := t.location
-	t.location = nil
-	if to == nil || t.whole {
-		return
+	if !t.unsure || to == nil {
+		return nil
+	}
+	t.unsure, t.location = false, nil
+	if t.whole {
+		return nil
 	}
 	resp, err := t.do(context.WithValue(ctx, uploadKey{}, nil), http.MethodGet, to.String(), nil)
 	if err != nil {
-		return
+		t.unsure, t.location = true, to
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusOK {
-		return
+		if err := remoteerrors.NewUnexpectedStatusErr(resp); passes(err) {
+			t.unsure, t.location = true, to
+			return err
+		}
+		return nil
 	}
-	n, err := t.arrived(resp.Header.Get("Range"))
-	if err != nil {
-		return
+	if n, err := t.arrived(resp.Header.Get("Range")); err == nil {
+		t.location, t.offset = to, n
+		return t.moved(resp, false)
 	}
-	t.location, t.offset = to, n
-	if t.moved(resp, false) != nil {
-		t.location = nil
-	}
+	return nil
 }
 
 // end has the registry make a blob of what it has; or of all, if it is to come in one

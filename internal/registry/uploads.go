@@ -41,8 +41,7 @@ func (s *Server) postUpload(w http.ResponseWriter, q *request) error {
 		return err
 	}
 	if whole == "" {
-		progress(w, q, u, http.StatusAccepted)
-		return nil
+		return progress(w, q, u, http.StatusAccepted)
 	}
 	if _, err := u.Append(q.Body, 0); err != nil {
 		u.Cancel()
@@ -71,12 +70,17 @@ func (s *Server) mount(q *request, d digest.Digest, from string) bool {
 }
 
 // progress tells how far an upload is.
-func progress(w http.ResponseWriter, q *request, u *image.Upload, status int) {
+func progress(w http.ResponseWriter, q *request, u *image.Upload, status int) error {
+	size, err := u.Size()
+	if err != nil {
+		return err
+	}
 	h := w.Header()
 	h.Set("Location", "/v2/"+q.name+"/blobs/uploads/"+u.ID)
-	h.Set("Range", uploaded(u.Size()))
+	h.Set("Range", uploaded(size))
 	h.Set("Docker-Upload-UUID", u.ID)
 	w.WriteHeader(status)
+	return nil
 }
 
 // created tells where a blob is.
@@ -92,8 +96,7 @@ func (s *Server) getUpload(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	progress(w, q, u, http.StatusNoContent)
-	return nil
+	return progress(w, q, u, http.StatusNoContent)
 }
 
 // patchUpload is "Pushing a blob in chunks".
@@ -109,8 +112,7 @@ func (s *Server) patchUpload(w http.ResponseWriter, q *request) error {
 	if _, err := u.Append(q.Body, at); err != nil {
 		return err
 	}
-	progress(w, q, u, http.StatusAccepted)
-	return nil
+	return progress(w, q, u, http.StatusAccepted)
 }
 
 // putUpload ends an upload, and may bring its last bytes.
