@@ -16,6 +16,7 @@ import (
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/image"
 	"github.com/berthcloud/berth/internal/instance"
+	"github.com/berthcloud/berth/internal/instance/vm"
 	"github.com/berthcloud/berth/internal/network"
 	"github.com/berthcloud/berth/internal/undo"
 )
@@ -124,6 +125,9 @@ func (s *Service) sweep(ctx context.Context) error {
 	for _, d := range list {
 		step := filepath.Join(dir, d.Name())
 		err = errors.Join(err, endStep(ctx, step, s.Steps), os.RemoveAll(step))
+	}
+	if machines, ok := s.Steps.(*vm.Driver); ok { // it may have been making a template
+		err = errors.Join(err, machines.Recover(ctx))
 	}
 	// The next builder's steps must not be in the mount namespace of this one's.
 	if ended := s.Keeper.Shutdown(ctx); ended != nil && !api.IsKind(ended, api.Unavailable) {

@@ -29,9 +29,9 @@ var buildScenarios = []scenario{
 	{"build corpus", localOnly, nil, buildCorpus},
 	{"build outputs", localOnly, nil, buildOutputs},
 	{"builds side by side", localOnly, nil, buildsSideBySide},
-	{"build interrupted", localOnly, nil, buildInterrupted},
-	{"build, builder killed", localOnly, nil, builderKilled},
-	{"build, killed", localOnly, nil, buildKilled},
+	{"build interrupted", localOnly, both, buildInterrupted},
+	{"build, builder killed", localOnly, both, builderKilled},
+	{"build, killed", localOnly, both, buildKilled},
 }
 
 // buildContext writes the files of a build context, by name, and returns its directory.
@@ -327,8 +327,8 @@ RUN echo $N >/n
 
 // builderKilled kills the builder in the middle of a step: the build fails, nothing of it
 // is left, and the next build has a builder again.
-func builderKilled(t *testing.T, w *world, _ api.Kind) {
-	_, done, pid := startSleeper(t, w)
+func builderKilled(t *testing.T, w *world, kind api.Kind) {
+	_, done, pid := startSleeper(t, w, kind)
 	for _, builder := range w.PIDs(t, "berth-builder") {
 		testenv.Shell(t, w.Machine, "kill -9 "+builder+" || true") // the shell that looks is found, too
 	}
@@ -337,21 +337,37 @@ func builderKilled(t *testing.T, w *world, _ api.Kind) {
 	}
 	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, pid) })
 	dir := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN echo first >/first\n"})
-	wants(t, "what was made before is kept", w.build(t, dir), "CACHED")
+	wants(t, "what was made before is kept", w.build(t, in(kind, dir)...), "CACHED")
 }
 
 // sleeper is a Dockerfile whose second step goes on until it is ended.
 const sleeper = "FROM base\nRUN echo first >/first\nRUN exec sleep 987654\n"
 
-// startSleeper begins a build and returns once its endless step runs.
-func startSleeper(t *testing.T, w *world) (cancel func(), done <-chan testenv.Result, pid string) {
+// startSleeper begins a build and returns once its endless step runs, with the pid of that
+// or of its VM.
+func startSleeper(t *testing.T, w *world, kind api.Kind) (cancel func(), done <-chan testenv.Result, pid string) {
 	t.Helper()
-	dir := buildContext(t, map[string]string{"Dockerfile": sleeper})
+	if kind == api.VM { // the first step's VM is not to be taken for the second's
+		w.build(t, "--vm", buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN echo first >/first\n"}))
+	}
+	return startStep(t, w, kind, sleeper)
+}
+
+// startStep begins a build and returns once its step runs that goes on until it is ended.
+func startStep(t *testing.T, w *world, kind api.Kind, dockerfile string, args ...string) (cancel func(), done <-chan testenv.Result, pid string) {
+	t.Helper()
+	dir := buildContext(t, map[string]string{"Dockerfile": dockerfile})
+	look := "pgrep -xf 'sleep 987654'"
+	if kind == api.VM {
+		look = "pgrep -f '^[^ ]*qemu-system.*berth-build [s]tep'"
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan testenv.Result, 1)
-	go func() { ended <- w.Try(ctx, "build", "-t", "made", dir) }()
+	go func() {
+		ended <- w.Try(ctx, append([]string{"build", "-t", "made"}, in(kind, append(args, dir)...)...)...)
+	}()
 	testenv.Eventually(t, time.Minute, func() error {
-		if pid = testenv.Shell(t, w.Machine, "pgrep -xf 'sleep 987654' || true"); pid == "" {
+		if pid = testenv.Shell(t, w.Machine, look+" || true"); pid == "" {
 			return errors.New("the step does not run")
 		}
 		return nil
@@ -360,20 +376,20 @@ func startSleeper(t *testing.T, w *world) (cancel func(), done <-chan testenv.Re
 }
 
 // buildInterrupted ends a build in the middle of a step.
-func buildInterrupted(t *testing.T, w *world, _ api.Kind) {
-	cancel, done, pid := startSleeper(t, w)
+func buildInterrupted(t *testing.T, w *world, kind api.Kind) {
+	cancel, done, pid := startSleeper(t, w, kind)
 	cancel()
 	<-done
 	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, pid) })
 	refused(t, "no image was made", w.Try(t.Context(), "image", "inspect", "made"), 1, "made")
 	dir := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN echo first >/first\n"})
-	wants(t, "what was made before is kept", w.build(t, dir), "CACHED")
+	wants(t, "what was made before is kept", w.build(t, in(kind, dir)...), "CACHED")
 }
 
 // buildKilled kills berthd in the middle of a step: nothing of it is left, and the next
 // berthd builds on what was made.
-func buildKilled(t *testing.T, w *world, _ api.Kind) {
-	_, done, pid := startSleeper(t, w)
+func buildKilled(t *testing.T, w *world, kind api.Kind) {
+	_, done, pid := startSleeper(t, w, kind)
 	w.Kill(t)
 	if r := <-done; r.Exit == 0 {
 		t.Errorf("the build lived longer than berthd: %s", r)
@@ -381,7 +397,7 @@ func buildKilled(t *testing.T, w *world, _ api.Kind) {
 	w.Start(t)
 	testenv.Eventually(t, time.Minute, func() error { return w.noProcess(t, pid) })
 	dir := buildContext(t, map[string]string{"Dockerfile": "FROM base\nRUN echo first >/first\nRUN cat /first\n"})
-	w.build(t, "-t", "made", dir)
+	w.build(t, in(kind, "-t", "made", dir)...)
 	w.later(t, "image", "rm", "made")
 	expect(t, "run", w.Try(t.Context(), "run", "--rm", "made", "cat", "/first"), 0, "first\n")
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Merge lays the layer in an EROFS image over the tree in dir, which is then what overlayfs
-// would show of both; with root the layer's root gives dir its owner, mode and time. The
+// would show of both. dir may be a link in /proc/self/fd. With root the layer's root gives dir its owner, mode and time. The
 // image is one of package layer's. It may have come from anybody, and so may the tree:
 // each directory on the way to an entry is the layer's own, so that no link in the tree is
 // ever followed. Nobody else may write to dir meanwhile.

@@ -150,7 +150,7 @@ func (p *unpacker) entry(name string, info iofs.FileInfo) error {
 	if !ok {
 		return errors.New("an inode that cannot be read")
 	}
-	path := filepath.Join(p.dir, name)
+	path := p.dir + "/" + name // "." goes through a link
 	if p.over {
 		if done, err := p.makeRoom(name, path, info, st); done || err != nil {
 			return err

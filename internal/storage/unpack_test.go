@@ -67,7 +67,7 @@ func TestUnpackedIsMounted(t *testing.T) {
 }
 
 // tree describes all that stat(2) and listxattr(2) say, without inode numbers.
-func tree(t *testing.T, root string) map[string]string {
+func tree(t testing.TB, root string) map[string]string {
 	t.Helper()
 	out, inodes := map[string]string{}, map[uint64]string{}
 	err := filepath.WalkDir(root, func(path string, d iofs.DirEntry, err error) error {

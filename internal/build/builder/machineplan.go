@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/continuity/fs"
 	"github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/solver/pb"
 	"golang.org/x/sys/unix"
@@ -17,6 +16,7 @@ import (
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/build"
 	"github.com/berthcloud/berth/internal/instance"
+	ocimount "github.com/berthcloud/berth/internal/oci/mount"
 	"github.com/berthcloud/berth/internal/undo"
 )
 
@@ -124,9 +124,14 @@ func (x *runner) layersMachine(ctx context.Context, s *machineStep, st stack) er
 	if err != nil || len(list) == 0 && len(st.lower) > 0 {
 		return err
 	}
+	tree, err := openTree(st.upper)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
 	image := filepath.Join(s.Dir, "upper.erofs")
 	s.Rootfs.Layers = append(s.Rootfs.Layers, image)
-	return x.trees.image(ctx, st.upper, "", image)
+	return x.trees.image(ctx, tree, "", image)
 }
 
 // entryName is the name of a mounted file in its image.
@@ -149,23 +154,25 @@ func (x *runner) mountMachine(ctx context.Context, s *machineStep, one executor.
 			return err
 		}
 	}
-	if source, err = fs.RootPath(source, one.Selector); err != nil {
+	tree, err := openIn(source, one.Selector)
+	if err != nil {
 		return err
 	}
+	u.Add(func(context.Context) error { return tree.Close() })
 	var st unix.Stat_t
-	if err := unix.Lstat(source, &st); err != nil {
-		return errors.New("there is no " + one.Selector + " in what it comes from")
+	if err := unix.Fstat(int(tree.Fd()), &st); err != nil {
+		return os.NewSyscallError("fstat", err)
 	}
 	image := filepath.Join(s.Dir, fmt.Sprintf("mount-%d.erofs", len(s.Mounts)))
 	add := instance.Mount{Type: api.MountBind, Image: image, Target: one.Dest, ReadOnly: one.Readonly}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		if !one.Readonly {
-			s.changes = append(s.changes, changed{len(s.Mounts), source})
+			s.changes = append(s.changes, changed{len(s.Mounts), opened(tree)})
 		}
 	case unix.S_IFREG:
-		if inMemory(source) { // a secret, which is to be on no disk
-			s.files = append(s.files, placed{source, one.Dest})
+		if inMemory(tree) { // a secret, which is to be on no disk
+			s.files = append(s.files, placed{opened(tree), one.Dest})
 			return nil
 		}
 		add.Entry = entryName
@@ -175,13 +182,34 @@ func (x *runner) mountMachine(ctx context.Context, s *machineStep, one executor.
 		return errors.New(one.Selector + " is neither a file nor a directory")
 	}
 	s.Mounts = append(s.Mounts, add)
-	return x.trees.image(ctx, source, add.Entry, image)
+	return x.trees.image(ctx, tree, add.Entry, image)
 }
 
+// openIn finds a path as whoever has root as root sees it, and keeps it: what a path leads
+// to another step may change. A root without a path may be a file.
+func openIn(root, path string) (*os.File, error) {
+	tree, err := openTree(root)
+	if err != nil || path == "" || path == "/" {
+		return tree, err
+	}
+	defer tree.Close()
+	fd, err := ocimount.Root{FD: int(tree.Fd())}.Open(path, unix.O_PATH, 0)
+	if err != nil {
+		return nil, errors.New("there is no " + path + " in what it comes from")
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// openTree opens a tree of the builder's own.
+func openTree(path string) (*os.File, error) { return os.OpenFile(path, unix.O_PATH, 0) }
+
+// opened is a path of an open file, whatever its names lead to meanwhile.
+func opened(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+
 // inMemory reports whether a file is kept in memory.
-func inMemory(path string) bool {
+func inMemory(f *os.File) bool {
 	var st unix.Statfs_t
-	return unix.Statfs(path, &st) == nil && st.Type == unix.TMPFS_MAGIC
+	return unix.Fstatfs(int(f.Fd()), &st) == nil && st.Type == unix.TMPFS_MAGIC
 }
 
 // viewMachine mounts layers for as long as a step is prepared and runs, and returns where.

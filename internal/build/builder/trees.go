@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/berthcloud/berth/internal/image/layer"
 	"github.com/berthcloud/berth/internal/pack"
 	"github.com/berthcloud/berth/internal/storage"
@@ -31,38 +29,38 @@ func (t *trees) ofSnapshot(ctx context.Context, dir string) (string, error) {
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		return path, err
 	}
+	tree, err := openTree(dir)
+	if err != nil {
+		return "", err
+	}
+	defer tree.Close()
 	partial, err := os.CreateTemp(filepath.Dir(dir), snapshotImage+".new-")
 	if err != nil {
 		return "", err
 	}
 	defer os.Remove(partial.Name()) // without effect after the rename
-	if err := errors.Join(partial.Close(), t.image(ctx, dir, "", partial.Name())); err != nil {
+	if err := errors.Join(partial.Close(), t.image(ctx, tree, "", partial.Name())); err != nil {
 		return "", err
 	}
 	return path, os.Rename(partial.Name(), path)
 }
 
-// image writes what source is as an EROFS image: a directory with what is below, or a file
-// as the only entry, by a name.
-func (t *trees) image(ctx context.Context, source, name, image string) error {
+// image writes an open tree as an EROFS image: a directory with what is below, or a file as
+// the only entry, by a name.
+func (t *trees) image(ctx context.Context, tree *os.File, name, image string) error {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	fd, err := unix.Open(source, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: source, Err: err}
-	}
-	defer unix.Close(fd)
 	r, w := io.Pipe()
 	var packed sync.WaitGroup
 	packed.Go(func() {
 		out := tar.NewWriter(w)
-		err := pack.Tree(ctx, out, fd, name, pack.Options{Upper: true, Exact: true, Root: name == ""})
+		err := pack.Tree(ctx, out, int(tree.Fd()), name, pack.Options{Upper: true, Exact: true, Root: name == ""})
 		if err == nil {
 			err = out.Close()
 		}
 		w.CloseWithError(err)
 	})
-	err = convert(ctx, r, image)
+	err := convert(ctx, r, image)
 	r.Close()
 	packed.Wait()
 	return err

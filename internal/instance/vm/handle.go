@@ -101,7 +101,12 @@ func (h *handle) boot(ctx context.Context) error {
 	go h.watchBoot(watch)
 	_, release, err := h.dialAgent(watch)
 	if err == nil {
-		release()
+		// The calls of a step follow close on each other, by one connection: its guest may hear
+		// of the end of one only when the next has begun, and would take that for over. It
+		// ends with QEMU.
+		if !h.p.Step {
+			release()
+		}
 		return nil
 	}
 	// The entrypoint may have ended before the agent could answer; the
