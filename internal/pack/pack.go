@@ -77,6 +77,8 @@ func (p *packer) pack(fd int, name string) error {
 	hdr := &tar.Header{Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Unix())}
 	if p.Exact {
 		hdr.Format = tar.FormatPAX
+	} else {
+		hdr.ModTime = hdr.ModTime.Truncate(time.Second) // as others write it: package tar would round up
 	}
 	if p.Owner != nil {
 		hdr.Uid, hdr.Gid = p.Owner(st.Uid, st.Gid)

@@ -72,6 +72,9 @@ func run(ctx context.Context, c build.Config, out io.Writer) (err error) {
 	if err := log.SetLevel("error"); err != nil {
 		return err
 	}
+	if err := os.Setenv(ownDiffs, "false"); err != nil {
+		return err
+	}
 	var u undo.Stack
 	defer u.Run(ctx, &err)
 	if err := alone(ctx, c, &u); err != nil {

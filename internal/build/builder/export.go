@@ -117,6 +117,9 @@ func (t layerType) Compress(ctx context.Context, c compression.Config) (compress
 	}, finish
 }
 
+// NeedsComputeDiffBySelf implements compression.Type: the differ takes any compressor.
+func (layerType) NeedsComputeDiffBySelf(compression.Config) bool { return false }
+
 // gzipper compresses on all cores, to the same bytes on however many.
 func gzipper(level *int) compression.Compressor {
 	return func(to io.Writer, _ string) (io.WriteCloser, error) {

@@ -78,7 +78,7 @@ func newWorker(ctx context.Context, c build.Config, daemon build.Daemon, hosts d
 		Snapshotter:      snapshots,
 		ContentStore:     content,
 		Applier:          applier,
-		Differ:           walking.NewWalkingDiff(content),
+		Differ:           &differ{content, walking.NewWalkingDiff(content)},
 		ImageStore:       names{daemon},
 		RegistryHosts:    hosts,
 		LeaseManager:     manager,
