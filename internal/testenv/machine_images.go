@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -19,4 +20,24 @@ func MachineArchive(t testing.TB, init string) string {
 		return debootstrap(ctx, filepath.Join(dir, "root.tar"), []string{init, "dbus"}, slim)
 	})
 	return filepath.Join(dir, "root.tar")
+}
+
+// DebianArchive returns a tar archive of a minimal Debian with packages beyond it.
+func DebianArchive(t testing.TB, packages ...string) string {
+	t.Helper()
+	dir := cached(t, "debian", strings.Join(packages, " ")+" 1", func(ctx context.Context, dir string) error {
+		return debootstrap(ctx, filepath.Join(dir, "root.tar"), packages, "--dpkgopt=force-unsafe-io")
+	})
+	return filepath.Join(dir, "root.tar")
+}
+
+// DebianSources returns a sources.list with which a Debian of DebianArchive has the
+// packages that this host's has.
+func DebianSources(t testing.TB) string {
+	t.Helper()
+	sources, err := debianSources(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(sources, "\n") + "\n"
 }

@@ -150,18 +150,9 @@ func fillHost(ctx context.Context, dir, kernelPackage string, packages []string)
 // archive root, from the mirror that this machine's apt uses. Hooks of mmdebstrap
 // may come after.
 func debootstrap(ctx context.Context, root string, packages []string, hooks ...string) error {
-	targets, err := run(ctx, "/", "apt-get", "indextargets", "--format", "$(ORIGIN)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
+	sources, err := debianSources(ctx)
 	if err != nil {
 		return err
-	}
-	var sources []string
-	for line := range strings.Lines(targets) {
-		if source, ok := strings.CutPrefix(strings.TrimSpace(line), "Debian|"); ok {
-			sources = append(sources, source)
-		}
-	}
-	if len(sources) == 0 {
-		return errors.New("apt has no sources of Debian: racks are Debian hosts")
 	}
 	suite := strings.Fields(sources[0])[2]
 	argv := []string{
@@ -173,6 +164,23 @@ func debootstrap(ctx context.Context, root string, packages []string, hooks ...s
 	argv = append(append(argv, hooks...), suite, root)
 	_, err = run(ctx, "/", append(argv, sources...)...)
 	return err
+}
+
+// debianSources are the lines by which this host's apt finds Debian's packages.
+func debianSources(ctx context.Context) (sources []string, err error) {
+	targets, err := run(ctx, "/", "apt-get", "indextargets", "--format", "$(ORIGIN)|deb $(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(targets) {
+		if source, ok := strings.CutPrefix(strings.TrimSpace(line), "Debian|"); ok {
+			sources = append(sources, source)
+		}
+	}
+	if len(sources) == 0 {
+		return nil, errors.New("apt has no sources of Debian: racks are Debian hosts")
+	}
+	return sources, nil
 }
 
 // mkfsErofs writes an uncompressed EROFS image of a directory. It is the

@@ -22,7 +22,14 @@ import (
 
 // Several engines are tested at once; their namespaces, and checks of each engine's
 // own, take the place of testenv.Check.
-func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
+//
+// In a container this program lists the root filesystem.
+func TestMain(m *testing.M) {
+	if os.Args[0] == lister {
+		os.Exit(list("/", os.Stdout))
+	}
+	os.Exit(testenv.Main(m))
+}
 
 // patience bounds every command.
 const patience = 60 * time.Second
@@ -44,6 +51,7 @@ type engine struct {
 	names   *atomic.Int32
 	state   string // pattern of the directories that berth-oci keeps for its containers
 	group   string // pattern of the names of containers' cgroups
+	outside bool   // it has the host's network, and leaves it as it is
 }
 
 // newEngine makes the namespaces of an engine. setup is a line of shell that runs
@@ -109,7 +117,10 @@ func (e *engine) removeCgroups() {
 
 // command prepares a command in the engine's namespaces.
 func (e *engine) command(ctx context.Context, argv ...string) *exec.Cmd {
-	enter := []string{fmt.Sprintf("--mount=/proc/%d/ns/mnt", e.cell), fmt.Sprintf("--net=/proc/%d/ns/net", e.cell)}
+	enter := []string{fmt.Sprintf("--mount=/proc/%d/ns/mnt", e.cell)}
+	if !e.outside {
+		enter = append(enter, fmt.Sprintf("--net=/proc/%d/ns/net", e.cell))
+	}
 	return exec.CommandContext(ctx, "nsenter", append(enter, argv...)...)
 }
 

@@ -3,6 +3,7 @@ package dropin
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -50,6 +51,7 @@ func newDocker(t *testing.T, setup string, flags ...string) *engine {
 	t.Helper()
 	const program, client = "/usr/sbin/dockerd", "/usr/bin/docker" // Debian's: a newer client may come first in PATH
 	e := newEngine(t, setup, program, client, "containerd", "containerd-shim-runc-v2")
+	e.outside = slices.Contains(flags, "--bridge=none")
 	socket := "unix://" + filepath.Join(e.dir, "sock")
 	config := filepath.Join(e.dir, "daemon.json")
 	must(t, os.WriteFile(config, []byte(`{"runtimes": {"berth": {"path": "`+e.runtime+`"}}, "default-runtime": "berth"}`), 0o644))
