@@ -131,6 +131,9 @@ func message(err error) string {
 	for _, prefix := range []string{"failed to solve: ", "rpc error: code = Unknown desc = "} {
 		text = strings.ReplaceAll(text, prefix, "")
 	}
+	if strings.Contains(text, defaultScanner) {
+		text += "; --sbom needs a scanner: name an image that is here, or can be had, with --sbom=generator=IMAGE"
+	}
 	for _, source := range errdefs.Sources(err) {
 		if at := position(source); at != "" {
 			return "build: " + at + ": " + parseError.ReplaceAllString(text, "")
@@ -141,6 +144,9 @@ func message(err error) string {
 	}
 	return "build: " + text
 }
+
+// defaultScanner is in the name of the image by which BuildKit makes bills of materials.
+const defaultScanner = "buildkit-syft-scanner"
 
 // parseError is what BuildKit begins with where it says in which line the error is.
 var parseError = regexp.MustCompile(`^dockerfile parse error on line [0-9]+: `)

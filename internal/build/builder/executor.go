@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -256,6 +257,9 @@ func failed(ctx context.Context, err error) error {
 	case api.NoCommand:
 		return &gatewayapi.ExitError{ExitCode: 127, Err: err}
 	case api.NotRunnable:
+		if strings.Contains(err.Error(), "not a program for this machine") {
+			err = fmt.Errorf("%w; a step of another platform runs where the qemu-user-static of that is registered with binfmt_misc", err)
+		}
 		return &gatewayapi.ExitError{ExitCode: 126, Err: err}
 	}
 	return err
