@@ -66,7 +66,7 @@ var ofUsers = map[string]bool{
 // scenarios is the whole behavior, in the order of a user's first day.
 func scenarios() []scenario {
 	return slices.Concat(processScenarios, lifeScenarios, badInputScenarios, limitScenarios, storageScenarios,
-		networkScenarios, policyScenarios, systemScenarios, commitScenarios, convertScenarios, buildScenarios, vmBuildScenarios, survivalScenarios, suspendScenarios, cloneScenarios, halfwayScenarios, classScenarios, diskScenarios, consoleScenarios, rackScenarios)
+		networkScenarios, policyScenarios, systemScenarios, commitScenarios, convertScenarios, buildScenarios, buildAttackScenarios, vmBuildScenarios, survivalScenarios, suspendScenarios, cloneScenarios, halfwayScenarios, classScenarios, diskScenarios, consoleScenarios, rackScenarios)
 }
 
 // play runs every scenario of the world's place.

@@ -3,16 +3,13 @@ package image_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -25,28 +22,11 @@ import (
 	"github.com/berthcloud/berth/internal/testenv"
 )
 
-// killRoot makes a copy of this test binary import an image below it, and wait
-// to be killed in the middle.
-const killRoot = "BERTH_TEST_KILL_ROOT"
-
 func TestMain(m *testing.M) {
 	if root := os.Getenv(killRoot); root != "" {
-		importUntilKilled(root)
+		workUntilKilled(root, os.Getenv(killWork), os.Getenv(killArg))
 	}
 	os.Exit(testenv.Main(m))
-}
-
-// importUntilKilled imports what comes on standard input, and says when it has
-// read it.
-func importUntilKilled(root string) {
-	s, err := image.Open(root, image.Options{})
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	_, err = s.Import(context.Background(), os.Stdin, image.ImportOptions{Name: "killed"})
-	fmt.Println("imported:", err)
-	os.Exit(1)
 }
 
 // TestKilledImport kills a process at several points of an import. The store
@@ -61,8 +41,7 @@ func TestKilledImport(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), killRoot+"="+root)
+			cmd := worker(root, "import", "")
 			in, err := cmd.StdinPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -77,10 +56,7 @@ func TestKilledImport(t *testing.T) {
 			if err := cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			var exit *exec.ExitError
-			if err := cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-				t.Fatalf("the import ended before it was killed: %v", err)
-			}
+			wasKilled(t, cmd)
 
 			s = openAt(t, root, image.Options{})
 			list, err := s.List(t.Context())
