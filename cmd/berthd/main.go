@@ -13,6 +13,8 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/docker/go-units"
+
 	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/daemon"
 	"github.com/berthcloud/berth/internal/registry"
@@ -96,6 +98,12 @@ func registryFlags(flags *flag.FlagSet, c *registry.Config) {
 	flags.StringVar(&c.Key, "registry-key", "", "`file` of the certificate's key")
 	flags.StringVar(&c.Users, "registry-users", "", "`file` of the registry's users, as htpasswd -B writes it")
 	flags.StringVar(&c.Rights, "registry-rights", "", "`file` of what they may do, with lines as 'ci localhost/team/* pull,push' (default: all, with the registry's own images)")
+	flags.Func("registry-quota", "`size` that each of its repositories may have, as in 20g (default: any)", func(text string) (err error) {
+		if c.Quota, err = units.RAMInBytes(text); err == nil && c.Quota <= 0 {
+			err = errors.New("a repository has room for something, or no limit")
+		}
+		return err
+	})
 }
 
 func logger(level, format string) (*slog.Logger, error) {

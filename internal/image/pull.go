@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -388,7 +389,7 @@ func remoteError(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return api.E("", api.Canceled, "", ctx.Err())
 	case errors.Is(err, docker.ErrInvalidAuthorization), errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
-		return api.E("", api.Denied, "", errors.New("the registry denies access, or has no such image; check the name, or log in with docker login"))
+		return denied(status)
 	case errdefs.IsNotFound(err):
 		return api.E("", api.NotFound, "", errors.New("the registry has no such image or tag; check the name"))
 	case errors.As(err, &dns):
@@ -399,4 +400,18 @@ func remoteError(ctx context.Context, err error) error {
 		return api.E("", api.Unavailable, "", fmt.Errorf("the registry's certificate is not trusted: %w; allow that with --insecure", err))
 	}
 	return api.E("", api.Unavailable, "", fmt.Errorf("the registry cannot be reached: %w; check the name and the network", err))
+}
+
+// denied is the error of what a registry denies; it may say why (distribution-spec, "Error
+// Codes").
+func denied(status remoteerrors.ErrUnexpectedStatus) error {
+	var said struct {
+		Errors []struct {
+			Message string `json:"message"`
+		} `json:"errors"`
+	}
+	if status.StatusCode == http.StatusForbidden && json.Unmarshal(status.Body, &said) == nil && len(said.Errors) > 0 && said.Errors[0].Message != "" {
+		return api.E("", api.Denied, "", fmt.Errorf("the registry denies access: %.500s", api.OneLine(said.Errors[0].Message)))
+	}
+	return api.E("", api.Denied, "", errors.New("the registry denies access, or has no such image; check the name, or log in with docker login"))
 }

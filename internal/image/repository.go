@@ -29,7 +29,8 @@ import (
 // concurrently. Names are full ones, as localhost/team/app; errors have the kind
 // NotFound where the repository has no such thing.
 type Repositories struct {
-	s *Store
+	s     *Store
+	limit int64 // bytes of a repository, or 0
 
 	// writing is held by whatever changes a repository: what a manifest refers to
 	// must not go between the look and the name.

@@ -68,6 +68,9 @@ func (r *Repositories) remember(name string, d digest.Digest, until time.Time) {
 
 // adopt makes a blob of the store one of a repository, for as long as an upload waits.
 func (r *Repositories) adopt(ctx context.Context, name string, d digest.Digest) error {
+	if err := r.admit(ctx, name, d); err != nil {
+		return err
+	}
 	lease := leases.Lease{ID: loosePrefix + name + "@" + d.String()}
 	if err := r.s.leases.Delete(ctx, lease); err != nil && !errdefs.IsNotFound(err) {
 		return err
@@ -333,9 +336,16 @@ func (u *Upload) Append(body io.Reader, at int64) (int64, error) {
 	if at >= 0 && at != u.size {
 		return fail(api.E("", api.Conflict, "", fmt.Errorf("%d bytes have arrived, and what comes begins at %d", u.size, at)))
 	}
-	n, err := io.CopyBuffer(onlyWriter{u.w}, body, make([]byte, 256<<10))
+	left, err := u.r.room(u.ctx, u.repo)
+	if err != nil {
+		return fail(err)
+	}
+	n, err := io.CopyBuffer(onlyWriter{u.w}, &bounded{body, left - u.size, u.r.full}, make([]byte, 256<<10))
 	u.size += n
 	u.used = time.Now()
+	if errors.Is(err, ErrQuota) {
+		u.end()
+	}
 	if err != nil {
 		return fail(err)
 	}

@@ -205,6 +205,11 @@ func (r *Repositories) PutManifest(ctx context.Context, name, ref, mediaType str
 	if err := r.refers(ctx, name, m); err != nil {
 		return fail(err)
 	}
+	if left, err := r.room(ctx, name); err != nil {
+		return fail(err)
+	} else if desc.Size > left {
+		return fail(r.full())
+	}
 	if err := r.s.writeManifestBytes(ctx, desc, body, m); err != nil {
 		return fail(err)
 	}

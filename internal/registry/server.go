@@ -28,7 +28,9 @@ type Config struct {
 	// Rights is a file of lines as "ci localhost/team/* pull,push". Without it every
 	// user may do everything with the registry's own images.
 	Rights string
-	Log    *slog.Logger
+	// Quota is how many bytes a repository may have. 0 is any number.
+	Quota int64
+	Log   *slog.Logger
 }
 
 // Server is a registry. Make one with New; use it for one listener.
@@ -72,6 +74,7 @@ func New(content *image.Repositories, c Config) (_ *Server, err error) {
 	if err := c.check(); err != nil {
 		return fail(err)
 	}
+	content.Limit(c.Quota)
 	s := &Server{content: content, name: c.Name, log: c.Log}
 	if s.access, err = newAccess(c); err != nil {
 		return fail(err)
