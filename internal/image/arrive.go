@@ -44,9 +44,11 @@ func (s *Store) watch(a *arrival) {
 			}
 		}
 		s.forgetResolved()
-		select {
-		case <-ctx.Done():
-		case <-time.After(grace):
+		if !a.unwanted.Load() {
+			select {
+			case <-ctx.Done():
+			case <-time.After(grace):
+			}
 		}
 		if err := s.drop(a); err != nil {
 			s.opt.Lazy.Log.Error("remove what layers were read from before they had arrived", "image", Familiar(a.rec.Ref), "error", err)
@@ -182,6 +184,7 @@ func (s *Store) dropUnwanted(ctx context.Context) error {
 		return err
 	}
 	for _, at := range here {
+		at.unwanted.Store(true)
 		s.settled(at) // its watch does the rest
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/distribution/reference"
@@ -42,6 +43,8 @@ type LazyOptions struct {
 type arrival struct {
 	id  string
 	rec arrivalRecord
+
+	unwanted atomic.Bool // nothing leads to it any more
 
 	mu    sync.Mutex // held while a server is started
 	mount string     // "" before

@@ -243,3 +243,118 @@ func TestLazyRefused(t *testing.T) {
 	}
 	sound(t, s)
 }
+
+// TestLazyRegistryGone reads from an image whose registry is gone: that fails, for the
+// second reader at once, and works again when the registry is back.
+func TestLazyRegistryGone(t *testing.T) {
+	testenv.Check(t)
+	r, l := lazytest.New(t), cargo(t)
+	r.Push(t, "app:1", nil, l)
+	s, _ := lazyStore(t)
+	name, dir := pullLazily(t, s, r.Host+"/app:1")
+	holds(t, dir, 2)
+	r.Down.Store(true)
+	for _, file := range []string{"cargo/9", "cargo/10"} {
+		if _, err := os.ReadFile(filepath.Join(dir, file)); !errors.Is(err, syscall.EIO) {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	holds(t, dir, 2) // what is here
+	r.Down.Store(false)
+	testenv.Eventually(t, 30*time.Second, func() error {
+		_, err := os.ReadFile(filepath.Join(dir, "cargo/9"))
+		return err
+	})
+	holds(t, dir, 9)
+	r.Open()
+	arrived(t, s, name)
+	sound(t, s)
+}
+
+// TestLazyDropped removes an image before it has arrived: nothing is left.
+func TestLazyDropped(t *testing.T) {
+	testenv.Check(t)
+	r, l := lazytest.New(t), cargo(t)
+	r.Push(t, "app:1", nil, l)
+	r.Push(t, "app:2", []string{"/other"}, l)
+	s, root := lazyStore(t)
+	var names []string
+	for _, tag := range []string{"1", "2"} {
+		name, err := s.Pull(t.Context(), r.Host+"/app:"+tag, image.PullOptions{Lazy: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
+	}
+	if dirs := served(t, root); len(dirs) != 1 {
+		t.Errorf("one layer of two images is served as %v", dirs)
+	}
+	if _, err := s.Remove(t.Context(), names[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Resolve(t.Context(), names[1]); err != nil {
+		t.Errorf("the other image of the layer: %v", err)
+	}
+	if _, err := s.Remove(t.Context(), names[1]); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		left, err := os.ReadDir(filepath.Join(root, "lazy"))
+		if dirs := served(t, root); len(left) > 0 || len(dirs) > 0 || err != nil {
+			return fmt.Errorf("left: %v, %v, %w", left, dirs, err)
+		}
+		return nil
+	})
+}
+
+// TestLazyAfterCrash goes on with what a crash of the host has left: a part of the layer,
+// and zeros where there was more.
+func TestLazyAfterCrash(t *testing.T) {
+	testenv.Check(t)
+	r, l := lazytest.New(t), cargo(t)
+	r.Push(t, "app:1", nil, l)
+	root := testenv.Dir(t)
+	s := openLazy(t, root)
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	name, err := s.Pull(t.Context(), r.Host+"/app:1", image.PullOptions{Lazy: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := s.Resolve(t.Context(), name)
+	if err == nil {
+		_, err = os.ReadFile(img.Layers[0].Path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	parts, err := filepath.Glob(filepath.Join(root, "lazy", "*", strings.TrimPrefix(img.Layers[0].Digest, "sha256:")))
+	if err != nil || len(parts) != 1 {
+		t.Fatalf("%v, %v", parts, err)
+	}
+	f, err := os.OpenFile(parts[0], os.O_RDWR, 0)
+	if err == nil {
+		_, err = f.WriteAt(make([]byte, len(l.Blob)*3/4), int64(len(l.Blob)/4)) // the table of contents, too
+		f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = openLazy(t, root)
+	if img, err = s.Resolve(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	dir := mountLayer(t, img.Layers[0])
+	for i := range cargoFiles {
+		holds(t, dir, i)
+	}
+	r.Open()
+	arrived(t, s, name)
+	sound(t, s)
+}

@@ -131,6 +131,7 @@ func listen(out io.Reader) error {
 // Detach unmounts what a server has mounted on dir, and removes that. The server ends
 // when nobody reads from it any more. It is no error if nothing is mounted.
 func Detach(dir string) error {
+	_, _ = os.ReadFile(filepath.Join(dir, EndFile)) // where a server is, and not dead
 	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", dir, err)
@@ -143,8 +144,7 @@ func Detach(dir string) error {
 
 // Release is Detach where nobody reads from what is mounted; else nothing happens.
 func Release(dir string) error {
-	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
-	if errors.Is(err, unix.EBUSY) {
+	if s, err := ReadStatus(dir); err == nil && s.Open > 0 {
 		return nil
 	}
 	return Detach(dir)

@@ -70,8 +70,14 @@ type Answer struct {
 // StatusFile is the file beside the layers whose content is a Status in JSON.
 const StatusFile = "status"
 
+// EndFile is the file beside the layers whose opening ends the server, once no layer is
+// open. It would end as well when nothing is mounted of it any more, but a mount
+// namespace that somebody made meanwhile has copies of all mounts.
+const EndFile = "end"
+
 // Status is how far layers have come, in the order of the request.
 type Status struct {
+	Open   int           `json:"open"` // how often somebody has one of them open
 	Layers []LayerStatus `json:"layers"`
 }
 

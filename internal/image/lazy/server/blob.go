@@ -41,6 +41,8 @@ type blob struct {
 	// guarded by traffic.mu
 	blocks  []state
 	arrived int64     // bytes of blocks that are here
+	next    int64     // where the last fetch for somebody who waited ended, and
+	window  int64     // how many blocks it was at least
 	down    time.Time // until then no fetch is tried for somebody who waits
 	problem error     // why down, or why nothing is fetched behind
 }
@@ -126,15 +128,33 @@ func (b *blob) fetch(ctx context.Context, offset, end int64) error {
 			b.waiting--
 		case absent:
 			first := i
-			for i++; i*blockSize < end && b.blocks[i] == absent; {
+			upTo := max((end+blockSize-1)/blockSize, first+b.readAhead(first))
+			for i++; i < min(upTo, int64(len(b.blocks))) && b.blocks[i] == absent; {
 				i++
 			}
+			b.next = i
 			if err := b.want(ctx, first, i); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// mostAhead bounds how many blocks are fetched for somebody who has waited for those
+// before them: who reads one file after the other would wait for the registry's answer at
+// each.
+const mostAhead = 16
+
+// readAhead returns how many blocks to fetch at least for somebody who wants one. The
+// caller holds mu.
+func (b *blob) readAhead(first int64) int64 {
+	if first == b.next {
+		b.window = min(2*b.window, mostAhead)
+	} else {
+		b.window = 1
+	}
+	return b.window
 }
 
 // tries is how often a part is asked for, and pause how long is waited before the second

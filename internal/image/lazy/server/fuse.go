@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"sync"
 	"syscall"
 	"time"
 
@@ -13,9 +14,9 @@ import (
 )
 
 // serveFUSE serves a filesystem that is mounted already, by its descriptor.
-func serveFUSE(device string, all []*served) (*fuse.Server, error) {
+func serveFUSE(device string, all []*served, use *use) (*fuse.Server, error) {
 	forever := time.Duration(1<<62 - 1)
-	return fs.Mount(device, &root{all: all}, &fs.Options{
+	return fs.Mount(device, &root{all: all, use: use}, &fs.Options{
 		EntryTimeout: &forever, AttrTimeout: &forever,
 		MountOptions: fuse.MountOptions{
 			Name: "berth-lazy", MaxWrite: 1 << 20, DisableXAttrs: true,
@@ -31,6 +32,7 @@ func serveFUSE(device string, all []*served) (*fuse.Server, error) {
 type root struct {
 	fs.Inode
 	all []*served
+	use *use
 }
 
 // OnAdd implements fs.NodeOnAdder.
@@ -39,15 +41,17 @@ func (r *root) OnAdd(ctx context.Context) {
 		r.AddChild(name, r.NewPersistentInode(ctx, node, fs.StableAttr{Mode: fuse.S_IFREG}), true)
 	}
 	for _, l := range r.all {
-		add(l.Digest.Encoded(), &imageFile{view: l.view})
+		add(l.Digest.Encoded(), &imageFile{view: l.view, use: r.use})
 	}
-	add(lazy.StatusFile, &statusFile{all: r.all})
+	add(lazy.StatusFile, &statusFile{all: r.all, use: r.use})
+	add(lazy.EndFile, &endFile{use: r.use})
 }
 
 // imageFile is the EROFS image of a layer.
 type imageFile struct {
 	fs.Inode
 	view *view
+	use  *use
 }
 
 // Getattr implements fs.NodeGetattrer.
@@ -58,7 +62,89 @@ func (f *imageFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOu
 
 // Open implements fs.NodeOpener. What has been read never changes.
 func (f *imageFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	return nil, fuse.FOPEN_KEEP_CACHE, writing(flags)
+	if errno := writing(flags); errno != 0 {
+		return nil, 0, errno
+	}
+	f.use.add(1)
+	return opened{f.use}, fuse.FOPEN_KEEP_CACHE, 0
+}
+
+// opened is an image that somebody has open.
+type opened struct{ use *use }
+
+// Release implements fs.FileReleaser.
+func (o opened) Release(context.Context) syscall.Errno {
+	o.use.add(-1)
+	return 0
+}
+
+// use is how many images are open, of a server that may be told to end.
+type use struct {
+	mu     sync.Mutex
+	open   int
+	ending bool
+	ended  chan struct{} // closed when it ends and none is open
+}
+
+// add counts images that are opened and closed.
+func (u *use) add(n int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.open += n
+	u.check()
+}
+
+// count returns how many images are open.
+func (u *use) count() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.open
+}
+
+// end ends the server as soon as no image is open.
+func (u *use) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ending = true
+	u.check()
+}
+
+// check is called with mu held.
+func (u *use) check() {
+	if !u.ending || u.open > 0 {
+		return
+	}
+	select {
+	case <-u.ended:
+	default:
+		close(u.ended)
+	}
+}
+
+// endFile tells the server to end.
+type endFile struct {
+	fs.Inode
+	use *use
+}
+
+// Getattr implements fs.NodeGetattrer.
+func (f *endFile) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	out.Mode = 0o400
+	return 0
+}
+
+// Open implements fs.NodeOpener.
+func (f *endFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if errno := writing(flags); errno != 0 {
+		return nil, 0, errno
+	}
+	f.use.end()
+	return nil, 0, 0
+}
+
+// Read implements fs.NodeReader: there is nothing.
+func (f *endFile) Read(context.Context, fs.FileHandle, []byte, int64) (fuse.ReadResult, syscall.Errno) {
+	return fuse.ReadResultData(nil), 0
 }
 
 // Read implements fs.NodeReader. A reader that is killed does not wait for the registry;
@@ -89,6 +175,7 @@ func (f *imageFile) Read(ctx context.Context, _ fs.FileHandle, p []byte, off int
 type statusFile struct {
 	fs.Inode
 	all []*served
+	use *use
 }
 
 // Open implements fs.NodeOpener.
@@ -96,7 +183,7 @@ func (f *statusFile) Open(_ context.Context, flags uint32) (fs.FileHandle, uint3
 	if errno := writing(flags); errno != 0 {
 		return nil, 0, errno
 	}
-	s := lazy.Status{}
+	s := lazy.Status{Open: f.use.count()}
 	for _, l := range f.all {
 		s.Layers = append(s.Layers, l.status())
 	}

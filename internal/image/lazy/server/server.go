@@ -36,7 +36,7 @@ const streams = 4
 const memory = 128 << 20
 
 // Run reads a request from in, answers it to out, and serves until nothing is mounted of
-// the filesystem any more. An error has been answered.
+// the filesystem any more, or it is told to end and no layer is open. An error has been answered.
 func Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	debug.SetMemoryLimit(memory)
 	signal.Ignore(syscall.SIGPIPE) // who started this may be gone: it serves all the same
@@ -53,17 +53,23 @@ func Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		answer = lazy.Answer{Kind: api.KindOf(err), Error: err.Error()}
 		return json.NewEncoder(out).Encode(answer)
 	}
-	fuse, err := serveFUSE(fmt.Sprintf("/dev/fd/%d", device), all)
+	use := &use{ended: make(chan struct{})}
+	fuse, err := serveFUSE(fmt.Sprintf("/dev/fd/%d", device), all, use)
 	if err != nil {
 		return json.NewEncoder(out).Encode(lazy.Answer{Kind: api.Internal, Error: err.Error()})
 	}
-	var behind sync.WaitGroup
-	behind.Go(func() { fetchAll(ctx, all) })
+	go fetchAll(ctx, all)
 	err = json.NewEncoder(out).Encode(answer)
-	fuse.Wait()
-	cancel()
-	behind.Wait()
-	return err
+	unmounted := make(chan struct{})
+	go func() {
+		fuse.Wait()
+		close(unmounted)
+	}()
+	select {
+	case <-unmounted:
+	case <-use.ended:
+	}
+	return err // the end of the process cuts off what is being fetched
 }
 
 // prepare makes the layers ready to be shown.
@@ -104,7 +110,7 @@ func prepare(ctx context.Context, q *lazy.Request) ([]*served, error) {
 func open(ctx context.Context, q *lazy.Request, l lazy.Layer, b *blob, image *os.File, cache *cache) (*served, error) {
 	resumed, _ := b.progress()
 	toc, end, err := readTOC(ctx, b, l.TOC)
-	if api.IsKind(err, api.Corrupt) && resumed > 0 { // or a crash has left less than there seems to be
+	if err != nil && api.KindOf(err) != api.Unavailable && resumed > 0 { // or a crash has left less than there seems to be
 		b.forget(0, b.size)
 		toc, end, err = readTOC(ctx, b, l.TOC)
 	}
