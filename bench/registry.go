@@ -78,10 +78,16 @@ func layered() (v1.Image, error) {
 			return nil, err
 		}
 	}
+	return forThisHost(img)
+}
+
+// forThisHost makes an image one of this host's platform.
+func forThisHost(img v1.Image) (v1.Image, error) {
 	config, err := img.ConfigFile()
 	if err != nil {
 		return nil, err
 	}
+	config = config.DeepCopy()
 	config.OS, config.Architecture, config.Config.Cmd = "linux", runtime.GOARCH, []string{"true"}
 	return mutate.ConfigFile(img, config)
 }

@@ -40,7 +40,7 @@ func (b *bench) measurements() []measurement {
 			b.berth("version"),
 			b.docker("version")),
 		b.inside(),
-	}, b.neighbor(max(5, b.runs/4))...)
+	}, append(b.lazyPulls(max(3, b.runs/10)), b.neighbor(max(5, b.runs/4))...)...)
 }
 
 // commands compares whole commands.
