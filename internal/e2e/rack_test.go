@@ -16,6 +16,7 @@ var rackScenarios = []scenario{
 	{"hardware virtualization", rackOnly, vms, hardware},
 	{"AppArmor does not disturb", rackOnly, containers, appArmor},
 	{"merged memory", rackOnly, vms, mergedMemory},
+	{"build with a secret", rackOnly, nil, buildSecret},
 	{"killed before berthd", rackOnly, containers, killedFirst},
 	{"power cut", rackOnly, nil, powerCut},
 }
@@ -46,6 +47,22 @@ func mergedMemory(t *testing.T, w *world, kind api.Kind) {
 	if apart := merging("apart"); apart != 0 {
 		t.Errorf("%d pages are merged of a VM that does not allow it", apart)
 	}
+}
+
+// buildSecret shows secrets to a step where the kernel, older than 6.3, maps no ids on a
+// tmpfs.
+func buildSecret(t *testing.T, w *world, _ api.Kind) {
+	in := `mkdir -p ctx && cd ctx && echo hidden >token && cat >Dockerfile <<'END'
+FROM base
+RUN --mount=type=secret,id=token test "$(cat /run/secrets/token)" = hidden && stat -c %u:%g:%a /run/secrets/token >/seen
+RUN --mount=type=secret,id=token,target=/t,uid=5,gid=6,mode=0440 stat -c %u:%g:%a /t >>/seen
+RUN --mount=type=tmpfs,target=/m echo x >/m/x && stat -c %u:%g /m/x >>/seen
+END
+`
+	dir := testenv.Shell(t, w.Machine, "cd "+w.Machine.Temp()+" && "+in+"pwd")
+	w.build(t, "-t", "made", "--secret", "id=token,src="+dir+"/token", dir)
+	w.later(t, "image", "rm", "made")
+	expect(t, "what the steps saw", w.Try(t.Context(), "run", "--rm", "--network", "none", "made", "cat", "/seen"), 0, "0:0:400\n5:6:440\n0:0\n")
 }
 
 func hardware(t *testing.T, w *world, kind api.Kind) {

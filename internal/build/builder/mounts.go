@@ -59,11 +59,42 @@ func (x *runner) mount(ctx context.Context, p *instance.Prepared, one executor.M
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(source); err != nil {
+	info, err := os.Lstat(source)
+	if err != nil {
 		return errors.New("there is no " + one.Selector + " in what it comes from")
+	}
+	if info.Mode().IsRegular() && one.Selector == "" { // a secret
+		if err := x.give(ctx, p, source); err != nil {
+			return err
+		}
 	}
 	p.Mounts = append(p.Mounts, instance.Mount{Type: api.MountBind, Source: source, Target: one.Dest, ReadOnly: one.Readonly})
 	return nil
+}
+
+// give gives the step a file that BuildKit has made for it in memory where the kernel maps
+// no ids there, as none does on a tmpfs before Linux 6.3: the step's root could not read it.
+func (x *runner) give(ctx context.Context, p *instance.Prepared, file string) error {
+	if x.config.Host.Rootless() { // its ids are the builder's
+		return nil
+	}
+	users, err := userNamespace(ctx, p.Users)
+	if err != nil {
+		return err
+	}
+	defer users.Close()
+	fd, _, err := ocimount.Bind(file, ocimount.Options{IDMap: true}, int(users.Fd()))
+	if err == nil {
+		return unix.Close(fd)
+	}
+	if !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(file, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: file, Err: err}
+	}
+	return os.Lchown(file, int(p.Users.First+st.Uid), int(p.Users.First+st.Gid))
 }
 
 // source is where a mount is found that has the step's ids, or can be given them.
