@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,7 @@ func TestUser(t *testing.T) {
 	machine := testenv.NewUserLocal(t)
 	machine.User.Delegate(t)
 	w := &world{Daemon: testenv.NewDaemon(t, machine), place: user}
-	for name, file := range archives(t, kernel{"cloud", ""}) {
+	for name, file := range archives(t, kernel{"cloud", ""}, kernel{"", "arm64"}) {
 		own := filepath.Join(machine.User.Home, filepath.Base(file))
 		share(t, file, own)
 		w.Berth(t, "image", "import", own, name)
@@ -37,6 +38,7 @@ func TestUser(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *world, *testenv.User){
 		"user/refused": refusedToUsers, "user/undelegated": undelegatedToUsers, "user/ids": idsOfUsers, "user/client's address": clientsOfUsers, "user/survival": survivalOfUsers,
 		"user/way out": wayOutOfUsers, "user/own places": placesOfUsers, "user/machine": machineOfUsers,
+		"user/emulated": emulatedForUsers,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Cleanup(func() { w.checkEmpty(t) })
@@ -336,4 +338,39 @@ func survivalOfUsers(t *testing.T, w *world, _ *testenv.User) {
 		w.WaitGone(t, pid)
 	}
 	w.Start(t)
+}
+
+// emulatedForUsers builds an image of another architecture, whose programs qemu-user runs.
+// It is registered in the user namespace of the daemon, and nowhere else: binfmt_misc is
+// its own there since Linux 6.7 (commit 21ca59b365c0).
+func emulatedForUsers(t *testing.T, w *world, u *testenv.User) {
+	w.later(t, "builder", "prune", "-f") // an ordinary user could not remove all of it by hand
+	emulator := testenv.Emulator(t, "aarch64")
+	own := filepath.Join(u.Home, filepath.Base(emulator))
+	share(t, emulator, own)
+	const elf = `\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:` +
+		`\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff`
+	inside := slices.DeleteFunc(w.PIDs(t, "berthd"), func(pid string) bool {
+		theirs, _ := os.Readlink("/proc/" + pid + "/ns/user")
+		ours, _ := os.Readlink("/proc/self/ns/user")
+		return theirs == ours
+	})
+	if len(inside) == 0 {
+		t.Fatal("no berthd has a user namespace of its own")
+	}
+	enter := "nsenter --user --mount --target " + inside[0]
+	script := "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc && printf %s '" + `:qemu-aarch64:M::` + elf + ":" + own + ":PF' >/proc/sys/fs/binfmt_misc/register"
+	if r := testenv.Here(t).Do(t.Context(), testenv.Command{Argv: append(strings.Fields(enter), "sh", "-c", script)}); r.Exit != 0 {
+		t.Skipf("binfmt_misc is the host's: %s", r)
+	}
+	dir := buildContext(t, map[string]string{"Dockerfile": `FROM base:arm64 AS made
+RUN uname -m >/machine && for i in 1 2; do busybox uname -m; done >>/machine
+FROM scratch
+COPY --from=made /machine /
+`})
+	out := filepath.Join(u.Home, "out")
+	w.build(t, "--platform", "linux/arm64", "-o", out, dir)
+	if text, err := os.ReadFile(filepath.Join(out, "machine")); string(text) != "aarch64\naarch64\naarch64\n" {
+		t.Errorf("the step ran on %q, %v", text, err)
+	}
 }

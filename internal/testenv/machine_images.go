@@ -41,3 +41,15 @@ func DebianSources(t testing.TB) string {
 	}
 	return strings.Join(sources, "\n") + "\n"
 }
+
+// Emulator returns QEMU's static program that runs programs of another machine, as uname
+// calls it. It is taken out of Debian's package, which would register it on this host.
+func Emulator(t testing.TB, machine string) string {
+	t.Helper()
+	name := "qemu-" + machine + "-static"
+	dir := cached(t, "emulator", machine+" 1", func(ctx context.Context, dir string) error {
+		_, err := run(ctx, dir, "sh", "-ec", "apt-get download qemu-user-static && dpkg-deb --fsys-tarfile *.deb | tar -x --strip-components 3 ./usr/bin/"+name+" && rm *.deb")
+		return err
+	})
+	return filepath.Join(dir, name)
+}

@@ -94,7 +94,7 @@ COPY go/go.mod ./
 RUN --mount=type=cache,target=/root/go --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt go mod download
 COPY go/ ./
 RUN --mount=type=cache,target=/root/go --mount=type=cache,target=/root/.cache --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
-	go build -trimpath -buildvcs=false -o /out/hello .
+	go build -buildvcs=false -o /out/hello .
 FROM scratch
 COPY --from=build /out/ /bin/
 COPY --from=build /src/go.sum /
