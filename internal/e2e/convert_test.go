@@ -246,14 +246,30 @@ func convertsDebian(t *testing.T, w *world, _ api.Kind) {
 	})
 }
 
-// convertKilled kills berthd while a machine reads a disk: it leaves no machine, no
-// instance and no image.
+// convertKilled ends a conversion while a machine reads a disk, by Ctrl-C and by killing
+// berthd: neither leaves a machine, an instance or an image.
 func convertKilled(t *testing.T, w *world, _ api.Kind) {
 	w.Berth(t, "image", "convert", "-q", "--size", "256m", "base", "disk/base")
 	w.later(t, "image", "rm", "disk/base")
-	asked := make(chan testenv.Result, 1)
-	go func() { asked <- w.Try(t.Context(), "image", "convert", "-q", "disk/base", "made") }()
-	var machine string
+	pid := filepath.Join(testenv.Dir(t), "pid")
+	asked, machine := beginConversion(t, w, "echo $$ >"+pid)
+	testenv.Shell(t, w.Machine, "kill -INT $(cat "+pid+")")
+	conversionLeavesNothing(t, w, asked, machine)
+	asked, machine = beginConversion(t, w, "true")
+	w.Kill(t)
+	result := <-asked
+	asked <- result
+	w.Start(t)
+	conversionLeavesNothing(t, w, asked, machine)
+}
+
+// beginConversion converts a disk, after a command of the shell that becomes the client,
+// and returns once a machine reads it.
+func beginConversion(t *testing.T, w *world, first string) (asked chan testenv.Result, machine string) {
+	t.Helper()
+	asked = make(chan testenv.Result, 1)
+	line := first + "; BERTH_HOST=unix://" + w.Socket() + " exec " + w.Machine.Programs() + "/berth image convert -q disk/base made"
+	go func() { asked <- w.Machine.Do(t.Context(), testenv.Command{Argv: []string{"sh", "-c", line}}) }()
 	testenv.Eventually(t, time.Minute, func() error {
 		pids := w.PIDs(t, "qemu-system-x86_64")
 		if len(pids) == 0 {
@@ -262,11 +278,14 @@ func convertKilled(t *testing.T, w *world, _ api.Kind) {
 		machine = pids[0]
 		return nil
 	})
-	w.Kill(t)
+	return asked, machine
+}
+
+func conversionLeavesNothing(t *testing.T, w *world, asked <-chan testenv.Result, machine string) {
+	t.Helper()
 	if r := <-asked; r.Exit == 0 {
 		t.Errorf("it has made an image: %s", r)
 	}
-	w.Start(t)
 	testenv.Eventually(t, time.Minute, func() error {
 		if left := w.Berth(t, "ps", "-a", "--format", "{{.Names}}"); left != "" {
 			return errors.New("there is " + left)
@@ -286,10 +305,27 @@ func convertRefused(t *testing.T, w *world, _ api.Kind) {
 	convert := func(args ...string) testenv.Result {
 		return w.Try(t.Context(), append([]string{"image", "convert", "-q"}, args...)...)
 	}
+	strangeDisks(t, w, convert)
 	refused(t, "no root", convert("disk/sector", "made"), 1, "disk/sector", "no root filesystem")
 	refused(t, "a disk of a disk", convert("--to", "disk", "disk/sector", "made"), 1, "disk/sector", "is a disk already")
 	refused(t, "a size", convert("--size", "1g", "disk/sector", "made"), 1, "disk/sector", "--size")
 	refused(t, "no image", convert("nothere", "made"), 1, "nothere")
 	refused(t, "a bad name", convert("disk/sector", "UPPER"), 1, "UPPER")
 	refused(t, "nothing was made", w.Try(t.Context(), "image", "inspect", "made"), 1, "made")
+}
+
+// strangeDisks are disks that no root filesystem is read from: each says why.
+func strangeDisks(t *testing.T, w *world, convert func(...string) testenv.Result) {
+	dir := testenv.Dir(t)
+	testenv.Shell(t, w.Machine, "set -e; cd "+dir+`
+		truncate -s 16m lvm torn data dirty; printf LABELONE | dd of=lvm bs=512 seek=1 conv=notrunc status=none
+		printf '\123\357' | dd of=torn bs=1 seek=1080 conv=notrunc status=none
+		mkfs.ext4 -q -F data; mkfs.ext4 -q -F dirty; debugfs -w -R 'feature needs_recovery' dirty 2>/dev/null`)
+	for name, word := range map[string]string{
+		"lvm": "LVM", "torn": "cannot be read", "data": "neither an init", "dirty": "was not unmounted",
+	} {
+		w.Berth(t, "image", "import", "--format", "raw", filepath.Join(dir, name), "disk/"+name)
+		w.later(t, "image", "rm", "disk/"+name)
+		refused(t, name, convert("disk/"+name, "made"), 1, "disk/"+name, word)
+	}
 }
