@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/platforms"
 	"github.com/google/go-cmp/cmp"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthcloud/berth/api"
 )
@@ -16,7 +17,12 @@ func FuzzDocuments(f *testing.F) {
 	f.Add([]byte(`{"os":"linux","config":{"User":"0:0","Volumes":{"/v":{}},"Env":["A=b"]},"rootfs":{"type":"layers","diff_ids":[]}}`))
 	f.Add([]byte(`{"schemaVersion":2,"config":{"digest":"sha256:x"},"layers":[{"size":-1}]}`))
 	f.Add([]byte(`{"manifests":[{"digest":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","platform":{"os":"linux","architecture":"amd64"}}]}`))
+	f.Add([]byte(`{"architecture":"amd64","firmware":"bios","format":"raw","virtual_size":1048576,"config":{"Cmd":["sh"]}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		const size = 1 << 20
+		if c, err := parseDiskConfig(b, []ocispec.Descriptor{{MediaType: diskRawType, Size: size}}); err == nil && (c.VirtualSize != size || !architectures[c.Architecture]) {
+			t.Errorf("a disk of %d bytes for %q", c.VirtualSize, c.Architecture)
+		}
 		if doc, err := parseConfig(b); err == nil {
 			c := doc.api()
 			for _, v := range c.Volumes {

@@ -35,3 +35,23 @@ func TestProbe(t *testing.T) {
 		}
 	}
 }
+
+// FuzzDisk reads whatever a disk begins with.
+func FuzzDisk(f *testing.F) {
+	f.Add([]byte("XFSB"))
+	f.Add(append(make([]byte, 512), "EFI PART\x00\x00\x01\x00\x5c\x00\x00\x00"...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "device")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := probe(path); err != nil {
+			t.Error(err)
+		}
+		for number := range gptTypes(path) {
+			if number < 1 {
+				t.Errorf("there is a partition %d", number)
+			}
+		}
+	})
+}
