@@ -185,10 +185,14 @@ RUN ls -d /cache /ctx /tools /mem /run/secrets /t >/left 2>/dev/null || true
 `})
 	secret := "id=token,src=" + filepath.Join(dir, "token")
 	w.build(t, in(kind, "-t", "made", "--secret", secret, dir)...)
-	w.build(t, in(kind, "-t", "made", "--secret", secret, "--build-arg", "N=2", dir)...)
+	counted := "1\n"
+	if kind == api.Container { // "build in VMs, apart" looks at what VMs leave in cache mounts
+		w.build(t, in(kind, "-t", "made", "--secret", secret, "--build-arg", "N=2", dir)...)
+		counted += "2\n"
+	}
 	w.later(t, "image", "rm", "made")
 	expect(t, "mounts", w.Try(t.Context(), "run", "--rm", "made", "cat", "/counted", "/read", "/left"), 0,
-		"1\n2\ndeeper\n1\n2\nfrom the context\ntool\ndeeper\n0:0\n33:33\ndeeper\n5:400\n6\n")
+		counted+"deeper\n"+counted+"from the context\ntool\ndeeper\n0:0\n33:33\ndeeper\n5:400\n6\n")
 }
 
 // buildCompressed has layers of each compression, which become images all the same.
