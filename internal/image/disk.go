@@ -131,15 +131,16 @@ func (s *Store) describeDisk(ctx context.Context, img *api.Image, m *ocispec.Man
 	if err != nil {
 		return err
 	}
-	for _, l := range m.Layers {
-		info, err := s.content.Info(ctx, l.Digest)
-		if err != nil {
-			return err
-		}
-		img.Size += s.allocated(info)
-		if d := digest.Digest(info.Labels[diskRefLabel]); d != "" && s.hasDisk(ctx, d) {
-			img.Size += s.allocated(content.Info{Digest: d, Size: c.VirtualSize})
-		}
+	first, err := s.content.Info(ctx, m.Layers[0].Digest) // the disk, or the index
+	if err != nil {
+		return err
+	}
+	img.Size += s.allocated(first)
+	for _, l := range m.Layers[1:] {
+		img.Size += l.Size
+	}
+	if d := digest.Digest(first.Labels[diskRefLabel]); d != "" && s.hasDisk(ctx, d) {
+		img.Size += s.allocated(content.Info{Digest: d, Size: c.VirtualSize})
 	}
 	img.Platform = "linux/" + c.Architecture
 	if c.Created != nil {
