@@ -67,6 +67,9 @@ func ownKernel(tree *os.Root, has func(string) bool) (kernel, initrd string) {
 	slices.Reverse(names)
 	for _, name := range names {
 		release := strings.TrimPrefix(path.Base(name), "vmlinuz-")
+		if !validRelease.MatchString(release) {
+			continue // GRUB's configuration has room for no other
+		}
 		for _, initrd := range []string{"boot/initrd.img-" + release, "boot/initramfs-" + release + ".img", "boot/initrd-" + release} {
 			if has(initrd) {
 				return "/" + name, "/" + initrd

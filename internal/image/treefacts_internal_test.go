@@ -22,6 +22,7 @@ func TestLookAt(t *testing.T) {
 		"only a shell":  {map[string]string{"bin/sh": "x"}, treeFacts{files: 3}},
 		"Debian":        {map[string]string{"usr/lib/systemd/systemd": "x", "vmlinuz": "-> boot/vmlinuz-2", "initrd.img": "-> boot/initrd.img-2"}, treeFacts{init: "/usr/lib/systemd/systemd", systemd: true, boots: true, kernel: "/vmlinuz", initrd: "/initrd.img", files: 7}},
 		"the newest":    {map[string]string{"boot/vmlinuz-1": "", "boot/initrd.img-1": "", "boot/vmlinuz-2": "", "boot/initramfs-2.img": "", "boot/vmlinuz-3": ""}, treeFacts{kernel: "/boot/vmlinuz-2", initrd: "/boot/initramfs-2.img", files: 7}},
+		"an odd name":   {map[string]string{"boot/vmlinuz-1\n}": "", "boot/initrd.img-1\n}": ""}, treeFacts{files: 4}},
 		"a table":       {map[string]string{"etc/fstab": "# / comment\nUUID=1 / ext4 ro 0 1\n"}, treeFacts{fstab: true, files: 3}},
 		"a comment":     {map[string]string{"etc/fstab": "# / comment\n"}, treeFacts{files: 3}},
 		"a way outside": {map[string]string{"etc/fstab": "-> " + outside}, treeFacts{files: 3}},
