@@ -170,6 +170,9 @@ func addNamed(opt *bkclient.SolveOpt, name, from string) error {
 		opt.FrontendAttrs["context:"+name] = from
 		return nil
 	}
+	if strings.HasPrefix(from, "oci-layout://") {
+		return errors.New("an image layout cannot be a context; read it with berth image load and name the image, as in docker-image://NAME")
+	}
 	opt.FrontendAttrs["context:"+name] = "local:" + name
 	return show(opt, name, from)
 }
