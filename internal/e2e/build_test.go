@@ -24,7 +24,7 @@ var buildScenarios = []scenario{
 	{"build inputs", localOnly, nil, buildInputs},
 	{"build network", localOnly, both, buildNetwork},
 	{"build cache", localOnly, nil, buildCache},
-	{"build refused", localOnly, nil, buildRefused},
+	{"build refused", localOnly, both, buildRefused},
 	{"build check", localOnly, nil, buildCheck},
 	{"build corpus", localOnly, nil, buildCorpus},
 	{"build sources", localOnly, nil, buildSources},
@@ -249,11 +249,11 @@ func buildCache(t *testing.T, w *world, _ api.Kind) {
 	}
 }
 
-func buildRefused(t *testing.T, w *world, _ api.Kind) {
+func buildRefused(t *testing.T, w *world, kind api.Kind) {
 	fails := func(what, dockerfile string, words ...string) {
 		t.Helper()
 		dir := buildContext(t, map[string]string{"Dockerfile": dockerfile})
-		r := w.Try(t.Context(), "build", "-t", "made", "--progress", "plain", dir)
+		r := w.Try(t.Context(), append([]string{"build", "-t", "made", "--progress", "plain"}, in(kind, dir)...)...)
 		if r.Exit != 1 {
 			t.Errorf("%s: %s", what, r)
 		}
@@ -262,6 +262,7 @@ func buildRefused(t *testing.T, w *world, _ api.Kind) {
 	fails("a syntax error", "FROM base\nRUNN true\n", ">>> RUNN true", "berth: build: Dockerfile:2:1: unknown instruction: RUNN")
 	fails("a step that fails", "FROM base\nRUN echo why; exit 3\n", ">>> RUN echo why; exit 3", "exit code: 3", "why")
 	fails("a program that is not there", "FROM base\nRUN [\"/nothing\"]\n", ">>> RUN [\"/nothing\"]")
+	fails("rights over the host", "FROM base\nRUN --security=insecure true\n", "insecure")
 	fails("a file that is not there", "FROM base\nCOPY nothing /\n", ">>> COPY nothing /", "not found")
 	refused(t, "no context", w.Try(t.Context(), "build", "/nothing"), 125, "/nothing")
 	refused(t, "no Dockerfile", w.Try(t.Context(), "build", testenv.Dir(t)), 125, "Dockerfile", "-f")
