@@ -267,7 +267,7 @@ func buildRefused(t *testing.T, w *world, kind api.Kind) {
 	refused(t, "no context", w.Try(t.Context(), "build", "/nothing"), 125, "/nothing")
 	refused(t, "no Dockerfile", w.Try(t.Context(), "build", testenv.Dir(t)), 125, "Dockerfile", "-f")
 	refused(t, "no network", w.Try(t.Context(), "build", "--network", "web", testenv.Dir(t)), 125, "--network web")
-	refused(t, "a layout as a context", w.Try(t.Context(), "build", "--build-context", "x=oci-layout:///tmp", testenv.Dir(t)), 125, "--build-context x", "docker-image://")
+	refused(t, "a layout as a context", w.Try(t.Context(), "build", "--build-context", "x=oci-layout:///tmp", buildContext(t, map[string]string{"Dockerfile": "FROM base\n"})), 125, "--build-context x", "docker-image://")
 	refused(t, "no image was made", w.Try(t.Context(), "image", "inspect", "made"), 1, "made")
 }
 
