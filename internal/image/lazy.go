@@ -191,7 +191,7 @@ func (p *puller) arrive(ctx context.Context, desc ocispec.Descriptor, m *ocispec
 	why := "its layers have no table of contents that its manifest tells of (eStargz)"
 	for i, l := range m.Layers {
 		if _, err := p.s.content.Info(ctx, l.Digest); err == nil || p.s.arriving(l.Digest) != nil {
-			why = "all else of it is here"
+			why = "its layers are here"
 			continue
 		}
 		toc := digest.Digest(l.Annotations[lazy.TOCAnnotation])
