@@ -64,14 +64,14 @@ func buildSources(t *testing.T, w *world, _ api.Kind) {
 // from there.
 func buildCacheElsewhere(t *testing.T, w *world, _ api.Kind) {
 	const registry = "127.0.0.1:18002"
-	dir := buildContext(t, map[string]string{"rights": "anyone localhost/* pull,push\n", "Dockerfile": "FROM base\nRUN date >/x\nRUN cat /x >/y\n"})
+	dir := buildContext(t, map[string]string{"rights": "anyone localhost/* pull,push\n", "Dockerfile": "FROM base\nRUN echo ran && date >/x\nRUN echo ran && cat /x >/y\n"})
 	testenv.NewDaemon(t, w.Machine, "--registry", registry, "--registry-rights", filepath.Join(dir, "rights"))
 	taken := func(what, from string) {
 		t.Helper()
 		w.Berth(t, "builder", "prune", "-f")
 		again := w.build(t, "-t", "made", "--cache-from", from, dir)
 		w.later(t, "image", "rm", "-f", "made")
-		if strings.Count(again, "CACHED") != 2 {
+		if strings.Contains(again, " ran\n") { // what is fetched is not always called CACHED
 			t.Errorf("%s: the steps are made again:\n%s", what, again)
 		}
 		expect(t, what, w.Try(t.Context(), "run", "--rm", "made", "cmp", "/x", "/y"), 0, "")
