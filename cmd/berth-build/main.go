@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -29,6 +31,7 @@ const (
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
+	log.SetOutput(io.Discard) // libraries tell there of connections that end with a build
 	var b client.Build
 	if len(args) != 1 || json.Unmarshal([]byte(args[0]), &b) != nil {
 		fmt.Fprintln(os.Stderr, "berth-build: it is a part of 'berth build'; call that")
