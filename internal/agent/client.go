@@ -70,9 +70,9 @@ func (c *Client) Close() error {
 	return err
 }
 
-// Settle returns once the agent has read all that was sent. Where the line does not
-// show the guest that a host has gone, it belongs before a Close: half a frame would
-// swallow the next host's greeting.
+// Settle returns once the agent has read all that was sent. It belongs before a Close: the
+// guest may not see that a host has gone, and half a frame would swallow the next host's
+// greeting.
 func (c *Client) Settle(ctx context.Context) error {
 	_, err := c.ask(ctx, Request{Op: OpPing})
 	return err

@@ -3,6 +3,7 @@ package guest
 import (
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,7 +46,7 @@ func (l *hostLine) await() {
 	}
 }
 
-// Read reads what the host sends; io.EOF means that it has gone.
+// Read reads what the host sends; io.EOF means that it has gone, and no other has come.
 func (l *hostLine) Read(p []byte) (int, error) {
 	for {
 		n, err := unix.Read(l.port, p)
@@ -54,10 +55,33 @@ func (l *hostLine) Read(p []byte) (int, error) {
 		case err != nil:
 			return 0, os.NewSyscallError("read", err)
 		case n == 0:
-			return 0, io.EOF
+			if !l.back() {
+				return 0, io.EOF
+			}
 		default:
 			return n, nil
 		}
+	}
+}
+
+// backWithin is how soon the next host comes that has followed another at once.
+const backWithin = time.Second
+
+// back reports whether a host is connected after all: where one follows another, the
+// kernel may tell that the first has gone behind what the second has sent already, which
+// would end a call that has just begun.
+func (l *hostLine) back() bool {
+	events := make([]unix.PollFd, 1)
+	for until := time.Now().Add(backWithin); ; {
+		events[0] = unix.PollFd{Fd: int32(l.port)}
+		if _, err := unix.Poll(events, 0); err == nil && events[0].Revents&unix.POLLHUP == 0 {
+			return true
+		}
+		left := time.Until(until)
+		if left <= 0 {
+			return false
+		}
+		_, _ = unix.EpollWait(l.epoll, make([]unix.EpollEvent, 1), int(left.Milliseconds())+1)
 	}
 }
 

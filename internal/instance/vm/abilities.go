@@ -49,11 +49,18 @@ func (h *handle) release(client *agent.Client) {
 		return // replaced after a failure
 	}
 	if h.users--; h.users == 0 {
-		if h.run.Machine.Virtualization == api.VirtFull {
-			ctx, cancel := context.WithTimeout(context.Background(), signalTimeout)
-			_ = client.Settle(ctx) // a guest that does not answer has the next greeting's retry
-			cancel()
-		}
+		go h.leave(client)
+	}
+}
+
+// leave closes a client, unless another call takes it meanwhile.
+func (h *handle) leave(client *agent.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), signalTimeout)
+	defer cancel()
+	_ = client.Settle(ctx) // a guest that does not answer has the next greeting's retry
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.client == client && h.users == 0 {
 		client.Close()
 		h.client = nil
 	}
