@@ -147,7 +147,7 @@ func assemble(ctx context.Context, c build.Config, daemon build.Daemon, u *undo.
 		return nil, nil, err
 	}
 	workers := &worker.Controller{}
-	if err := workers.Add(exportWorker{w, imageMaker{daemon: daemon, dir: c.Tmp()}}); err != nil {
+	if err := workers.Add(ownWorker{w, imageMaker{daemon: daemon, dir: c.Tmp()}}); err != nil {
 		return nil, nil, err
 	}
 	ends, err := frontends(workers.Infos())
