@@ -272,7 +272,14 @@ func (p *puller) fetchOnce(ctx context.Context, desc ocispec.Descriptor) (int64,
 	}
 	n := int64(0)
 	if st.Offset < desc.Size {
-		if n, err = p.download(ctx, w, desc, st.Offset); err != nil {
+		n, err = p.download(ctx, w, desc, st.Offset)
+		if st.Offset > 0 && refusesRange(err) {
+			if err := w.Truncate(0); err != nil {
+				return 0, err
+			}
+			n, err = p.download(ctx, w, desc, 0)
+		}
+		if err != nil {
 			return n, err
 		}
 	}
@@ -285,6 +292,13 @@ func (p *puller) fetchOnce(ctx context.Context, desc ocispec.Descriptor) (int64,
 		return n, err
 	}
 	return n, nil
+}
+
+// refusesRange reports whether a registry does not send a blob from where it broke off: some
+// know no range without an end.
+func refusesRange(err error) bool {
+	var status remoteerrors.ErrUnexpectedStatus
+	return errors.As(err, &status) && status.StatusCode == http.StatusRequestedRangeNotSatisfiable
 }
 
 // download appends the blob's bytes from offset on to w.

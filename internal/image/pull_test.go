@@ -194,6 +194,36 @@ func TestSixtyLayers(t *testing.T) {
 	}
 }
 
+// TestPullWithoutRanges has a connection break off, with a registry that knows no range
+// without an end: the blob comes anew.
+func TestPullWithoutRanges(t *testing.T) {
+	layerTar := rootfs(t, "f", strings.Repeat("0123456789abcdef", 1<<16))
+	digest := digestOf(layerTar)
+	var requests, refused atomic.Int64
+	host := newRegistry(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/blobs/"+digest) {
+				if requests.Add(1) == 1 {
+					_, _ = w.Write(layerTar[:len(layerTar)/2])
+					panic(http.ErrAbortHandler)
+				}
+				if strings.HasSuffix(r.Header.Get("Range"), "-") {
+					refused.Add(1)
+				}
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	push(t, host, "app", layerTar)
+	s := openAt(t, t.TempDir(), image.Options{})
+	if _, err := s.Pull(t.Context(), host+"/app", image.PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if refused.Load() == 0 {
+		t.Error("no range was asked for")
+	}
+}
+
 // TestPullResumes breaks the connection in the middle of a layer. The next
 // pull, with a store that was closed and opened in between, asks for the rest
 // only.
