@@ -25,6 +25,7 @@ func TestFakes(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("the storage below the fakes mounts layers, which needs root")
 	}
+	t.Parallel()
 	testenv.Check(t)
 	here := testenv.Here(t)
 	d := &testenv.Daemon{Machine: here, Dir: here.Temp()}

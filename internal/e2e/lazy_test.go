@@ -49,6 +49,7 @@ func servers(t *testing.T, w *world) (pids []string) {
 // TestLazy runs instances of both kinds from an image that has not arrived, through
 // crashes of who serves it and of berthd, and when it has arrived.
 func TestLazy(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("a daemon needs root")
 	}

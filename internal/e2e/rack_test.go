@@ -141,6 +141,7 @@ func TestRack(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots VMs")
 	}
+	t.Parallel()
 	testenv.Check(t)
 	files := map[string]string{machineTar: testenv.MachineArchive(t, "systemd-sysv")}
 	names := map[string]string{}

@@ -17,6 +17,7 @@ func TestRackUser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a VM")
 	}
+	t.Parallel()
 	testenv.Check(t)
 	files := map[string]string{"berthd-user.service": filepath.Join(testenv.Repository(t), "packaging/berthd-user.service")}
 	for _, file := range archives(t) {

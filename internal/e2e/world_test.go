@@ -254,6 +254,7 @@ func TestLocal(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots VMs")
 	}
+	t.Parallel()
 	testenv.Check(t)
 	files := archives(t, kernel{"cloud", ""}, kernel{"standard", ""}, kernel{"cloud", "arm64"})
 	testenv.ForeignAgent(t, "arm64")
