@@ -26,7 +26,7 @@ func TestFakes(t *testing.T) {
 		t.Skip("the storage below the fakes mounts layers, which needs root")
 	}
 	t.Parallel()
-	testenv.Check(t)
+	testenv.CheckOwn(t)
 	here := testenv.Here(t)
 	d := &testenv.Daemon{Machine: here, Dir: here.Temp()}
 	serveFakes(t, d)

@@ -63,7 +63,7 @@ func TestLazy(t *testing.T) {
 }
 
 func lazyInstance(t *testing.T, kind api.Kind) {
-	testenv.Check(t)
+	testenv.CheckOwn(t)
 	r := lazytest.New(t)
 	name, size := lazyImage(t, r)
 	w := &world{Daemon: testenv.NewDaemon(t, testenv.Here(t)), place: local}

@@ -142,7 +142,7 @@ func TestRack(t *testing.T) {
 		t.Skip("boots VMs")
 	}
 	t.Parallel()
-	testenv.Check(t)
+	testenv.CheckOwn(t)
 	files := map[string]string{machineTar: testenv.MachineArchive(t, "systemd-sysv")}
 	names := map[string]string{}
 	for name, file := range archives(t, kernel{"cloud", ""}) {

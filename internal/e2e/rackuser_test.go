@@ -18,7 +18,7 @@ func TestRackUser(t *testing.T) {
 		t.Skip("boots a VM")
 	}
 	t.Parallel()
-	testenv.Check(t)
+	testenv.CheckOwn(t)
 	files := map[string]string{"berthd-user.service": filepath.Join(testenv.Repository(t), "packaging/berthd-user.service")}
 	for _, file := range archives(t) {
 		files["base.tar"] = file

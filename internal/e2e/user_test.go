@@ -27,7 +27,7 @@ func TestUser(t *testing.T) {
 		t.Skip("takes half a minute")
 	}
 	t.Parallel()
-	testenv.Check(t)
+	testenv.CheckOwn(t)
 	machine := testenv.NewUserLocal(t)
 	machine.User.Delegate(t)
 	w := &world{Daemon: testenv.NewDaemon(t, machine), place: user}

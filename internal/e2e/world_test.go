@@ -255,7 +255,7 @@ func TestLocal(t *testing.T) {
 		t.Skip("boots VMs")
 	}
 	t.Parallel()
-	testenv.Check(t)
+	testenv.CheckOwn(t)
 	files := archives(t, kernel{"cloud", ""}, kernel{"standard", ""}, kernel{"cloud", "arm64"})
 	testenv.ForeignAgent(t, "arm64")
 	w := &world{Daemon: testenv.NewDaemon(t, testenv.NewLocal(t)), place: local}

@@ -26,8 +26,19 @@ const leakGrace = 5 * time.Second
 //		…
 func Check(t testing.TB) {
 	t.Helper()
+	check(t, scope{owns: owns(t), token: Token(t)})
+}
+
+// CheckOwn is Check for a test that runs in parallel with others: it looks at what bears
+// the test's name, and leaves the process they share to Main.
+func CheckOwn(t testing.TB) {
+	t.Helper()
+	check(t, scope{owns: owns(t), token: Token(t), shared: true})
+}
+
+func check(t testing.TB, scope scope) {
+	t.Helper()
 	mark()
-	scope := scope{owns: owns(t), token: Token(t)}
 	before := scope.take()
 	t.Cleanup(func() {
 		for _, leak := range scope.settle(before) {
@@ -58,8 +69,9 @@ func Main(m *testing.M) int {
 
 // scope tells what is the test's own.
 type scope struct {
-	owns  func(text string) bool // names a directory of the test
-	token string                 // part of the names it gives; "" in Main
+	owns   func(text string) bool // names a directory of the test
+	token  string                 // part of the names it gives; "" in Main
+	shared bool                   // others run in this process
 }
 
 // residue is what exists at one moment: a key that is unique on the machine,
@@ -84,8 +96,10 @@ func (s scope) settle(before residue) []string {
 // take looks at everything. What cannot be read is not there.
 func (s scope) take() residue {
 	r := residue{}
-	s.goroutines(r)
-	s.files(r)
+	if !s.shared {
+		s.goroutines(r)
+		s.files(r)
+	}
 	s.processes(r)
 	s.mounts(r)
 	s.loops(r)

@@ -61,7 +61,8 @@ func (s scope) processes(r residue) {
 		if p.state == "Z" && p.ppid != os.Getpid() {
 			continue // it has ended; that its new parent is slow to reap it is not the test's doing
 		}
-		if pid != os.Getpid() && (descends(all, pid, os.Getpid()) || s.owns(p.command) || marked(pid)) {
+		ours := s.owns(p.command) || !s.shared && (descends(all, pid, os.Getpid()) || marked(pid))
+		if pid != os.Getpid() && ours {
 			r[fmt.Sprintf("process %d %s", pid, p.started)] =
 				fmt.Sprintf("process %d (state %s, parent %d): %s", pid, p.state, p.ppid, p.command)
 		}
