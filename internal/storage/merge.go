@@ -5,7 +5,6 @@ import (
 	"errors"
 	iofs "io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	goerofs "github.com/erofs/go-erofs"
@@ -45,26 +44,13 @@ func (p *unpacker) makeRoom(name, path string, info iofs.FileInfo, st *goerofs.S
 	if missing {
 		return false, nil
 	}
-	if !old.IsDir() || !info.IsDir() {
+	// A directory that hides what was there is made anew, as it was in the guest: so an
+	// overlay in dir has it hide what is below as well, and need not hide each entry.
+	if !old.IsDir() || !info.IsDir() || opaque {
 		return false, os.RemoveAll(path)
 	}
-	if opaque {
-		err = empty(path)
-	}
-	if err == nil {
-		err = dropAttributes(path, st)
-	}
 	p.finishDir(path, st)
-	return true, err
-}
-
-// empty removes what is in a directory.
-func empty(dir string) error {
-	list, err := os.ReadDir(dir)
-	for _, e := range list {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
-	}
-	return err
+	return true, dropAttributes(path, st)
 }
 
 // dropAttributes removes the attributes of a directory that the layer's has not, of those
