@@ -116,7 +116,7 @@ func (s *Service) sweep(ctx context.Context) error {
 		return nil
 	}
 	// A builder whose daemon was killed is about to end its steps itself.
-	lock, err := Lock(s.Config)
+	lock, err := LockSteps(s.Config)
 	if err != nil {
 		return err
 	}
@@ -137,9 +137,15 @@ func (s *Service) sweep(ctx context.Context) error {
 }
 
 // Lock is held by a builder as long as it lives. It waits for that of another, which
-// ends soon after its daemon has.
-func Lock(c Config) (io.Closer, error) {
-	f, err := os.OpenFile(filepath.Join(c.Root, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+// ends when its daemon has and its cache is on the disk.
+func Lock(c Config) (io.Closer, error) { return lock(filepath.Join(c.Root, "lock")) }
+
+// LockSteps is held by a builder as long as it may have steps. It waits for that of
+// another, which ends them soon after its daemon has: not as long as the disk takes.
+func LockSteps(c Config) (io.Closer, error) { return lock(filepath.Join(c.Root, "steps.lock")) }
+
+func lock(path string) (io.Closer, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}

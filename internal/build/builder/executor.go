@@ -55,6 +55,11 @@ type running struct {
 // newExecutor returns an executor. Its keeper belongs to this builder, because what
 // steps mount is in this builder's mount namespace.
 func newExecutor(ctx context.Context, c build.Config, daemon build.Daemon, snapshots *snapshotter, u *undo.Stack) (*runner, error) {
+	lock, err := build.LockSteps(c)
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func(context.Context) error { return lock.Close() })
 	keep := keeper.New(keeper.Config{Run: c.Run, Binary: filepath.Join(c.Bin, "berth-keeper")})
 	u.Add(func(ctx context.Context) error {
 		if err := keep.Shutdown(ctx); err != nil && !api.IsKind(err, api.Unavailable) {
