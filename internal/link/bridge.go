@@ -64,7 +64,7 @@ func EnsureBridge(b Bridge) error {
 
 // onlyAddress gives l the IPv4 address and takes away all others.
 func onlyAddress(l netlink.Link, want netip.Prefix) error {
-	have, err := netlink.AddrList(l, netlink.FAMILY_V4)
+	have, err := Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_V4) })
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func Ports(bridge string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bridge %s: %w", bridge, err)
 	}
-	links, err := netlink.LinkList()
+	links, err := Whole(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/berthcloud/berth/api"
+	"github.com/berthcloud/berth/internal/link"
 )
 
 // DefaultName is the bridge of the daemon that a host usually has one of.
@@ -82,7 +83,7 @@ func usedSubnets(bridge string) ([]netip.Prefix, error) {
 			used = append(used, netip.PrefixFrom(a.Unmap(), ones).Masked())
 		}
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := link.Whole(listRoutes)
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -92,7 +93,7 @@ func usedSubnets(bridge string) ([]netip.Prefix, error) {
 		}
 	}
 	// An address of an interface that is down has no route yet.
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := link.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -104,6 +105,8 @@ func usedSubnets(bridge string) ([]netip.Prefix, error) {
 	return used, nil
 }
 
+func listRoutes() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) }
+
 // maxMTU is what a network has unless the way out is narrower.
 const maxMTU = 1500
 
@@ -111,7 +114,7 @@ const maxMTU = 1500
 // maxMTU: an overlay or a tunnel below the host must not have to fragment.
 func uplinkMTU() int {
 	mtu := maxMTU
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := link.Whole(listRoutes)
 	if err != nil {
 		return mtu
 	}
