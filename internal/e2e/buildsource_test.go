@@ -35,15 +35,15 @@ func (w *world) serve(t *testing.T, port, command string) {
 // buildSources takes context and files from servers.
 func buildSources(t *testing.T, w *world, _ api.Kind) {
 	dir := buildContext(t, map[string]string{
-		"work/sub/Dockerfile": "FROM base\nCOPY file /\nADD --checksum=sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03 http://127.0.0.1:18001/hello /\n",
-		"work/sub/file":       "of git\n",
-		"www/hello":           "hello\n",
-		"www/Dockerfile":      "FROM base\nCOPY --from=more /sub/file /more\nRUN echo http >/file\n",
-		"www/wrong":           "FROM base\nADD --checksum=sha256:0000b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03 http://127.0.0.1:18001/hello /\n",
+		"checkout/sub/Dockerfile": "FROM base\nCOPY file /\nADD --checksum=sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03 http://127.0.0.1:18001/hello /\n",
+		"checkout/sub/file":       "of git\n",
+		"www/hello":               "hello\n",
+		"www/Dockerfile":          "FROM base\nCOPY --from=more /sub/file /more\nRUN echo http >/file\n",
+		"www/wrong":               "FROM base\nADD --checksum=sha256:0000b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03 http://127.0.0.1:18001/hello /\n",
 	})
-	git := "git -C " + dir + "/work -c user.name=a -c user.email=a@example.com -c init.defaultBranch=main "
-	testenv.Shell(t, w.Machine, git+"init -q && "+git+"add . && "+git+"commit -qm one && git clone -q --bare "+dir+"/work "+dir+"/repo.git")
-	testenv.Shell(t, w.Machine, "tar -C "+dir+"/work/sub -czf "+dir+"/www/context.tar.gz .")
+	git := "git -C " + dir + "/checkout -c user.name=a -c user.email=a@example.com -c init.defaultBranch=main "
+	testenv.Shell(t, w.Machine, git+"init -q && "+git+"add . && "+git+"commit -qm one && git clone -q --bare "+dir+"/checkout "+dir+"/repo.git")
+	testenv.Shell(t, w.Machine, "tar -C "+dir+"/checkout/sub -czf "+dir+"/www/context.tar.gz .")
 	w.serve(t, "18000", "exec "+testenv.Shell(t, w.Machine, "git --exec-path")+"/git-daemon --reuseaddr --export-all --listen=127.0.0.1 --port=18000 --base-path="+dir)
 	w.serve(t, "18001", "exec busybox httpd -f -p 127.0.0.1:18001 -h "+dir+"/www")
 	const repository = "git://127.0.0.1:18000/repo.git#main"

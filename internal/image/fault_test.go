@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -41,22 +42,7 @@ func TestKilledImport(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			cmd := worker(root, "import", "")
-			in, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			// A pipe holds 64 KiB: when the write returns, nearly all was read.
-			if _, err := in.Write(archive[:at]); err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			wasKilled(t, cmd)
+			killWriting(t, worker(root, "import", ""), archive[:at])
 
 			s = openAt(t, root, image.Options{})
 			list, err := s.List(t.Context())
@@ -219,4 +205,24 @@ func TestStateIsPrivate(t *testing.T) {
 			t.Errorf("%s is %v, %v", name, info.Mode(), err)
 		}
 	}
+}
+
+// killWriting starts a worker and kills it when it has been given a part of its input.
+func killWriting(t *testing.T, cmd *exec.Cmd, part []byte) {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// A pipe holds 64 KiB: when the write returns, nearly all was read.
+	if _, err := in.Write(part); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	wasKilled(t, cmd)
 }

@@ -120,21 +120,7 @@ func TestKilledCommit(t *testing.T) {
 	for _, at := range []int{0, 600, len(archive) - 700} {
 		t.Run(fmt.Sprint(at), func(t *testing.T) {
 			root, base := storeWithImage(t)
-			cmd := worker(root, "commit", base)
-			in, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := in.Write(archive[:at]); err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			wasKilled(t, cmd)
+			killWriting(t, worker(root, "commit", base), archive[:at])
 			if _, names := isSound(t, root); len(names) != 1 {
 				t.Errorf("there are %v", names)
 			}

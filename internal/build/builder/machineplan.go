@@ -2,7 +2,6 @@ package builder
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -36,17 +35,10 @@ func (x *runner) prepareMachine(ctx context.Context, id string, root executor.Mo
 		return nil, errors.New("--network=host: a step in a VM cannot share the host's network; use default or none")
 	}
 	run, dir := filepath.Join(x.config.StepsDir(), id[:12]), filepath.Join(x.config.Tmp(), id[:12])
-	for _, d := range []string{run, dir} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			return nil, err
-		}
-		u.Add(func(context.Context) error { return os.RemoveAll(d) })
-	}
-	got, err := x.daemon.Begin(ctx, id, m.NetMode == pb.NetMode_UNSET)
+	got, err := x.begin(ctx, id, &m, u, run, dir)
 	if err != nil {
 		return nil, err
 	}
-	u.Add(func(ctx context.Context) error { return x.daemon.End(ctx, id) })
 	s := &machineStep{Prepared: planMachine(id, run, dir, x.config.Cgroup, &m, got, x.config.Host)}
 	for _, one := range mounts {
 		if err := x.mountMachine(ctx, s, one, u); err != nil {
@@ -56,11 +48,7 @@ func (x *runner) prepareMachine(ctx context.Context, id string, root executor.Mo
 	if err := x.rootMachine(ctx, s, root, mounts, &m, u); err != nil {
 		return nil, err
 	}
-	text, err := json.Marshal(s.Prepared)
-	if err != nil {
-		return nil, err
-	}
-	return s, os.WriteFile(filepath.Join(run, build.PreparedName), text, 0o600)
+	return s, record(s.Prepared)
 }
 
 // planMachine says what the VM of a step is, but for its filesystems. What the step runs

@@ -30,15 +30,10 @@ func (x *runner) prepare(ctx context.Context, id string, root executor.Mount, mo
 		return nil, err
 	}
 	dir := filepath.Join(x.config.StepsDir(), id[:12])
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, err
-	}
-	u.Add(func(context.Context) error { return os.RemoveAll(dir) })
-	got, err := x.daemon.Begin(ctx, id, m.NetMode == pb.NetMode_UNSET)
+	got, err := x.begin(ctx, id, &m, u, dir)
 	if err != nil {
 		return nil, err
 	}
-	u.Add(func(ctx context.Context) error { return x.daemon.End(ctx, id) })
 	p := plan(id, dir, x.config.Cgroup, &m, got)
 	p.Process.OpenStdin, p.Process.StdinOnce = process.Stdin != nil, process.Stdin != nil
 	if p.HostNet {
@@ -54,11 +49,31 @@ func (x *runner) prepare(ctx context.Context, id string, root executor.Mount, mo
 	if err := x.root(ctx, p, root, mounts, &m, u); err != nil {
 		return nil, err
 	}
+	return p, record(p)
+}
+
+// begin makes a step's directories and has the daemon reserve what it needs.
+func (x *runner) begin(ctx context.Context, id string, m *executor.Meta, u *undo.Stack, dirs ...string) (build.Step, error) {
+	for _, dir := range dirs {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return build.Step{}, err
+		}
+		u.Add(func(context.Context) error { return os.RemoveAll(dir) })
+	}
+	got, err := x.daemon.Begin(ctx, id, m.NetMode == pb.NetMode_UNSET)
+	if err == nil {
+		u.Add(func(ctx context.Context) error { return x.daemon.End(ctx, id) })
+	}
+	return got, err
+}
+
+// record writes down what a step is made from.
+func record(p *instance.Prepared) error {
 	text, err := json.Marshal(p)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return p, os.WriteFile(filepath.Join(dir, build.PreparedName), text, 0o600)
+	return os.WriteFile(filepath.Join(p.RunDir, build.PreparedName), text, 0o600)
 }
 
 // possible refuses what a step cannot have here.
