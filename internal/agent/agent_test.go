@@ -26,7 +26,7 @@ func connected(t *testing.T, handle func(*Call)) *Client {
 		defer close(served)
 		_ = server.Serve(guest)
 	}()
-	c, err := Connect(t.Context(), host)
+	c, err := Connect(t.Context(), once(host))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,6 +36,11 @@ func connected(t *testing.T, handle func(*Call)) *Client {
 		<-served
 	})
 	return c
+}
+
+// once dials a connection that is there.
+func once(conn net.Conn) func(context.Context) (Conn, error) {
+	return func(context.Context) (Conn, error) { return conn, nil }
 }
 
 func writer(w io.Writer) func([]byte) error {
@@ -60,6 +65,40 @@ func socketPair(t *testing.T) (host, guest net.Conn) {
 		t.Fatal(err)
 	}
 	return host, guest
+}
+
+// port is a guest's port as QEMU makes one: hosts come one after the other, of which the
+// guest hears nothing.
+func port(t *testing.T) (dial func(context.Context) (Conn, error), guest net.Conn) {
+	t.Helper()
+	l, err := net.Listen("unix", t.TempDir()+"/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, guest := socketPair(t)
+	var ends sync.WaitGroup
+	ends.Go(func() {
+		for {
+			host, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var back sync.WaitGroup
+			back.Go(func() { _, _ = io.Copy(host, line) })
+			_, _ = io.Copy(line, host)
+			_ = line.SetReadDeadline(time.Unix(1, 0))
+			back.Wait()
+			_ = line.SetReadDeadline(time.Time{})
+			host.Close()
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		line.Close()
+		guest.Close()
+		ends.Wait()
+	})
+	return func(context.Context) (Conn, error) { return net.Dial("unix", l.Addr().String()) }, guest
 }
 
 // echo answers exec: it copies input to output and error, and ends with 7.
@@ -203,10 +242,13 @@ func TestNewHostAfterHalfAFrame(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for a greeting to be repeated")
 	}
-	host, guest := socketPair(t)
-	defer guest.Close()
+	dial, guest := port(t)
 	server := NewServer(writer(guest), echo)
 	go server.Serve(guest)
+	host, err := dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := host.Write(hello([nonceSize]byte{1})); err != nil {
 		t.Fatal(err)
 	}
@@ -214,9 +256,10 @@ func TestNewHostAfterHalfAFrame(t *testing.T) {
 	if _, err := host.Write(half[:20000]); err != nil {
 		t.Fatal(err)
 	}
+	host.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c, err := Connect(ctx, host)
+	c, err := Connect(ctx, dial)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +287,7 @@ func TestPresence(t *testing.T) {
 		}
 		_ = NewServer(writer(guest), echo).Serve(guest)
 	}()
-	c, err := Connect(t.Context(), host)
+	c, err := Connect(t.Context(), once(host))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +303,7 @@ func TestSilentGuest(t *testing.T) {
 	defer guest.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	_, err := Connect(ctx, host)
+	_, err := Connect(ctx, once(host))
 	if !api.IsKind(err, api.Unavailable) || !strings.Contains(err.Error(), "does not answer") {
 		t.Errorf("err = %v", err)
 	}
@@ -307,7 +350,7 @@ func TestHostileGuest(t *testing.T) {
 				}
 				_, _ = io.Copy(io.Discard, in)
 			}()
-			c, err := Connect(t.Context(), host)
+			c, err := Connect(t.Context(), once(host))
 			if err != nil {
 				t.Fatal(err)
 			}

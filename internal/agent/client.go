@@ -20,9 +20,9 @@ const (
 	// answerTimeout bounds a call that the agent answers at once, and the
 	// writing of one frame.
 	answerTimeout = 10 * time.Second
-	// helloRetry is how long a greeting may go unanswered before it is
-	// repeated behind as many zeros as a frame can want.
-	helloRetry = 5 * time.Second
+	// helloPatience is how long the first greeting may go unanswered. Each further one
+	// has twice the time of the one before: the guest may be no more than slow.
+	helloPatience = 5 * time.Second
 	// maxForeign bounds what may come before the answer to a greeting: what
 	// the guest had written to a host that has gone.
 	maxForeign = 16 << 20
@@ -46,21 +46,42 @@ type Client struct {
 	done chan struct{} // closed when the reader has ended
 }
 
-// Connect greets the agent on conn, which the client then owns, and waits for
-// it until ctx ends: a guest that boots answers late.
-func Connect(ctx context.Context, conn Conn) (*Client, error) {
+// Connect greets the agent on a connection that dial makes, and waits for it until ctx
+// ends: a guest that boots answers late. dial is called again where a greeting goes
+// unanswered: QEMU 7.2 tells a port nothing of a host that leaves while the machine
+// stands still, and a guest that writes before the next one has come then waits until
+// that one has left as well (virtio-console.c, virtconsole_enable_backend and flush_buf).
+func Connect(ctx context.Context, dial func(context.Context) (Conn, error)) (*Client, error) {
+	var before []byte
+	for patience := helloPatience; ; patience *= 2 {
+		conn, err := dial(ctx)
+		if err != nil {
+			return nil, api.E("", api.Unavailable, "", err)
+		}
+		in := bufio.NewReaderSize(conn, 4096)
+		err = greet(ctx, conn, in, before, patience)
+		if err == nil {
+			return newClient(conn, in), nil
+		}
+		conn.Close()
+		switch {
+		case ctx.Err() != nil:
+			return nil, hung(ctx.Err())
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, api.E("", api.Unavailable, "", fmt.Errorf("the guest's agent is gone: %w", err))
+		}
+		// A host that left in the middle of a frame may have left the guest waiting for
+		// the rest of it. Zeros end any frame and begin none.
+		before = make([]byte, headerSize+maxPayload)
+	}
+}
+
+// newClient begins a conversation on a connection whose greeting was answered.
+func newClient(conn Conn, in *bufio.Reader) *Client {
 	c := &Client{conn: conn, buf: make([]byte, maxPayload), done: make(chan struct{})}
 	c.mux = newMux(c.write)
-	in := bufio.NewReaderSize(conn, 4096)
-	if err := c.greet(ctx, in); err != nil {
-		conn.Close()
-		if ctx.Err() != nil {
-			return nil, hung(ctx.Err())
-		}
-		return nil, api.E("", api.Unavailable, "", fmt.Errorf("the guest's agent is gone: %w", err))
-	}
 	go c.receive(in)
-	return c, nil
+	return c
 }
 
 // Close ends the conversation and all calls.
@@ -94,32 +115,32 @@ func hung(cause error) error {
 	return api.E("", kind, "", fmt.Errorf("the guest's agent does not answer (%w): the guest may hang, berth kill ends it", cause))
 }
 
-// greet sends greetings until one is answered. A host that left in the middle
-// of a frame may have left the guest waiting for the rest of it: from the
-// second greeting on, zeros go first, which end any frame and begin none.
-func (c *Client) greet(ctx context.Context, in *bufio.Reader) error {
+// greet sends a greeting, behind something, and returns once it is answered. It fails with
+// os.ErrDeadlineExceeded at the end of its patience or of ctx.
+func greet(ctx context.Context, conn Conn, in *bufio.Reader, before []byte, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	late := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
-		_ = c.conn.SetWriteDeadline(time.Unix(1, 0))
+		defer close(late)
+		_ = conn.SetReadDeadline(time.Unix(1, 0))
+		_ = conn.SetWriteDeadline(time.Unix(1, 0))
 	})
-	defer stop()
+	err := exchange(conn, in, before)
+	if !stop() {
+		<-late
+		return os.ErrDeadlineExceeded // whoever reads next must not find it at once
+	}
+	return err
+}
+
+// exchange sends a greeting and reads until the answer to it.
+func exchange(conn io.Writer, in *bufio.Reader, before []byte) error {
 	var nonce [nonceSize]byte
 	binary.NativeEndian.PutUint64(nonce[:], rand.Uint64()) // no secret: it tells two greetings apart
-	if _, err := c.conn.Write(hello(nonce)); err != nil {
+	if _, err := conn.Write(append(before, hello(nonce)...)); err != nil {
 		return err
 	}
-	retried := make(chan struct{})
-	retry := time.AfterFunc(helloRetry, func() {
-		defer close(retried)
-		// The guest reads nothing before it has booted; this write waits with it.
-		_, _ = c.conn.Write(append(make([]byte, headerSize+maxPayload), hello(nonce)...))
-	})
-	defer func() {
-		// A greeting behind the first call would end it.
-		if !retry.Stop() {
-			<-retried
-		}
-	}()
 	present := false
 	for {
 		got, err := findGreeting(in, maxForeign)
@@ -128,7 +149,7 @@ func (c *Client) greet(ctx context.Context, in *bufio.Reader) error {
 		}
 		if got == [nonceSize]byte{} && !present {
 			present = true // once is enough for an honest guest
-			if _, err := c.conn.Write(hello(nonce)); err != nil {
+			if _, err := conn.Write(hello(nonce)); err != nil {
 				return err
 			}
 		}

@@ -27,14 +27,13 @@ func (h *handle) connectAgent(ctx context.Context) (*agent.Client, func(), error
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.client == nil || h.client.Err() != nil {
-		conn, err := keeper.Dial(ctx, h.inRun("ctl"))
+		client, err := agent.Connect(ctx, func(ctx context.Context) (agent.Conn, error) {
+			return keeper.Dial(ctx, h.inRun("ctl"))
+		})
 		if err != nil {
-			return nil, nil, api.E("", api.Unavailable, "", err)
-		}
-		if h.client, err = agent.Connect(ctx, conn); err != nil {
-			h.client = nil
 			return nil, nil, err
 		}
+		h.client = client
 		h.users = 0
 	}
 	client := h.client
@@ -53,14 +52,15 @@ func (h *handle) release(client *agent.Client) {
 	}
 }
 
-// leave closes a client, unless another call takes it meanwhile.
+// leave closes a client, unless another call takes it meanwhile, or the machine is held:
+// what its guest still has to say would then come while nobody listens (agent.Connect).
 func (h *handle) leave(client *agent.Client) {
 	ctx, cancel := context.WithTimeout(context.Background(), signalTimeout)
 	defer cancel()
 	_ = client.Settle(ctx) // a guest that does not answer has the next greeting's retry
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.client == client && h.users == 0 {
+	if h.client == client && h.users == 0 && !isHeld(h.p.RunDir) {
 		client.Close()
 		h.client = nil
 	}
