@@ -76,8 +76,9 @@ quickstart: packages build ## make a Debian image, run it as a container and as 
 ##@ Check
 test: packages ## vet and all tests: fakes, the real kernel, a rack of QEMU hosts; needs root, at most 25 minutes
 	$(GO) vet ./...
-	$(AS_ROOT) $(GO) test -count=1 -timeout 20m $$($(GO) list ./... | grep -v /internal/e2e$$) # what boots most, alone:
-	$(AS_ROOT) $(GO) test -count=1 -timeout 20m ./internal/e2e
+	@# What boots most comes alone, and whatever became of the rest.
+	$(AS_ROOT) $(GO) test -count=1 -timeout 20m $$($(GO) list ./... | grep -v /internal/e2e$$); rest=$$?; \
+	$(AS_ROOT) $(GO) test -count=1 -timeout 20m ./internal/e2e && exit $$rest
 
 test-fast: ## the tests that need no VM and little time, under a minute
 	$(GO) test -short -p 4 ./... # most of them wait more than they work
