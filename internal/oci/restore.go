@@ -107,7 +107,9 @@ func (k *creator) inheritStreams(o *criu.Options) error {
 }
 
 // giveImages makes the files of a checkpoint those of the container's root, where that
-// is not the host's: CRIU reads them from within the container's user namespace.
+// is not the host's: CRIU reads them from within the container's user namespace. It looks
+// for the time namespace's before the ids in there are mapped, or after (CRIU 3.17.1,
+// restore_task_with_children): with the group of the host's root, or as their owner.
 func (k *creator) giveImages(dir string) error {
 	if len(k.b.Spec.Linux.UIDMappings) == 0 {
 		return nil
@@ -120,11 +122,16 @@ func (k *creator) giveImages(dir string) error {
 			return nil
 		}
 		if err == nil {
-			err = os.Chown(dir, uid, gid)
+			err = errors.Join(os.Chown(dir, uid, os.Getegid()), os.Chmod(dir, 0o710))
 		}
 		for _, e := range entries {
-			if err == nil && e.Type().IsRegular() {
-				err = os.Lchown(filepath.Join(dir, e.Name()), uid, gid)
+			path := filepath.Join(dir, e.Name())
+			switch {
+			case err != nil || !e.Type().IsRegular():
+			case strings.HasPrefix(e.Name(), "timens-"):
+				err = giveFile(path, uid, os.Getegid(), 0o640)
+			default:
+				err = giveFile(path, uid, gid, 0o600)
 			}
 		}
 		if err != nil {
@@ -133,6 +140,16 @@ func (k *creator) giveImages(dir string) error {
 		dir = filepath.Join(dir, "parent")
 	}
 	return nil
+}
+
+// giveFile sets the owner, group and mode of a file, and of none that a link leads to.
+func giveFile(path string, uid, gid int, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return errors.Join(f.Chown(uid, gid), f.Chmod(mode))
 }
 
 // revive has CRIU make the processes. It starts in a mount namespace of its own, in
