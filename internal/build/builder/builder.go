@@ -86,7 +86,9 @@ func run(ctx context.Context, c build.Config, out io.Writer) (err error) {
 		return err
 	}
 	u.Add(func(context.Context) error { return conn.Close() })
-	controller, w, err := assemble(ctx, c, build.Daemon{Conn: conn}, &u)
+	daemon := build.Daemon{Conn: conn}
+	early := newAhead(ctx, &imageMaker{daemon: daemon, dir: c.Tmp()})
+	controller, w, err := assemble(ctx, c, daemon, early, &u)
 	if err != nil {
 		return err
 	}
@@ -96,7 +98,7 @@ func run(ctx context.Context, c build.Config, out io.Writer) (err error) {
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		// Errors keep what they say of lines of the Dockerfile.
-		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor))
+		grpc.ChainUnaryInterceptor(grpcerrors.UnaryServerInterceptor, early.note), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor))
 	controller.Register(server)
 	build.RegisterBuilder(server, func(ctx context.Context) error { return prune(ctx, w) })
 	served := make(chan error, 1)
@@ -136,7 +138,7 @@ func alone(ctx context.Context, c build.Config, u *undo.Stack) error {
 }
 
 // assemble makes BuildKit's parts, lowest first.
-func assemble(ctx context.Context, c build.Config, daemon build.Daemon, u *undo.Stack) (*control.Controller, *base.Worker, error) {
+func assemble(ctx context.Context, c build.Config, daemon build.Daemon, early *ahead, u *undo.Stack) (*control.Controller, *base.Worker, error) {
 	sessions, err := session.NewManager()
 	if err != nil {
 		return nil, nil, err
@@ -147,10 +149,10 @@ func assemble(ctx context.Context, c build.Config, daemon build.Daemon, u *undo.
 		return nil, nil, err
 	}
 	workers := &worker.Controller{}
-	if err := workers.Add(ownWorker{w, imageMaker{daemon: daemon, dir: c.Tmp()}}); err != nil {
+	if err := workers.Add(ownWorker{w, early}); err != nil {
 		return nil, nil, err
 	}
-	ends, err := frontends(workers.Infos())
+	ends, err := frontends(workers.Infos(), early)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -190,5 +192,6 @@ func assemble(ctx context.Context, c build.Config, daemon build.Daemon, u *undo.
 		return nil, nil, err
 	}
 	u.Add(func(context.Context) error { return controller.Close() })
+	u.Add(early.wait)
 	return controller, w, nil
 }

@@ -27,7 +27,7 @@ func (w ownWorker) Exporter(name string, sessions *session.Manager) (exporter.Ex
 	}
 	switch name {
 	case client.ExporterImage:
-		return layerExporter{e, &w.images}, nil
+		return layerExporter{e, w.ahead.images}, nil
 	case client.ExporterOCI, client.ExporterDocker: // they leave this host
 		return layerExporter{e, nil}, nil
 	}

@@ -16,13 +16,13 @@ import (
 )
 
 // frontends returns BuildKit's frontends by name.
-func frontends(workers worker.Infos) (map[string]frontend.Frontend, error) {
+func frontends(workers worker.Infos, early *ahead) (map[string]frontend.Frontend, error) {
 	embedded := forwarder.NewGatewayForwarder(workers, dockerfile.Build)
 	images, err := gateway.NewGatewayFrontend(workers, nil)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]frontend.Frontend{"dockerfile.v0": embedded, "gateway.v0": &syntaxes{embedded, images}}, nil
+	return map[string]frontend.Frontend{"dockerfile.v0": aheadFrontend{embedded, early}, "gateway.v0": &syntaxes{embedded, images}}, nil
 }
 
 // syntaxes runs the frontend that a Dockerfile names in its line "# syntax=". The stable

@@ -6,6 +6,7 @@ import (
 	"github.com/moby/buildkit/frontend"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/llbsolver/ops"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
@@ -14,7 +15,7 @@ import (
 // ownWorker is BuildKit's worker, but for how images come in and layers go out.
 type ownWorker struct {
 	*base.Worker
-	images imageMaker
+	ahead *ahead
 }
 
 // ResolveOp implements worker.Worker. An image of which nothing is said, as the scanner of a
@@ -24,6 +25,16 @@ type ownWorker struct {
 func (w ownWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, sessions *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
 	if op, ok := v.Sys().(*pb.Op); ok && saysNothing(op.GetSource()) {
 		v = localFirst{v, op}
+	}
+	// The same as below, but with a manager of ours.
+	if op, ok := v.Sys().(*pb.Op); ok && !proxy.Network && w.ahead.wants(v.Digest()) {
+		manager := aheadManager{w.CacheMgr, w.ahead}
+		switch one := op.Op.(type) {
+		case *pb.Op_Exec:
+			return ops.NewExecOp(v, one, op.Platform, manager, w.ParallelismSem, sessions, w.Executor(), w.Worker, nil, false)
+		case *pb.Op_File:
+			return ops.NewFileOp(v, one, manager, w.ParallelismSem, w.Worker)
+		}
 	}
 	return w.Worker.ResolveOp(v, s, sessions, proxy)
 }
