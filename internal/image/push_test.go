@@ -218,7 +218,7 @@ func TestPushStaysSecret(t *testing.T) {
 	for name, start := range map[string]func(http.Handler) *httptest.Server{"tls": httptest.NewTLSServer, "plain": httptest.NewServer} {
 		t.Run(name, func(t *testing.T) {
 			taken.Clear()
-			srv := start(basicAuth(uploading(toThief, nil)))
+			srv := start(basicAuth(uploading(toThief, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })))
 			t.Cleanup(srv.Close)
 			host := srv.Listener.Addr().String()
 			config := map[string]any{"auths": map[string]any{host: map[string]any{"auth": base64.StdEncoding.EncodeToString([]byte("alice:s3cret"))}}}

@@ -1,11 +1,11 @@
 package oci_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,30 +144,49 @@ func (b *box) write() {
 // oci runs berth-oci to its end.
 func (b *box) oci(args ...string) output {
 	b.t.Helper()
-	var stdout, stderr bytes.Buffer
-	code := b.command(&stdout, &stderr, args...)
-	return output{stdout.String(), stderr.String(), code}
-}
-
-func (b *box) command(stdout, stderr *bytes.Buffer, args ...string) int {
-	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, append([]string{"--root", b.root}, args...)...)
+	return carryOut(b.t, exec.CommandContext(ctx, binary, append([]string{"--root", b.root}, args...)...))
+}
+
+// carryOut runs a command until it ends. Its output goes to files: a container that it
+// leaves keeps the output open.
+func carryOut(t *testing.T, cmd *exec.Cmd) output {
+	t.Helper()
+	stdout, stderr := outputFile(t), outputFile(t)
+	defer stdout.Close()
+	defer stderr.Close()
 	cmd.Stdout, cmd.Stderr = stdout, stderr
-	cmd.WaitDelay = time.Second
 	err := cmd.Run()
+	out := output{content(t, stdout), content(t, stderr), cmd.ProcessState.ExitCode()}
 	var exit *exec.ExitError
-	switch {
-	case ctx.Err() != nil:
-		b.t.Fatalf("berth-oci %v: not within %v; %s", args, patience, stderr)
-	case err == nil, errors.Is(err, exec.ErrWaitDelay):
-		return 0
-	case errors.As(err, &exit):
-		return exit.ExitCode()
+	if err != nil && (!errors.As(err, &exit) || out.code < 0) {
+		t.Fatalf("%v: %v (ended after %v at the latest); %s", cmd.Args, err, patience, out.stderr)
 	}
-	b.t.Fatal(err)
-	return -1
+	return out
+}
+
+// outputFile makes a file without a name.
+func outputFile(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.CreateTemp("", "output")
+	if err == nil {
+		err = os.Remove(f.Name())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// content is what has been written to a file.
+func content(t *testing.T, f *os.File) string {
+	t.Helper()
+	text, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<30))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // run writes the bundle and runs it in the foreground.

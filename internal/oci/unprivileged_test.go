@@ -1,17 +1,13 @@
 package oci_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -56,18 +52,9 @@ func (b *userBox) manyIDs() {
 // oci runs berth-oci as the user, without --root.
 func (b *userBox) oci(args ...string) output {
 	b.t.Helper()
-	var stdout, stderr bytes.Buffer
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.t.Context()), patience)
 	defer cancel()
-	cmd := b.user.Command(ctx, binary, args...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = time.Second // a created container keeps the pipes
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.Is(err, exec.ErrWaitDelay) && !errors.As(err, &exit) {
-		b.t.Fatal(err)
-	}
-	return output{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	return carryOut(b.t, b.user.Command(ctx, binary, args...))
 }
 
 func (b *userBox) write() {
