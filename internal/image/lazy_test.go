@@ -247,6 +247,9 @@ func TestLazyRefused(t *testing.T) {
 // TestLazyRegistryGone reads from an image whose registry is gone: that fails, for the
 // second reader at once, and works again when the registry is back.
 func TestLazyRegistryGone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits until a registry is given up")
+	}
 	testenv.Check(t)
 	r, l := lazytest.New(t), cargo(t)
 	r.Push(t, "app:1", nil, l)
@@ -310,6 +313,9 @@ func TestLazyDropped(t *testing.T) {
 // TestLazyAfterCrash goes on with what a crash of the host has left: a part of the layer,
 // and zeros where there was more.
 func TestLazyAfterCrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("fetches a whole layer twice")
+	}
 	testenv.Check(t)
 	r, l := lazytest.New(t), cargo(t)
 	r.Push(t, "app:1", nil, l)

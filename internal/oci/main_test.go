@@ -169,7 +169,7 @@ func carryOut(t *testing.T, cmd *exec.Cmd) output {
 // outputFile makes a file without a name.
 func outputFile(t *testing.T) *os.File {
 	t.Helper()
-	f, err := os.CreateTemp("", "output")
+	f, err := os.CreateTemp(t.TempDir(), "output")
 	if err == nil {
 		err = os.Remove(f.Name())
 	}
