@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -266,6 +267,60 @@ func TestNewHostAfterHalfAFrame(t *testing.T) {
 	defer c.Close()
 	if err := c.Signal(ctx, 15); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLateReply: what a guest says late to a host that has gone is nothing to the next one,
+// whose call has the same number.
+func TestLateReply(t *testing.T) {
+	dial, guest := port(t)
+	began, said := make(chan struct{}), make(chan struct{})
+	var calls atomic.Int32
+	server := NewServer(writer(guest), func(c *Call) {
+		if c.Request.Op != OpExec {
+			c.Reply(Reply{})
+			return
+		}
+		if calls.Add(1) == 1 {
+			c.Canceled()
+			<-began
+			_, _ = c.Output(ChannelStdout).Write([]byte("late"))
+			c.Reply(Reply{Exit: &Exit{Code: 137}})
+			close(said)
+			return
+		}
+		close(began)
+		<-said
+		c.Reply(Reply{Exit: &Exit{Code: 7}})
+	})
+	go server.Serve(guest)
+	first, err := Connect(t.Context(), dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		if _, err := first.Exec(t.Context(), Exec{}, Streams{}); err == nil {
+			t.Error("a call to a guest that has not answered went well")
+		}
+	}()
+	for first.mux.find(1) == nil {
+		<-time.After(time.Millisecond)
+	}
+	if err := first.Settle(t.Context()); err != nil { // the call has come too
+		t.Fatal(err)
+	}
+	first.Close()
+	<-gone
+	next, err := Connect(t.Context(), dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	var out bytes.Buffer
+	if exit, err := next.Exec(t.Context(), Exec{}, Streams{Stdout: &out}); err != nil || exit.Code != 7 || out.Len() > 0 {
+		t.Errorf("%+v, %q, %v", exit, out.String(), err)
 	}
 }
 

@@ -455,7 +455,8 @@ func (s *stream) forwardSizes(sizes <-chan Size, stop <-chan struct{}) {
 	for {
 		select {
 		case size, open := <-sizes:
-			if !open || s.mux.sendJSON(frameControl, s.id, Control{Resize: &size}) != nil {
+			payload, err := message(Control{Resize: &size})
+			if !open || err != nil || s.send(frameControl, payload) != nil {
 				return
 			}
 		case <-stop:

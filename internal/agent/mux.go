@@ -17,7 +17,7 @@ const maxControls = 256
 type mux struct {
 	write func([]byte) error // writes one whole frame or fails; called under wmu
 
-	wmu sync.Mutex // one frame at a time; taken after mu or alone, never before it
+	wmu sync.Mutex // one frame at a time; taken after mu or alone, never before it, and before a stream's
 
 	mu      sync.Mutex // guards what follows
 	streams map[uint32]*stream
@@ -59,27 +59,42 @@ func (m *mux) newStream(id uint32) *stream {
 	return s
 }
 
-// send writes one frame.
+// send writes one frame that begins a stream, or gives one up.
 func (m *mux) send(kind frameType, id uint32, payload ...[]byte) error {
 	m.wmu.Lock()
 	defer m.wmu.Unlock()
 	return m.write(appendFrame(nil, kind, id, payload...))
 }
 
-// sendJSON writes one frame with a JSON payload.
-func (m *mux) sendJSON(kind frameType, id uint32, value any) error {
-	payload, err := json.Marshal(value)
+// send writes one frame of a stream that is not over: the next host counts its streams
+// from one again, and would take what comes after its greeting for its own.
+func (s *stream) send(kind frameType, payload ...[]byte) error {
+	s.mux.wmu.Lock()
+	defer s.mux.wmu.Unlock()
+	s.mu.Lock()
+	err := s.err
+	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if len(payload) > maxPayload {
-		return fmt.Errorf("a message of %d bytes to or from the guest's agent is more than %d", len(payload), maxPayload)
+	return s.mux.write(appendFrame(nil, kind, s.id, payload...))
+}
+
+// message encodes what a frame holds as JSON.
+func message(value any) ([]byte, error) {
+	payload, err := json.Marshal(value)
+	if err == nil && len(payload) > maxPayload {
+		err = fmt.Errorf("a message of %d bytes to or from the guest's agent is more than %d", len(payload), maxPayload)
 	}
-	return m.send(kind, id, payload)
+	return payload, err
 }
 
 // open begins a call.
 func (m *mux) open(r Request) (*stream, error) {
+	payload, err := message(r)
+	if err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	if m.err != nil {
 		defer m.mu.Unlock()
@@ -89,7 +104,7 @@ func (m *mux) open(r Request) (*stream, error) {
 	s := m.newStream(m.last)
 	m.streams[s.id] = s
 	m.mu.Unlock()
-	if err := m.sendJSON(frameOpen, s.id, r); err != nil {
+	if err := m.send(frameOpen, s.id, payload); err != nil {
 		m.forget(s)
 		return nil, err
 	}
@@ -262,7 +277,7 @@ func (s *stream) read(channel byte, p []byte) (int, error) {
 	s.mu.Unlock()
 	if give > 0 {
 		// An error here ends the connection, which its reader notices.
-		_ = s.mux.send(frameWindow, s.id, []byte{channel}, binary.BigEndian.AppendUint32(nil, uint32(give)))
+		_ = s.send(frameWindow, []byte{channel}, binary.BigEndian.AppendUint32(nil, uint32(give)))
 	}
 	return n, nil
 }
@@ -286,7 +301,7 @@ func (s *stream) writeTo(channel byte, p []byte) (int, error) {
 		n := min(len(p)-sent, maxData, s.credit[channel])
 		s.credit[channel] -= n
 		s.mu.Unlock()
-		if err := s.mux.send(frameData, s.id, []byte{channel}, p[sent:sent+n]); err != nil {
+		if err := s.send(frameData, []byte{channel}, p[sent:sent+n]); err != nil {
 			return sent, err
 		}
 		sent += n
@@ -295,7 +310,7 @@ func (s *stream) writeTo(channel byte, p []byte) (int, error) {
 }
 
 // end says that no more data comes on a channel.
-func (s *stream) end(channel byte) error { return s.mux.send(frameEnd, s.id, []byte{channel}) }
+func (s *stream) end(channel byte) error { return s.send(frameEnd, []byte{channel}) }
 
 // channelReader and channelWriter make io interfaces of a channel.
 type channelReader struct {

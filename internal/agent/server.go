@@ -120,10 +120,19 @@ func (c *Call) Canceled() bool {
 	return s.err != nil
 }
 
+// Over reports whether the host has given the call up.
+func (c *Call) Over() bool {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return c.s.err != nil
+}
+
 // Reply ends the call.
 func (c *Call) Reply(r Reply) {
 	c.s.mux.forget(c.s)
 	c.s.update(func() { c.s.reply = &r })
 	// Where the host has gone there is nobody to tell.
-	_ = c.s.mux.sendJSON(frameReply, c.s.id, r)
+	if payload, err := message(r); err == nil {
+		_ = c.s.send(frameReply, payload)
+	}
 }
