@@ -36,8 +36,13 @@ const cgroupRoot = "/sys/fs/cgroup"
 // wait for a device.
 const holdPatience = 2 * time.Second
 
-// hold returns once nothing moves. On an error everything goes on.
-func (s *stillness) hold() (err error) {
+// errGivenUp is for nobody: whoever asked is not there any more.
+var errGivenUp = errors.New("whoever wanted the guest held has given up")
+
+// hold returns once nothing moves. On an error everything goes on, and where over says
+// afterwards that whoever asked has given up: a host that has may let the guest go
+// before this has begun, and is not going to once more.
+func (s *stillness) hold(over func() bool) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.frozen) > 0 {
@@ -71,7 +76,10 @@ func (s *stillness) hold() (err error) {
 			return err
 		}
 	}
-	return s.await()
+	if err := s.await(); err != nil || !over() {
+		return err
+	}
+	return errGivenUp
 }
 
 // await returns when all that was frozen is at rest.

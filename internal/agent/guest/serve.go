@@ -89,7 +89,7 @@ func (m *machine) answer(c *agent.Call) {
 	case agent.OpRefresh:
 		c.Reply(replyOf(wake(r.Wake)))
 	case agent.OpHold:
-		c.Reply(replyOf(m.held.hold()))
+		c.Reply(replyOf(m.held.hold(c.Over)))
 	case agent.OpLetGo:
 		c.Reply(replyOf(m.held.letGo()))
 	case agent.OpBecome:

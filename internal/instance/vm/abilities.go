@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -24,21 +25,38 @@ func (h *handle) dialAgent(ctx context.Context) (*agent.Client, func(), error) {
 
 // connectAgent is dialAgent of a guest that need not have settled.
 func (h *handle) connectAgent(ctx context.Context) (*agent.Client, func(), error) {
+	select {
+	case h.greeting <- struct{}{}:
+		defer func() { <-h.greeting }()
+	case <-ctx.Done():
+		return nil, nil, api.E("", api.Unavailable, "", fmt.Errorf("the guest's agent has yet to answer another call (%w): the guest may hang, berth kill ends it", ctx.Err()))
+	}
+	if client := h.use(nil); client != nil {
+		return client, func() { h.release(client) }, nil
+	}
+	client, err := agent.Connect(ctx, func(ctx context.Context) (agent.Conn, error) {
+		return keeper.Dial(ctx, h.inRun("ctl"))
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	h.use(client)
+	return client, func() { h.release(client) }, nil
+}
+
+// use counts one user more of a new client, or, without one, of that which is there and
+// has not failed; nil where there is none.
+func (h *handle) use(client *agent.Client) *agent.Client {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.client == nil || h.client.Err() != nil {
-		client, err := agent.Connect(ctx, func(ctx context.Context) (agent.Conn, error) {
-			return keeper.Dial(ctx, h.inRun("ctl"))
-		})
-		if err != nil {
-			return nil, nil, err
-		}
-		h.client = client
-		h.users = 0
+	switch {
+	case client != nil:
+		h.client, h.users = client, 0
+	case h.client == nil || h.client.Err() != nil:
+		return nil
 	}
-	client := h.client
 	h.users++
-	return client, func() { h.release(client) }, nil
+	return h.client
 }
 
 func (h *handle) release(client *agent.Client) {

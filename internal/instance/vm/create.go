@@ -49,11 +49,11 @@ func (d *Driver) create(ctx context.Context, p *instance.Prepared, plan *plan) (
 	var u undo.Stack
 	defer u.Run(ctx, &err)
 
-	h := &handle{driver: d, p: p, run: runFile{
+	h := d.handle(p, runFile{
 		Machine: plan.Machine, Notice: plan.Notice, CPUs: plan.machine.CPUs, Memory: plan.machine.Memory, Disk: p.Rootfs.DiskSize,
 		MaxCPUs: plan.machine.MaxCPUs, MaxMemory: plan.machine.MaxMemory,
 		Layout: &plan.machine, Resumed: plan.saved, Copied: plan.copied,
-	}}
+	})
 	// Everything below is taken back by the one function that also ends a run.
 	u.Add(h.clean)
 	if plan.saved {

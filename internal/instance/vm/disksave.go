@@ -12,7 +12,7 @@ import (
 
 // SaveDisks copies what the machines of an instance at rest have written.
 func (d *Driver) SaveDisks(_ context.Context, p *instance.Prepared, dir string) error {
-	h := &handle{driver: d, p: p}
+	h := d.handle(p, runFile{})
 	if p.Spec.VM.TPM {
 		return h.fail("snapshot", errTPM())
 	}
@@ -36,7 +36,7 @@ func (d *Driver) SaveDisks(_ context.Context, p *instance.Prepared, dir string) 
 // PutDisks moves disks from where SaveDisks or Save would have put them to the
 // instance. What is not there any more was moved by the call before.
 func (d *Driver) PutDisks(_ context.Context, p *instance.Prepared, dir string) error {
-	h := &handle{driver: d, p: p}
+	h := d.handle(p, runFile{})
 	own := ownDisks(p)
 	for name := range own {
 		err := os.Chown(filepath.Join(dir, name), int(p.Users.First), int(p.Users.First))

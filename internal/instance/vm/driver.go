@@ -118,7 +118,7 @@ func (d *Driver) Adopt(ctx context.Context, p *instance.Prepared) (instance.Hand
 	if err != nil {
 		return nil, api.E("adopt", api.Corrupt, p.Spec.Name, err)
 	}
-	h := &handle{driver: d, p: p, run: *run}
+	h := d.handle(p, *run)
 	if st, err := d.cfg.Keeper.Status(ctx, p.ID); err != nil {
 		return nil, api.E("adopt", "", p.Spec.Name, err)
 	} else if st.Exit == nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,10 +42,17 @@ type handle struct {
 	p      *instance.Prepared
 	run    runFile
 
+	greeting  chan struct{} // holds a value while a call waits for the guest's agent to greet
+	insisting atomic.Bool   // the guest is told to go on until it answers
+
 	mu      sync.Mutex // guards what follows
 	client  *agent.Client
 	users   int           // calls in flight on client
 	settled chan struct{} // closed when what follows a resume is done; nil where there was none
+}
+
+func (d *Driver) handle(p *instance.Prepared, run runFile) *handle {
+	return &handle{driver: d, p: p, run: run, greeting: make(chan struct{}, 1)}
 }
 
 func (h *handle) inRun(name string) string { return filepath.Join(h.p.RunDir, name) }

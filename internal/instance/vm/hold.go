@@ -40,6 +40,9 @@ func (h *handle) hold(ctx context.Context) error {
 	if !h.hasAgent() {
 		return unsupported("its guest has no agent (docs/disk-images.md)")
 	}
+	if h.insisting.Load() {
+		return api.E("", api.Unavailable, "", errors.New("its guest has not answered since it was to go on"))
+	}
 	if err := os.WriteFile(h.inRun(heldMark), nil, 0o600); err != nil {
 		return err
 	}
@@ -65,27 +68,41 @@ func (h *handle) unhold(ctx context.Context, first func(context.Context, *agent.
 	if !h.hasAgent() {
 		return nil
 	}
-	tell := func(ctx context.Context) error {
-		c, release, err := h.connectAgent(ctx)
-		if err != nil {
-			return err
-		}
-		defer release()
-		return errors.Join(first(ctx, c), older(c.LetGo(ctx)))
+	if isHeld(h.p.RunDir) {
+		return h.insist(ctx, first)
 	}
-	if !isHeld(h.p.RunDir) {
-		// It goes on in any case: a wrong clock is no reason to say that it does not.
-		short, cancel := context.WithTimeout(ctx, clockTimeout)
-		defer cancel()
-		if tell(short) == nil {
-			return removeAny(h.inRun(heldMark))
-		}
-		return nil
+	// It goes on in any case: a wrong clock is no reason to say that it does not.
+	short, cancel := context.WithTimeout(ctx, clockTimeout)
+	defer cancel()
+	if h.tell(short, first) == nil {
+		return removeAny(h.inRun(heldMark))
 	}
+	_, err := os.Stat(h.inRun(heldMark))
+	if err == nil && h.insisting.CompareAndSwap(false, true) {
+		go func() { // it may have held itself, though it did not say so in time
+			defer h.insisting.Store(false)
+			_ = h.insist(context.WithoutCancel(ctx), first)
+		}()
+	}
+	return nil
+}
+
+// tell lets the guest go, after it was told what it has to know first.
+func (h *handle) tell(ctx context.Context, first func(context.Context, *agent.Client) error) error {
+	c, release, err := h.connectAgent(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return errors.Join(first(ctx, c), older(c.LetGo(ctx)))
+}
+
+// insist tells the guest until it answers, or is no more.
+func (h *handle) insist(ctx context.Context, first func(context.Context, *agent.Client) error) error {
 	ctx, cancel := context.WithTimeout(ctx, unholdTimeout)
 	defer cancel()
 	for {
-		err := tell(ctx)
+		err := h.tell(ctx, first)
 		if err == nil {
 			return removeAny(h.inRun(heldMark))
 		}

@@ -97,9 +97,9 @@ func (d *Driver) makeTemplate(ctx context.Context, key string, m qemu.Machine) (
 func (d *Driver) templateHandle() *handle {
 	dir := d.templateDir()
 	id := "template-" + keyOf(dir)
-	return &handle{driver: d, p: &instance.Prepared{
+	return d.handle(&instance.Prepared{
 		ID: id, Spec: api.Spec{Name: "template"}, Dir: dir, RunDir: dir, Cgroup: filepath.Join(d.cfg.Cgroup, id),
-	}}
+	}, runFile{})
 }
 
 // templateDir is where a template is made.

@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berthcloud/berth/api"
 	"github.com/berthcloud/berth/internal/agent"
+	"github.com/berthcloud/berth/internal/instance"
 	"github.com/berthcloud/berth/internal/keeper"
 	"github.com/berthcloud/berth/internal/qemu"
 	"github.com/berthcloud/berth/internal/testenv"
@@ -53,6 +55,42 @@ func TestHostDiesWhilePaused(t *testing.T) {
 	if out := run(t, next, "echo answered"); out != "answered\n" {
 		t.Errorf("a command said %q", out)
 	}
+}
+
+// TestPausedUnanswered pauses a machine whose guest is asked to hold itself and has no time
+// to say that it does: in the end it goes on, however late it has read what was asked.
+func TestPausedUnanswered(t *testing.T) {
+	h := newHarness(t)
+	p := h.prepare(t, sh("while :; do echo still here; sleep 0.02; done"))
+	machine := h.begin(t, p)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	talks := &mark{set: make(chan struct{})}
+	go func() { // so that the request is sent at once
+		defer close(ended)
+		_, _ = machine.(instance.Execer).Exec(ctx, api.Exec{Command: []string{"sh", "-c", "echo; sleep 600"}}, instance.Streams{Stdout: talks})
+	}()
+	<-talks.set
+	for range 3 {
+		m, err := qemu.Dial(t.Context(), filepath.Join(p.RunDir, "qmp"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+		if err := machine.(instance.Pauser).Pause(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := machine.(instance.Pauser).Unpause(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		n := len(lines(t, p))
+		testenv.Eventually(t, time.Minute, func() error { return says(t, p, n+10) })
+	}
+	cancel()
+	<-ended
 }
 
 // mark is a writer that is set by what is written to it.
