@@ -28,6 +28,10 @@
 // before the guest reads: there the guest says that it does now, by a hello without
 // a nonce, and a waiting host greets again.
 //
+// A host whose greeting is not answered connects and greets again (Connect says why).
+// Each host counts its streams from one, so nothing is sent of a stream that is over:
+// before a greeting is answered, all of the host before are.
+//
 // A stream is one call. Each of its channels (standard input, output, error)
 // has a window: at most windowSize bytes are on the way that the receiver has
 // not taken. So one slow reader holds up its own call only.
