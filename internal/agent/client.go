@@ -66,7 +66,7 @@ func Connect(ctx context.Context, dial func(context.Context) (Conn, error)) (*Cl
 		conn.Close()
 		switch {
 		case ctx.Err() != nil:
-			return nil, hung(ctx.Err())
+			return nil, Hung(ctx.Err())
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, api.E("", api.Unavailable, "", fmt.Errorf("the guest's agent is gone: %w", err))
 		}
@@ -106,8 +106,8 @@ func (c *Client) Err() error {
 	return c.mux.err
 }
 
-// hung is the one message for an agent that does not answer.
-func hung(cause error) error {
+// Hung is the one error for an agent that does not answer.
+func Hung(cause error) error {
 	kind := api.Unavailable
 	if errors.Is(cause, context.Canceled) {
 		kind = api.Canceled
@@ -165,7 +165,7 @@ func (c *Client) write(p []byte) error {
 	_, err := c.conn.Write(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.conn.Close() // half a frame may have gone
-		return hung(err)
+		return Hung(err)
 	}
 	return err
 }
@@ -493,7 +493,7 @@ func (c *Client) call(ctx context.Context, r Request, talk func(*stream) error) 
 		case err != nil && ctx.Err() == nil:
 			return nil, err
 		case errors.Is(failed, context.DeadlineExceeded), errors.Is(failed, context.Canceled):
-			return nil, hung(failed)
+			return nil, Hung(failed)
 		}
 		return nil, failed
 	}

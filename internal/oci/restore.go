@@ -122,16 +122,16 @@ func (k *creator) giveImages(dir string) error {
 			return nil
 		}
 		if err == nil {
-			err = errors.Join(os.Chown(dir, uid, os.Getegid()), os.Chmod(dir, 0o710))
+			err = giveBoth(dir, uid, 0o010, 0)
 		}
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
 			switch {
 			case err != nil || !e.Type().IsRegular():
 			case strings.HasPrefix(e.Name(), "timens-"):
-				err = giveFile(path, uid, os.Getegid(), 0o640)
+				err = giveBoth(path, uid, 0o040, unix.O_NOFOLLOW)
 			default:
-				err = giveFile(path, uid, gid, 0o600)
+				err = os.Lchown(path, uid, gid)
 			}
 		}
 		if err != nil {
@@ -142,14 +142,19 @@ func (k *creator) giveImages(dir string) error {
 	return nil
 }
 
-// giveFile sets the owner, group and mode of a file, and of none that a link leads to.
-func giveFile(path string, uid, gid int, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+// giveBoth gives a file or directory to an owner, and to the group of the host's root with
+// more of a mode. flags are for opening it.
+func giveBoth(path string, uid int, more os.FileMode, flags int) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|flags, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return errors.Join(f.Chown(uid, gid), f.Chmod(mode))
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chown(uid, os.Getegid()), f.Chmod(info.Mode().Perm()|more))
 }
 
 // revive has CRIU make the processes. It starts in a mount namespace of its own, in

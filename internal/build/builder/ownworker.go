@@ -23,11 +23,12 @@ type ownWorker struct {
 // there is no way to the registry, asking took 100 s, and where there is one, somebody else
 // might have an image of that name there.
 func (w ownWorker) ResolveOp(v solver.Vertex, s frontend.FrontendLLBBridge, sessions *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
-	if op, ok := v.Sys().(*pb.Op); ok && saysNothing(op.GetSource()) {
+	op, ok := v.Sys().(*pb.Op)
+	switch {
+	case !ok:
+	case saysNothing(op.GetSource()):
 		v = localFirst{v, op}
-	}
-	// The same as below, but with a manager of ours.
-	if op, ok := v.Sys().(*pb.Op); ok && !proxy.Network && w.ahead.wants(v.Digest()) {
+	case !proxy.Network && w.ahead.wants(v.Digest()): // as BuildKit's, but with a manager of ours
 		manager := aheadManager{w.CacheMgr, w.ahead}
 		switch one := op.Op.(type) {
 		case *pb.Op_Exec:

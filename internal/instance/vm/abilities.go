@@ -3,7 +3,6 @@ package vm
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -29,7 +28,7 @@ func (h *handle) connectAgent(ctx context.Context) (*agent.Client, func(), error
 	case h.greeting <- struct{}{}:
 		defer func() { <-h.greeting }()
 	case <-ctx.Done():
-		return nil, nil, api.E("", api.Unavailable, "", fmt.Errorf("the guest's agent has yet to answer another call (%w): the guest may hang, berth kill ends it", ctx.Err()))
+		return nil, nil, agent.Hung(ctx.Err()) // it has yet to answer another call
 	}
 	if client := h.use(nil); client != nil {
 		return client, func() { h.release(client) }, nil

@@ -37,10 +37,7 @@ func TestHostDiesWhilePaused(t *testing.T) {
 		}
 	}()
 	<-talks.set
-	m, err := qemu.Dial(t.Context(), filepath.Join(p.RunDir, "qmp"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := monitor(t, p)
 	if err := m.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -72,10 +69,7 @@ func TestPausedUnanswered(t *testing.T) {
 	}()
 	<-talks.set
 	for range 3 {
-		m, err := qemu.Dial(t.Context(), filepath.Join(p.RunDir, "qmp"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := monitor(t, p)
 		if err := m.Stop(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -91,6 +85,16 @@ func TestPausedUnanswered(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+// monitor connects to an instance's QEMU, which takes one client at a time.
+func monitor(t *testing.T, p *instance.Prepared) *qemu.Monitor {
+	t.Helper()
+	m, err := qemu.Dial(t.Context(), filepath.Join(p.RunDir, "qmp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // mark is a writer that is set by what is written to it.

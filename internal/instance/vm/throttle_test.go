@@ -2,13 +2,11 @@ package vm_test
 
 import (
 	"context"
-	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/berthcloud/berth/api"
-	"github.com/berthcloud/berth/internal/qemu"
 )
 
 // TestThrottle limits the disks of a VM from its first instruction on, and changes that
@@ -35,10 +33,7 @@ func TestThrottle(t *testing.T) {
 	}
 	want := func(when string, want throttle) {
 		t.Helper()
-		m, err := qemu.Dial(t.Context(), filepath.Join(p.RunDir, "qmp"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := monitor(t, p)
 		defer m.Close()
 		var disks []struct {
 			Inserted throttle `json:"inserted"`
